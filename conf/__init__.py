@@ -1,0 +1,1 @@
+"""Hydra configurations, importable as `pkg://lightning_compress.conf`."""

@@ -1,0 +1,1 @@
+"""Compression during training with Lightning, shipped through Core ML."""

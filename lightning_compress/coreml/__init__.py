@@ -1,0 +1,1 @@
+"""Core ML packages: conversion, interface, post-training compression, sizes, atomic save."""

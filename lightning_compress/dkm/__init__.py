@@ -1,0 +1,1 @@
+"""Differentiable k-means (DKM) on a histogram of the weights."""

@@ -1,0 +1,1 @@
+"""Recipes: LightningModule, model and data of complete trainings."""

@@ -1,0 +1,1 @@
+"""Detection with an SSD on a ResNet18 backbone."""
