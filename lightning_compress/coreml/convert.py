@@ -1,0 +1,169 @@
+"""From a finalized torch module to a Core ML model in memory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import coremltools as ct
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lightning_compress.coreml.image import ImageInput, Preprocessed
+from lightning_compress.coreml.quiet import quiet_conversion
+from lightning_compress.coreml.trace import (
+    ExampleInputs,
+    Traced,
+    as_tuple,
+    convertible_copy,
+    input_names,
+    trace,
+)
+from lightning_compress.coreml.workarounds import mended_converter
+from lightning_compress.errors import ConfigurationError
+
+PRECISIONS = ("float16", "float32")
+"""Precisions that a program may compute and store its dense weights in."""
+
+
+@dataclass(frozen=True)
+class Interface:
+    """Names and types with which a model meets apps.
+
+    Args:
+        image: How the first input is presented as an image; None leaves it an array.
+        input_names: Names of the inputs; None takes those of a dictionary of example inputs, or else "image"
+            or "input" for one input and the parameters of forward for several.
+        output_names: Names of the outputs; None takes "output", or "output_0", "output_1" and so on.
+        class_labels: Labels by output index, for a classifier.
+    """
+
+    image: ImageInput | None = None
+    input_names: Sequence[str] | None = None
+    output_names: Sequence[str] | None = None
+    class_labels: Sequence[str] | None = None
+
+
+def convert(
+    module: nn.Module,
+    example_inputs: ExampleInputs,
+    *,
+    target: ct.target,
+    interface: Interface | None = None,
+    compute_precision: str = "float16",
+) -> ct.models.MLModel:
+    """Convert a copy of `module` to an ML Program.
+
+    Nothing of the caller is touched: the module keeps its device, its mode and its gradients, and random
+    numbers go on as if nothing had happened. With an image, a batch of example inputs is cut to its first, as
+    Core ML takes one image at a time.
+
+    Args:
+        module: A module that coremltools' optimizers have finalized, or an uncompressed one.
+        example_inputs: What to call it with; the package takes inputs of these shapes.
+        target: Lowest system that the package shall run on.
+        interface: Names, image and labels.
+        compute_precision: "float16" or "float32".
+
+    Raises:
+        TraceError: If the module cannot be traced.
+        ConfigurationError: If `interface` does not fit the module.
+    """
+    interface = interface or Interface()
+    if interface.image is not None:
+        example_inputs = _first_of_batch(example_inputs)
+    inputs = as_tuple(example_inputs)
+    names = _input_names(module, example_inputs, interface, len(inputs))
+    network: nn.Module = convertible_copy(module)
+    if interface.image is not None:
+        # Declared first, so that a wrong shape is told as such and not as whatever the network makes of it.
+        image_type = interface.image.input_type(names[0], inputs[0].shape)
+        if interface.image.in_program:
+            network = Preprocessed(network, interface.image).eval()
+    with quiet_conversion(), mended_converter():
+        traced = trace(network, example_inputs)
+        input_types = [_array_type(name, tensor) for name, tensor in zip(names, inputs, strict=True)]
+        if interface.image is not None:
+            input_types[0] = image_type
+        labels = interface.class_labels
+        output_names = None if labels is not None else _output_names(traced, interface)
+        if labels is not None:
+            _require_classes(traced, labels)
+        return ct.convert(
+            traced.module,
+            convert_to="mlprogram",
+            inputs=input_types,
+            outputs=None if output_names is None else [ct.TensorType(name=name) for name in output_names],
+            classifier_config=None if labels is None else ct.ClassifierConfig(list(labels)),
+            minimum_deployment_target=target,
+            compute_precision=getattr(ct.precision, compute_precision.upper()),
+            # Compiling the model, which macOS would do here, is for whoever runs it.
+            skip_model_load=True,
+        )
+
+
+def require_identifiers(names: Sequence[str], argument: str) -> None:
+    """Raise ConfigurationError if one of `names` cannot name a feature of a package, or two are the same."""
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ConfigurationError(
+                f"{argument} holds {name!r}; a feature's name is made of letters, digits and underscores, "
+                "and starts with no digit"
+            )
+    if len(set(names)) != len(names):
+        raise ConfigurationError(f"{argument}={list(names)!r} holds a name more than once")
+
+
+def _first_of_batch(example_inputs: ExampleInputs) -> ExampleInputs:
+    if isinstance(example_inputs, Tensor):
+        return example_inputs[:1]
+    if isinstance(example_inputs, dict):
+        return {name: value[:1] for name, value in example_inputs.items()}
+    return tuple(value[:1] for value in as_tuple(example_inputs))
+
+
+def _input_names(
+    module: nn.Module, example_inputs: ExampleInputs, interface: Interface, count: int
+) -> list[str]:
+    if interface.input_names is None:
+        names = input_names(module, example_inputs)
+        return ["image"] if interface.image is not None and names == ["input"] else names
+    names = list(interface.input_names)
+    if len(names) != count:
+        raise ConfigurationError(f"input_names={names!r} has {len(names)} names for {count} example inputs")
+    return names
+
+
+def _output_names(traced: Traced, interface: Interface) -> list[str]:
+    count = len(traced.outputs)
+    if interface.output_names is None:
+        return ["output"] if count == 1 else [f"output_{index}" for index in range(count)]
+    names = list(interface.output_names)
+    if len(names) != count:
+        raise ConfigurationError(
+            f"output_names={names!r} has {len(names)} names; the module returns {count} tensors"
+        )
+    return names
+
+
+def _require_classes(traced: Traced, labels: Sequence[str]) -> None:
+    shapes = [tuple(output.shape) for output in traced.outputs]
+    if len(shapes) != 1:
+        raise ConfigurationError(
+            f"class_labels need a module with one output, and this one returns {len(shapes)}; "
+            "pick the probabilities with `wrapper`"
+        )
+    if traced.outputs[0].numel() != len(labels):
+        raise ConfigurationError(
+            f"there are {len(labels)} class_labels for an output of shape {shapes[0]}; "
+            "each class needs one, and the example input a batch of one"
+        )
+
+
+def _array_type(name: str, tensor: Tensor) -> ct.TensorType:
+    dtype = np.float32 if tensor.is_floating_point() else np.int32
+    if tensor.is_complex() or tensor.dtype == torch.bool:
+        raise ConfigurationError(f"input {name!r} is {tensor.dtype}; a package takes floats and integers")
+    return ct.TensorType(name=name, shape=tuple(tensor.shape), dtype=dtype)

@@ -1,0 +1,199 @@
+"""`CoreMLExport`: everything a user says about the package, and the one call that makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import coremltools as ct
+from torch import nn
+
+from lightning_compress.coreml.capabilities import require_present
+from lightning_compress.coreml.convert import PRECISIONS, Interface, convert, require_identifiers
+from lightning_compress.coreml.image import ImageInput
+from lightning_compress.coreml.inspection import PackageReport, inspect
+from lightning_compress.coreml.labels import read_labels
+from lightning_compress.coreml.save import require_writable, resolve, save_package
+from lightning_compress.coreml.targets import Capability, resolve_target, target_name
+from lightning_compress.coreml.trace import ExampleInputs
+from lightning_compress.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class ExportedPackage:
+    """A package on the disk.
+
+    Attributes:
+        path: Its absolute path.
+        package_bytes: Bytes of all its files.
+        weight_bytes: Bytes of its weights.
+        float16_weight_bytes: Bytes of the weights of the same model, dense, at float16.
+        target: The lowest systems that run it ("iOS18 / macOS15").
+        report: What it holds, layer by layer.
+    """
+
+    path: Path
+    package_bytes: int
+    weight_bytes: int
+    float16_weight_bytes: int
+    target: str
+    report: PackageReport
+
+
+@dataclass(frozen=True)
+class CoreMLExport:
+    """How a finalized module becomes a Core ML package.
+
+    Args:
+        path: Where to write the package, ending in `.mlpackage`. An earlier one is replaced whole, and stays
+            if the export fails.
+        minimum_deployment_target: Lowest system that the package shall run on, such as "iOS18" or "macOS15";
+            None for the lowest that carries the compression.
+        compute_precision: "float16", or "float32" for networks that half precision breaks.
+        image: Present the first input as an image; None leaves it an array.
+        input_names: Names of the inputs.
+        output_names: Names of the outputs.
+        class_labels: Labels of a classifier, or a text file with one a line. The module must return one
+            probability a class: see `softmax_outputs` for one that returns logits.
+        author: Shown by Xcode, as are the following.
+        license: License of the model.
+        description: What the model does.
+        version: Version of the model.
+        input_descriptions: What each input takes, by name.
+        output_descriptions: What each output holds, by name.
+        user_metadata: Further metadata, by key.
+        wrapper: Called with the finalized module; what it returns is exported. For softmax, box decoding,
+            picking outputs.
+
+    Raises:
+        ConfigurationError: If a value cannot be used.
+        TargetError: If the deployment target is unknown.
+
+    Example:
+        >>> export = CoreMLExport(
+        ...     "digits.mlpackage",
+        ...     image=ImageInput(scale=1 / 255, color_layout="GRAYSCALE"),
+        ...     class_labels=[str(digit) for digit in range(10)],
+        ...     wrapper=softmax_outputs,
+        ... )
+    """
+
+    path: str | Path
+    minimum_deployment_target: str | None = None
+    compute_precision: str = "float16"
+    image: ImageInput | None = None
+    input_names: Sequence[str] | None = None
+    output_names: Sequence[str] | None = None
+    class_labels: Sequence[str] | str | Path | None = None
+    author: str | None = None
+    license: str | None = None
+    description: str | None = None
+    version: str | None = None
+    input_descriptions: Mapping[str, str] | None = None
+    output_descriptions: Mapping[str, str] | None = None
+    user_metadata: Mapping[str, object] | None = None
+    wrapper: Callable[[nn.Module], nn.Module] | None = None
+
+    def __post_init__(self) -> None:
+        resolve(self.path)
+        resolve_target(self.minimum_deployment_target)
+        if self.compute_precision not in PRECISIONS:
+            raise ConfigurationError(
+                f"compute_precision={self.compute_precision!r} is unknown; valid are {', '.join(PRECISIONS)}"
+            )
+        for argument in ("input_names", "output_names"):
+            names = getattr(self, argument)
+            if isinstance(names, str):
+                raise ConfigurationError(f"{argument}={names!r} is a string; give a list of names")
+            if names is not None:
+                require_identifiers(list(names), argument)
+        if self.class_labels is not None and self.output_names is not None:
+            raise ConfigurationError(
+                "output_names cannot be given with class_labels; "
+                "a classifier's outputs are 'classLabel' and 'classLabel_probs'"
+            )
+        if self.wrapper is not None and not callable(self.wrapper):
+            raise ConfigurationError(
+                f"wrapper={self.wrapper!r} is not callable; it is called with the module"
+            )
+
+    def validate(self, capabilities: Collection[Capability] = ()) -> None:
+        """Find out before training whether the export can succeed.
+
+        Args:
+            capabilities: What the compression needs of the package.
+
+        Raises:
+            TargetError: If the deployment target cannot carry the compression; the message names the lowest
+                that can.
+            ConfigurationError: If the folder cannot be written, or the labels cannot be read.
+        """
+        resolve_target(self.minimum_deployment_target, capabilities)
+        require_writable(self.path)
+        if self.class_labels is not None:
+            read_labels(self.class_labels)
+
+    def run(
+        self,
+        module: nn.Module,
+        example_inputs: ExampleInputs,
+        capabilities: Collection[Capability] = (),
+    ) -> ExportedPackage:
+        """Wrap, trace, convert, check, write and measure.
+
+        Args:
+            module: A finalized module; it is not changed.
+            example_inputs: What to call it with.
+            capabilities: What the compression needs of the package; that each is really in it is checked
+                before it is written.
+
+        Raises:
+            TraceError: If the module cannot be traced.
+            TargetError: If the deployment target cannot carry the compression.
+            CompressionError: If the converted program lacks a compression that was asked for.
+            PackageError: If the package cannot be written; an earlier one is then still there.
+        """
+        target = resolve_target(self.minimum_deployment_target, capabilities)
+        labels = None if self.class_labels is None else read_labels(self.class_labels)
+        model = convert(
+            module if self.wrapper is None else self.wrapper(module),
+            example_inputs,
+            target=target,
+            interface=Interface(self.image, self.input_names, self.output_names, labels),
+            compute_precision=self.compute_precision,
+        )
+        self._describe(model)
+        require_present(capabilities, model)
+        path = save_package(model, self.path)
+        report = inspect(path)
+        return ExportedPackage(
+            path=path,
+            package_bytes=report.package_bytes,
+            weight_bytes=report.weight_bytes,
+            float16_weight_bytes=report.float16_weight_bytes,
+            target=target_name(target.value),
+            report=report,
+        )
+
+    def _describe(self, model: ct.models.MLModel) -> None:
+        for attribute, text in (
+            ("author", self.author),
+            ("license", self.license),
+            ("short_description", self.description),
+            ("version", self.version),
+        ):
+            if text is not None:
+                setattr(model, attribute, str(text))
+        for argument, given, features in (
+            ("input_descriptions", self.input_descriptions, model.input_description),
+            ("output_descriptions", self.output_descriptions, model.output_description),
+        ):
+            for name, description in (given or {}).items():
+                if name not in list(features):
+                    raise ConfigurationError(
+                        f"{argument} names {name!r}; the package has {', '.join(sorted(features))}"
+                    )
+                features[name] = description
+        for key, value in (self.user_metadata or {}).items():
+            model.user_defined_metadata[str(key)] = str(value)

@@ -1,0 +1,123 @@
+"""How an image input is presented to apps: its colours, and the arithmetic on its pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import coremltools as ct
+import torch
+from torch import Tensor, nn
+
+from lightning_compress.errors import ConfigurationError
+
+_LAYOUTS = {"RGB": 3, "BGR": 3, "GRAYSCALE": 1}
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """An input that apps fill with an image; the network sees `scale * pixel + bias`, pixels being 0 to 255.
+
+    One scale for all channels is Core ML's own preprocessing. Scales that differ between channels, which Core
+    ML has no place for, become operations at the start of the program.
+
+    Args:
+        scale: Factor of the pixels, or one for each channel.
+        bias: What is added after scaling, or one for each channel, in the order of `color_layout`.
+        color_layout: "RGB", "BGR" or "GRAYSCALE": the order of channels that the network takes.
+
+    Raises:
+        ConfigurationError: If the layout is unknown, or `scale` or `bias` has another number of channels.
+
+    Example:
+        ImageNet's normalization, mean (0.485, 0.456, 0.406), standard deviation (0.229, 0.224, 0.225):
+
+        >>> image = ImageInput.normalized(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    """
+
+    scale: float | Sequence[float] = 1.0
+    bias: float | Sequence[float] = 0.0
+    color_layout: str = "RGB"
+
+    def __post_init__(self) -> None:
+        if self.color_layout not in _LAYOUTS:
+            raise ConfigurationError(
+                f"color_layout={self.color_layout!r} is unknown; valid are {', '.join(_LAYOUTS)}"
+            )
+        for name in ("scale", "bias"):
+            value = getattr(self, name)
+            values = [value] if isinstance(value, (int, float)) else list(value)
+            if len(values) not in (1, self.channels):
+                raise ConfigurationError(
+                    f"{name}={values!r} of an image input has {len(values)} values; "
+                    f"{self.color_layout} takes one, or {self.channels}"
+                )
+            object.__setattr__(self, name, tuple(float(v) for v in values))
+
+    @classmethod
+    def normalized(cls, mean: Sequence[float], std: Sequence[float], color_layout: str = "RGB") -> ImageInput:
+        """The input of a network trained on `(pixel / 255 - mean) / std`, torchvision's normalization."""
+        return cls(
+            scale=[1 / (255 * s) for s in std],
+            bias=[-m / s for m, s in zip(mean, std, strict=True)],
+            color_layout=color_layout,
+        )
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the network's input."""
+        return _LAYOUTS[self.color_layout]
+
+    def scales(self) -> tuple[float, ...]:
+        """One scale for each channel."""
+        return self._spread(self.scale)
+
+    def biases(self) -> tuple[float, ...]:
+        """One bias for each channel."""
+        return self._spread(self.bias)
+
+    def _spread(self, value: float | Sequence[float]) -> tuple[float, ...]:
+        values = (value,) if isinstance(value, (int, float)) else tuple(value)
+        return values * self.channels if len(values) == 1 else values
+
+    @property
+    def in_program(self) -> bool:
+        """Whether the scales differ between channels, so that the program itself must apply them."""
+        return len(set(self.scales())) > 1
+
+    def input_type(self, name: str, shape: Sequence[int]) -> ct.ImageType:
+        """The input as coremltools declares it, for a network input of shape (1, channels, height, width).
+
+        Raises:
+            ConfigurationError: If the shape is no single image of this layout.
+        """
+        if len(shape) != 4 or shape[0] != 1 or shape[1] != self.channels:
+            raise ConfigurationError(
+                f"the example input {name!r} has shape {tuple(shape)}; "
+                f"an image input of layout {self.color_layout} needs (1, {self.channels}, height, width)"
+            )
+        scale, bias = (1.0, (0.0,) * self.channels) if self.in_program else (self.scales()[0], self.biases())
+        return ct.ImageType(
+            name=name,
+            shape=tuple(shape),
+            scale=scale,
+            bias=bias[0] if self.channels == 1 else list(bias),
+            color_layout=getattr(ct.colorlayout, self.color_layout),
+        )
+
+
+class Preprocessed(nn.Module):
+    """A network behind its per-channel scales and biases, for images whose scales differ between channels."""
+
+    scale: Tensor
+    bias: Tensor
+
+    def __init__(self, module: nn.Module, image: ImageInput) -> None:
+        super().__init__()
+        self.module = module
+        self.register_buffer("scale", torch.tensor(image.scales()).view(1, -1, 1, 1))
+        self.register_buffer("bias", torch.tensor(image.biases()).view(1, -1, 1, 1))
+
+    def forward(self, image: Tensor, *others: Tensor) -> object:
+        """Apply the network to the scaled image."""
+        return self.module(image * self.scale + self.bias, *others)

@@ -1,0 +1,254 @@
+"""What a package holds: operations, weights by layer, inputs, outputs, target, metadata."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import coremltools as ct
+import numpy as np
+import numpy.typing as npt
+
+from lightning_compress.coreml.package import Package, open_package
+from lightning_compress.coreml.sizes import float16_weight_bytes, package_bytes, weight_bytes
+from lightning_compress.coreml.targets import target_name
+from lightning_compress.coreml.weights import Weight, iterate_operations, iterate_weights
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One weight of a package.
+
+    Attributes:
+        name: Name of the weight as the converter derived it from the torch parameter; where it fused the
+            weight with a neighbour and lost the name, the operation and its place among those of its type
+            ("conv_3.weight").
+        operation: Type of the operation that takes it.
+        shape: Shape of the decompressed weight.
+        parameters: Number of elements.
+        technique: "dense", "pruned", "palettized", "quantized", or two of them joined by " + ".
+        bits: Bits of a palette index, a quantized value or a float.
+        granularity: What shares a palette or a scale.
+        details: Whatever else there is, such as "vectors of 2".
+        sparsity: Share of elements that are zero.
+        distinct_values: Number of different values.
+        float16_bytes: Bytes of the weight, dense, at float16.
+        stored_bytes: Bytes of it in the package.
+    """
+
+    name: str
+    operation: str
+    shape: tuple[int, ...]
+    parameters: int
+    technique: str
+    bits: int
+    granularity: str
+    details: tuple[str, ...]
+    sparsity: float
+    distinct_values: int
+    float16_bytes: int
+    stored_bytes: int
+
+
+@dataclass(frozen=True)
+class Feature:
+    """An input or an output of a package.
+
+    Attributes:
+        name: Its name.
+        type: "image RGB", "array float32", "dictionary" or "string", as an app meets it.
+        shape: Shape; (height, width) of an image; empty where there is none.
+        description: What the author wrote about it.
+        scale: Factors of an image's pixels that Core ML applies, one or one a channel.
+        bias: What Core ML adds after scaling.
+    """
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    description: str = ""
+    scale: tuple[float, ...] = ()
+    bias: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class PackageReport:
+    """Everything that `lightning-compress inspect` shows; `rendering.render` prints it.
+
+    Attributes:
+        path: The package.
+        target: The lowest systems that run it ("iOS18 / macOS15").
+        specification_version: The same as Core ML counts it.
+        package_bytes: Bytes of all its files.
+        weight_bytes: Bytes of its weight files.
+        float16_weight_bytes: Bytes of the weight file of the same model, dense, at float16.
+        operations: How many there are of each type, most frequent first.
+        layers: The weights, in the order of the operations.
+        inputs: Its inputs.
+        outputs: Its outputs.
+        labels: Class labels of a classifier.
+        author: Author.
+        license: License.
+        description: Description.
+        version: Version.
+        user_metadata: Other metadata.
+    """
+
+    path: Path
+    target: str
+    specification_version: int
+    package_bytes: int
+    weight_bytes: int
+    float16_weight_bytes: int
+    operations: Mapping[str, int]
+    layers: tuple[Layer, ...]
+    inputs: tuple[Feature, ...]
+    outputs: tuple[Feature, ...]
+    labels: tuple[str, ...]
+    author: str
+    license: str
+    description: str
+    version: str
+    user_metadata: Mapping[str, str]
+
+
+def inspect(package: str | Path | ct.models.MLModel) -> PackageReport:
+    """Read a package on any system and describe it.
+
+    Args:
+        package: Path of an `.mlpackage` folder, or a converted model.
+
+    Raises:
+        PackageError: If it cannot be read.
+    """
+    opened = open_package(package)
+    program = opened.program()
+    weights = list(iterate_weights(program))
+    operations = list(iterate_operations(program))
+    description = opened.specification.description
+    constants = _small_constants(operations)
+    return PackageReport(
+        path=opened.path,
+        target=target_name(opened.specification_version),
+        specification_version=opened.specification_version,
+        package_bytes=package_bytes(opened.path),
+        weight_bytes=weight_bytes(opened),
+        float16_weight_bytes=float16_weight_bytes(weights),
+        operations=dict(Counter(operation.op_type for operation in operations).most_common()),
+        layers=_layers(weights),
+        inputs=tuple(_feature(feature, constants) for feature in description.input),
+        outputs=tuple(_feature(feature, {}) for feature in description.output),
+        labels=_labels(opened),
+        author=description.metadata.author,
+        license=description.metadata.license,
+        description=description.metadata.shortDescription,
+        version=description.metadata.versionString,
+        user_metadata=dict(description.metadata.userDefined),
+    )
+
+
+def decompressed_weights(package: str | Path | ct.models.MLModel) -> dict[str, npt.NDArray[Any]]:
+    """The weights of a package as dense arrays, by the names that `inspect` gives them, in the same order.
+
+    Raises:
+        PackageError: If the package cannot be read.
+    """
+    weights = list(iterate_weights(open_package(package).program()))
+    return {name: weight.values() for name, weight in zip(_names(weights), weights, strict=True)}
+
+
+def _layers(weights: list[Weight]) -> tuple[Layer, ...]:
+    layers = []
+    for name, weight in zip(_names(weights), weights, strict=True):
+        values = weight.values()
+        storage = weight.storage
+        layers.append(
+            Layer(
+                name=name,
+                operation=weight.operation,
+                shape=weight.shape,
+                parameters=weight.size,
+                technique=storage.technique,
+                bits=storage.bits,
+                granularity=storage.granularity,
+                details=storage.details,
+                sparsity=float(np.mean(values == 0)),
+                distinct_values=_distinct(values),
+                float16_bytes=weight.float16_bytes,
+                stored_bytes=storage.stored_bytes,
+            )
+        )
+    return tuple(layers)
+
+
+def _distinct(values: npt.NDArray[Any]) -> int:
+    if values.dtype == np.float16:
+        counts = np.bincount(np.ascontiguousarray(values).reshape(-1).view(np.uint16), minlength=1 << 16)
+        both_zeros = bool(counts[0]) and bool(counts[1 << 15])
+        return int(np.count_nonzero(counts)) - both_zeros
+    return int(np.unique(values).size)
+
+
+def _names(weights: list[Weight]) -> list[str]:
+    """A name for each weight, none twice."""
+    places: Counter[tuple[str, str]] = Counter()
+    taken: Counter[str] = Counter()
+    names = []
+    for weight in weights:
+        place = places[weight.operation, weight.parameter]
+        places[weight.operation, weight.parameter] += 1
+        lost = weight.name.startswith("const_") and weight.name.removeprefix("const_").isdigit()
+        name = f"{weight.operation}_{place}.{weight.parameter}" if lost else weight.name
+        taken[name] += 1
+        names.append(name if taken[name] == 1 else f"{name}_{taken[name]}")
+    return names
+
+
+def _small_constants(operations: list[Any]) -> dict[str, tuple[float, ...]]:
+    """Image scales and biases, by the names that coremltools gives to the operations which apply them."""
+    found = {}
+    for operation in operations:
+        name = operation.outputs[0].name if operation.outputs else ""
+        for mark in ("__scaled__", "__biased__"):
+            if mark in name and operation.y.val is not None:
+                found[name.split(mark)[0] + mark] = tuple(
+                    float(v) for v in np.atleast_1d(operation.y.val).ravel()
+                )
+    return found
+
+
+def _feature(feature: Any, constants: Mapping[str, tuple[float, ...]]) -> Feature:
+    kind = feature.type.WhichOneof("Type")
+    shape: tuple[int, ...] = ()
+    scale: tuple[float, ...] = ()
+    bias: tuple[float, ...] = ()
+    name = kind.removesuffix("Type") if kind else "unknown"
+    if kind == "imageType":
+        image = feature.type.imageType
+        name = f"image {image.ColorSpace.Name(image.colorSpace)}"
+        shape = (image.height, image.width)
+        scale = constants.get(f"{feature.name}__scaled__", (1.0,))
+        bias = constants.get(f"{feature.name}__biased__", (0.0,))
+    elif kind == "multiArrayType":
+        array = feature.type.multiArrayType
+        name = f"array {array.ArrayDataType.Name(array.dataType).lower()}"
+        shape = tuple(array.shape)
+    return Feature(feature.name, name, shape, feature.shortDescription, scale, bias)
+
+
+def _labels(package: Package) -> tuple[str, ...]:
+    for function in package.specification.mlProgram.functions.values():
+        for block in function.block_specializations.values():
+            for operation in block.operations:
+                if operation.type == "classify":
+                    classes = operation.inputs["classes"].arguments[0].value.immediateValue.list.values
+                    return tuple(_label(value.immediateValue.tensor) for value in classes)
+    return ()
+
+
+def _label(tensor: Any) -> str:
+    kind = tensor.WhichOneof("value")
+    return str(getattr(tensor, kind).values[0])

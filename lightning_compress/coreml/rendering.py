@@ -1,0 +1,147 @@
+"""A package's report as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from lightning_compress.coreml.inspection import Feature, Layer, PackageReport
+
+
+def render(report: PackageReport) -> RenderableType:
+    """Everything about a package: `rich.print(render(inspect(path)))`."""
+    return Group(overview(report), features(report), layers(report.layers), operations(report))
+
+
+def overview(report: PackageReport) -> Table:
+    """Sizes, target and metadata."""
+    table = Table(title=str(report.path.name), show_header=False, title_justify="left")
+    ratio = report.float16_weight_bytes / max(report.weight_bytes, 1)
+    table.add_row("package", format_bytes(report.package_bytes))
+    table.add_row("weights", format_bytes(report.weight_bytes))
+    table.add_row(
+        "weights at float16", f"{format_bytes(report.float16_weight_bytes)} ({ratio:.2f} times as large)"
+    )
+    table.add_row("runs on", f"{report.target} and later")
+    metadata = {
+        "description": report.description,
+        "author": report.author,
+        "license": report.license,
+        "version": report.version,
+        **report.user_metadata,
+    }
+    for name, value in metadata.items():
+        if value:
+            table.add_row(name, Text(value))
+    if report.labels:
+        shown = ", ".join(report.labels[:5]) + (", …" if len(report.labels) > 5 else "")
+        table.add_row("labels", Text(f"{len(report.labels)}: {shown}"))
+    return table
+
+
+def features(report: PackageReport) -> Table:
+    """Inputs and outputs."""
+    table = Table("", "name", "type", "shape", "scale", "bias", "description")
+    for kind, group in (("input", report.inputs), ("output", report.outputs)):
+        for feature in group:
+            table.add_row(kind, *_feature_cells(feature))
+    return table
+
+
+def layers(rows: Iterable[Layer]) -> Table:
+    """One row for each weight of two or more dimensions, one for all others together, and the sum."""
+    table = Table()
+    table.add_column("layer", overflow="fold")
+    table.add_column("shape", no_wrap=True)
+    table.add_column("parameters", justify="right", no_wrap=True)
+    table.add_column("stored as", overflow="fold")
+    table.add_column("zeros", justify="right", no_wrap=True)
+    table.add_column("float16", justify="right", no_wrap=True)
+    table.add_column("stored", justify="right", no_wrap=True)
+    rows = list(rows)
+    small = [row for row in rows if len(row.shape) < 2]
+    for row in rows:
+        if len(row.shape) >= 2:
+            table.add_row(
+                Text(row.name),
+                "x".join(str(extent) for extent in row.shape),
+                f"{row.parameters:,}",
+                storage(row),
+                f"{row.sparsity:.1%}",
+                format_bytes(row.float16_bytes),
+                format_bytes(row.stored_bytes),
+            )
+    if small:
+        _add_sum(table, f"{len(small)} vectors", small)
+    table.add_section()
+    _add_sum(table, "sum", rows)
+    return table
+
+
+def storage(row: Layer) -> str:
+    """How a weight is stored, in words.
+
+    Example:
+        "palettized, 2 bits, per tensor"
+    """
+    if row.technique == "dense":
+        return f"float{row.bits}"
+    return ", ".join(
+        part for part in (row.technique, f"{row.bits} bits", row.granularity, *row.details) if part
+    )
+
+
+def operations(report: PackageReport) -> Table:
+    """How many operations there are of each type."""
+    table = Table("operation", "count")
+    table.columns[1].justify = "right"
+    for name, count in report.operations.items():
+        table.add_row(name, str(count))
+    return table
+
+
+def format_bytes(count: int) -> str:
+    """Bytes in the unit that gives one to three digits before the point, in steps of 1000 as Finder counts.
+
+    Example:
+        >>> format_bytes(51_095_106)
+        '51.1 MB'
+    """
+    size = float(count)
+    for unit in ("B", "kB", "MB"):
+        if size < 999.95:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def _add_sum(table: Table, name: str, rows: list[Layer]) -> None:
+    parameters = sum(row.parameters for row in rows)
+    zeros = sum(row.sparsity * row.parameters for row in rows)
+    table.add_row(
+        name,
+        "",
+        f"{parameters:,}",
+        "",
+        f"{zeros / max(parameters, 1):.1%}",
+        format_bytes(sum(row.float16_bytes for row in rows)),
+        format_bytes(sum(row.stored_bytes for row in rows)),
+    )
+
+
+def _feature_cells(feature: Feature) -> list[RenderableType]:
+    return [
+        Text(feature.name),
+        feature.type,
+        "x".join(str(extent) for extent in feature.shape),
+        _numbers(feature.scale),
+        _numbers(feature.bias),
+        Text(feature.description),
+    ]
+
+
+def _numbers(values: Iterable[float]) -> str:
+    return ", ".join(f"{value:.5g}" for value in values)

@@ -1,0 +1,197 @@
+"""Writes packages whole or not at all.
+
+A package is a directory, and a directory cannot replace another in one step. A new package is therefore
+written next
+to the old one, brought to the disk, and exchanged with it: by the system's atomic exchange where there is one
+(Linux, macOS), or else by two renames. Whoever looks sees the old package or the new one, and an export that
+dies at any moment leaves the old one. What it leaves beside it, the next save clears away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import coremltools as ct
+
+from lightning_compress.errors import ConfigurationError, PackageError
+
+if sys.platform != "win32":
+    import fcntl
+
+SUFFIX = ".mlpackage"
+
+_PARTIAL = ".partial"
+"""Ends the name of a folder in which a package is being written."""
+
+_REPLACED = ".replaced"
+"""Ends the name that an earlier package has between the two renames."""
+
+
+def save_package(model: ct.models.MLModel, path: str | Path) -> Path:
+    """Write `model` to `path`, replacing an earlier package in one step.
+
+    Args:
+        model: An ML Program.
+        path: Where to write it, ending in `.mlpackage`; missing parent folders are made.
+
+    Returns:
+        The absolute path.
+
+    Raises:
+        PackageError: If the package cannot be written, in which case an earlier one is still in place.
+    """
+    destination = resolve(path)
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        with _only_writer(destination.parent):
+            _clear_leftovers(destination)
+            folder = Path(
+                tempfile.mkdtemp(prefix=f".{destination.name}.", suffix=_PARTIAL, dir=destination.parent)
+            )
+            try:
+                written = folder / destination.name
+                model.save(str(written))
+                _make_readable_as_any_folder(written)
+                _flush(folder)
+                _replace(destination, written)
+                _flush_entry(destination.parent)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+    except OSError as error:
+        raise PackageError(
+            f"the package {str(destination)!r} cannot be written ({error}); "
+            "a package that was there before is still in place"
+        ) from error
+    return destination
+
+
+def resolve(path: str | Path) -> Path:
+    """The absolute path of a package to write, links followed.
+
+    Raises:
+        ConfigurationError: If it does not end in `.mlpackage`.
+    """
+    expanded = Path(path).expanduser()
+    if expanded.suffix != SUFFIX:
+        raise ConfigurationError(
+            f"path={str(path)!r} does not end in {SUFFIX!r}; "
+            f"did you mean {str(expanded.with_suffix(SUFFIX))!r}?"
+        )
+    return Path(os.path.realpath(expanded))
+
+
+def require_writable(path: str | Path) -> None:
+    """Find out now, before hours of training, whether a package could be written to `path`.
+
+    An earlier package that a killed process has left renamed gets its name back.
+
+    Raises:
+        ConfigurationError: If the path has another suffix, is a file, or its folder cannot be written.
+    """
+    destination = resolve(path)
+    if destination.exists() and not destination.is_dir():
+        raise ConfigurationError(
+            f"path={str(path)!r} is a file; a package is a folder. Remove it or name another."
+        )
+    folder = destination.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        # Permission bits say too little: the superuser ignores them, and a read-only file system ignores
+        # both.
+        os.rmdir(tempfile.mkdtemp(prefix=f".{destination.name}.", suffix=_PARTIAL, dir=folder))
+    except OSError as error:
+        raise ConfigurationError(
+            f"path={str(path)!r}: the folder {str(folder)!r} cannot be written ({error.strerror or error})"
+        ) from error
+    if destination.parent.is_dir():
+        with _only_writer(destination.parent):
+            _clear_leftovers(destination)
+
+
+@contextlib.contextmanager
+def _only_writer(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, so that what other saves seem to have left there has really been left."""
+    if sys.platform == "win32":
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        # Some network file systems lock no folders. Two processes that write the same package at the same
+        # time are a mistake there; each still writes whole packages.
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _clear_leftovers(destination: Path) -> None:
+    replaced = destination.with_name(f".{destination.name}{_REPLACED}")
+    if replaced.exists():
+        if destination.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+        else:
+            os.rename(replaced, destination)
+    prefix = f".{destination.name}."
+    for entry in list(destination.parent.iterdir()):
+        if entry.name.startswith(prefix) and entry.name.endswith(_PARTIAL):
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _make_readable_as_any_folder(package: Path) -> None:
+    """Give the package's folder the permissions of an ordinary new one."""
+    mask = os.umask(0)
+    os.umask(mask)
+    package.chmod(0o777 & ~mask)
+
+
+def _replace(destination: Path, written: Path) -> None:
+    if not destination.exists():
+        os.rename(written, destination)
+    elif not _exchange(destination, written):
+        replaced = destination.with_name(f".{destination.name}{_REPLACED}")
+        os.rename(destination, replaced)
+        try:
+            os.rename(written, destination)
+        except OSError:
+            os.rename(replaced, destination)
+            raise
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change places in one step; False where the system has no such step."""
+    library = ctypes.CDLL(None, use_errno=True)
+    first, second = os.fsencode(one), os.fsencode(other)
+    if sys.platform == "linux" and hasattr(library, "renameat2"):
+        at_working_directory, exchange = -100, 2
+        return bool(
+            library.renameat2(at_working_directory, first, at_working_directory, second, exchange) == 0
+        )
+    if sys.platform == "darwin" and hasattr(library, "renamex_np"):
+        swap = 2
+        return bool(library.renamex_np(first, second, swap) == 0)
+    return False
+
+
+def _flush(folder: Path) -> None:
+    """Bring a folder and all that is in it to the disk."""
+    for entry in sorted(folder.rglob("*"), reverse=True):
+        _flush_entry(entry)
+    _flush_entry(folder)
+
+
+def _flush_entry(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

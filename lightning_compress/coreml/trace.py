@@ -1,0 +1,153 @@
+"""From a module to the graph that coremltools converts: the one place where a model is traced."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_compress.errors import ConfigurationError, TraceError
+
+ExampleInputs = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
+"""What a module is called with: one tensor, several by position, or several by name."""
+
+_TOLERANCE = 1e-3
+"""Largest difference between the module and its trace, relative to the largest output."""
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A traced module with what is known of its inputs and outputs."""
+
+    module: torch.jit.ScriptModule
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+def as_tuple(example_inputs: ExampleInputs) -> tuple[Tensor, ...]:
+    """Example inputs by position, on the CPU, with floats in float32.
+
+    Raises:
+        ConfigurationError: If there are none, or one of them is no tensor.
+    """
+    values: Sequence[Any]
+    if isinstance(example_inputs, Tensor):
+        values = [example_inputs]
+    elif isinstance(example_inputs, Mapping):
+        values = list(example_inputs.values())
+    else:
+        values = list(example_inputs)
+    for value in values:
+        if not isinstance(value, Tensor):
+            raise ConfigurationError(
+                f"an example input is {type(value).__name__}; tracing needs a tensor, a tuple of tensors or "
+                "a dictionary of tensors. Wrap the module (CoreMLExport's `wrapper`) if its forward takes "
+                "anything else."
+            )
+    if not values:
+        raise ConfigurationError("there are no example inputs; tracing needs at least one tensor")
+    moved = [value.detach().to("cpu") for value in values]
+    return tuple(value.float() if value.is_floating_point() else value.clone() for value in moved)
+
+
+def input_names(module: nn.Module, example_inputs: ExampleInputs) -> list[str]:
+    """Names for the inputs: their keys, or else "input" for one and forward's parameters for several."""
+    if isinstance(example_inputs, Mapping):
+        return list(example_inputs)
+    count = len(as_tuple(example_inputs))
+    if count == 1:
+        return ["input"]
+    parameters = [
+        parameter.name
+        for parameter in inspect.signature(module.forward).parameters.values()
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    if len(parameters) < count:
+        return [f"input_{index}" for index in range(count)]
+    return parameters[:count]
+
+
+def convertible_copy(module: nn.Module) -> nn.Module:
+    """A copy on the CPU, in float32 and evaluation mode; the original stays as it is."""
+    return copy.deepcopy(module).to("cpu").float().eval().requires_grad_(False)
+
+
+class _ByName(nn.Module):
+    """A module whose inputs come by name, made callable by position."""
+
+    def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.module = module
+        self.names = list(names)
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.module(**dict(zip(self.names, inputs, strict=True)))
+
+
+def trace(module: nn.Module, example_inputs: ExampleInputs) -> Traced:
+    """Trace `module` on `example_inputs` and check that the trace computes the same.
+
+    The module is used as it is: see `convertible_copy`. coremltools converts what `torch.jit.trace` makes of
+    every model; what `torch.export` makes, it converts for some (not for those that `LinearQuantizer` has
+    prepared). When that changes, this is the function to change.
+
+    Args:
+        module: A module on the CPU, in evaluation mode.
+        example_inputs: What to call it with.
+
+    Raises:
+        TraceError: If the module cannot be traced, gives anything but tensors, or its trace computes
+            something else.
+    """
+    inputs = as_tuple(example_inputs)
+    if isinstance(example_inputs, Mapping):
+        module = _ByName(module, list(example_inputs)).eval()
+    name = type(module).__name__
+    with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.random.fork_rng(devices=[]):
+        try:
+            expected = module(*inputs)
+            # torch compares two traces node by node, which fails for torchvision's vision transformers
+            # although both compute the same; the comparison of outputs below is the one that matters.
+            traced = torch.jit.trace(module, inputs, check_trace=False)  # type: ignore[no-untyped-call]
+            outputs = _flatten(expected, name)
+            found = _flatten(traced(*inputs), name)
+        except TraceError:
+            raise
+        except Exception as error:
+            raise TraceError(f"{name} cannot be traced on its example inputs: {error}") from error
+    _require_equal(outputs, found, name)
+    return Traced(traced, inputs, outputs)
+
+
+def _flatten(outputs: Any, name: str) -> tuple[Tensor, ...]:
+    if isinstance(outputs, Tensor):
+        return (outputs,)
+    if isinstance(outputs, (tuple, list)):
+        return tuple(tensor for output in outputs for tensor in _flatten(output, name))
+    raise TraceError(
+        f"{name} returns {type(outputs).__name__}; a package's outputs are tensors, or tuples of them. "
+        "Give CoreMLExport a `wrapper` that picks the tensors to export."
+    )
+
+
+def _require_equal(expected: Sequence[Tensor], found: Sequence[Tensor], name: str) -> None:
+    for index, (one, other) in enumerate(zip(expected, found, strict=True)):
+        if one.shape != other.shape:
+            raise TraceError(
+                f"output {index} of {name} has shape {tuple(one.shape)}, and {tuple(other.shape)} when traced"
+            )
+        if one.numel() == 0:
+            continue
+        difference = (one.double() - other.double()).abs().max().item()
+        scale = max(one.double().abs().max().item(), 1e-6)
+        if not difference <= _TOLERANCE * scale:
+            raise TraceError(
+                f"output {index} of {name} differs by {difference:.3g} (largest value {scale:.3g}) from that "
+                "of its trace: its forward depends on something other than its inputs, or is random in "
+                "evaluation mode"
+            )

@@ -1,0 +1,137 @@
+"""Where coremltools 9.0 converts a compressed model wrongly or wastefully, and what is done about it.
+
+Each workaround says what goes wrong. `tests/coreml/test_workarounds.py` fails when coremltools mends one, so
+that it can go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+@contextmanager
+def replaced(owner: object, name: str, value: object) -> Iterator[None]:
+    """Set an attribute for the length of a block."""
+    original = vars(owner)[name]
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+@contextmanager
+def mended_converter() -> Iterator[None]:
+    """Convert a compressed torch model with coremltools' defects of that path mended.
+
+    - Sparse weights: `TorchConverter._construct_sparsification_op` sets every weight of magnitude up to
+      0.00098 (the spacing of float16 at one) to zero, not only those that are zero. Layers of small weights
+      would lose more than was pruned. Here the threshold is zero.
+    - Palettized weights: `optimize._utils.find_indices_for_lut` compares each weight with each palette entry
+      in arrays of weights x entries: 2.4 GB a copy for a 512x512x3x3 convolution at 8 bits. Here one binary
+      search finds the same indices.
+    """
+    from coremltools.converters.mil.frontend.torch import converter
+
+    utilities = converter.optimize_utils
+    compress_by_threshold = converter.prune_weights.compress_by_threshold
+    find_indices_for_lut = utilities.find_indices_for_lut
+
+    def keep_all_but_zeros(
+        val: npt.NDArray[Any], threshold: float, minimum_sparsity_percentile: float
+    ) -> Any:
+        return compress_by_threshold(val, 0.0, minimum_sparsity_percentile)
+
+    def search_indices(
+        data: npt.NDArray[Any], lut: npt.NDArray[Any], vector_axis: int | None = None
+    ) -> npt.NDArray[Any]:
+        if lut.shape[-1] > 1 or len(lut.shape) != len(data.shape) + 2:
+            return np.asarray(find_indices_for_lut(data, lut, vector_axis))
+        indices = scalar_palette_indices(data, lut)
+        n_bits = int(np.log2(lut.shape[-2]))
+        types = converter.types
+        return indices.astype(types.nptype_from_builtin(types.string_to_builtin(f"uint{n_bits}")))
+
+    with ExitStack() as stack:
+        stack.enter_context(
+            replaced(converter.prune_weights, "compress_by_threshold", staticmethod(keep_all_but_zeros))
+        )
+        stack.enter_context(replaced(utilities, "find_indices_for_lut", search_indices))
+        yield
+
+
+@contextmanager
+def lean_lookup() -> Iterator[None]:
+    """Read palettized constants without coremltools' copy of the palette for each weight.
+
+    `optimize._utils.lut_to_dense` repeats the palette for every weight before it looks one entry up: 1.2 GB
+    for a 512x512x3x3 convolution at 8 bits in float16.
+    """
+    from coremltools.optimize import _utils
+
+    lut_to_dense = _utils.lut_to_dense
+
+    def look_up(
+        indices: npt.NDArray[Any], lut: npt.NDArray[Any], vector_axis: int | None = None
+    ) -> npt.NDArray[Any]:
+        if lut.shape[-1] > 1:
+            return np.asarray(lut_to_dense(indices, lut, vector_axis))
+        dense = np.empty(indices.shape, dtype=lut.dtype)
+        for group, block in _blocks(lut.shape[:-2], indices.shape):
+            dense[block] = lut[group][:, 0][indices[block].astype(np.uint8)]
+        return dense
+
+    with replaced(_utils, "lut_to_dense", look_up):
+        yield
+
+
+def scalar_palette_indices(data: npt.NDArray[Any], lut: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Index of the nearest entry of each element's palette, the lowest index among equally near ones.
+
+    Args:
+        data: Weights, shape (s_0, ..., s_n).
+        lut: Palettes, shape (g_0, ..., g_n, K, 1): along axis i one palette for each run of s_i / g_i
+            elements.
+
+    Returns:
+        Indices of the shape of `data`.
+    """
+    indices = np.empty(data.shape, dtype=np.uint8)
+    for group, block in _blocks(lut.shape[:-2], data.shape):
+        indices[block] = _nearest(data[block], lut[group][:, 0])
+    return indices
+
+
+def _blocks(
+    groups: tuple[int, ...], shape: tuple[int, ...]
+) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
+    """Each group's index and the part of the tensor that belongs to it."""
+    for group in np.ndindex(*groups):
+        yield (
+            group,
+            tuple(
+                slice(index * (size // count), (index + 1) * (size // count))
+                for index, size, count in zip(group, shape, groups, strict=True)
+            ),
+        )
+
+
+def _nearest(values: npt.NDArray[Any], palette: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    # Stable, so that of equal entries the lowest index comes first, as argmin would choose.
+    order = np.argsort(palette, kind="stable")
+    entries, first = np.unique(palette[order], return_index=True)
+    index_of = order[first]
+    if len(entries) == 1:
+        return np.full(values.shape, index_of[0], dtype=np.uint8)
+    right = np.clip(np.searchsorted(entries, values), 1, len(entries) - 1)
+    to_left = np.abs(values - entries[right - 1])
+    to_right = np.abs(values - entries[right])
+    tie_goes_left = index_of[right - 1] < index_of[right]
+    left = (to_left < to_right) | ((to_left == to_right) & tie_goes_left)
+    indices: npt.NDArray[np.uint8] = index_of[np.where(left, right - 1, right)].astype(np.uint8)
+    return indices
