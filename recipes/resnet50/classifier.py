@@ -1,0 +1,86 @@
+"""The LightningModule of the classification recipe."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..normalization import Normalize, example_images
+from ..optimization import check_optimizer, one_cycle
+from .evaluation import Batch, ClassificationEvaluation
+from .network import resnet50
+
+if TYPE_CHECKING:
+    from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+
+
+class ImageClassifier(ClassificationEvaluation):
+    """Trains ResNet50 on batches of images in [0, 1], N x 3 x H x W, and their labels, N.
+
+    The network is the attribute `model`: it takes normalized images, and compression applies to it
+    (`Compression(..., module="model")`).
+
+    Args:
+        num_classes: number of classes.
+        image_size: height and width of the images, in pixels; sets `example_input_array`.
+        weights: pretrained weights: a name of torchvision's `ResNet50_Weights`, a file, or None.
+        optimizer: `adamw` or `sgd`.
+        learning_rate: peak of the one-cycle schedule.
+        weight_decay: of weights; biases and normalization are not decayed.
+        momentum: SGD's momentum or AdamW's first beta.
+        warmup_fraction: share of the fit in which the learning rate rises.
+        label_smoothing: share of the target that is spread over all classes.
+
+    Raises:
+        ConfigurationError: weights or settings that cannot be used.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        image_size: int,
+        *,
+        weights: str | None = None,
+        optimizer: str = "adamw",
+        learning_rate: float = 1e-3,
+        weight_decay: float = 1e-4,
+        momentum: float = 0.9,
+        warmup_fraction: float = 0.3,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(num_classes)
+        check_optimizer(optimizer, learning_rate, warmup_fraction)
+        self.save_hyperparameters()
+        self.model = resnet50(num_classes, weights)
+        self.normalize = Normalize()
+        self.label_smoothing = label_smoothing
+        self.example_input_array = example_images(image_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class logits, N x classes, of normalized images."""
+        return cast(Tensor, self.model(images))
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Class probabilities, N x classes, of images in [0, 1], N x 3 x H x W."""
+        return cast(Tensor, self(self.normalize(images))).float().softmax(dim=-1)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Cross-entropy of a batch."""
+        images, labels = batch
+        loss = F.cross_entropy(self(self.normalize(images)), labels, label_smoothing=self.label_smoothing)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(images))
+        return loss
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """The optimizer under a one-cycle schedule as long as the fit."""
+        return one_cycle(
+            self.parameters(),
+            self.trainer.estimated_stepping_batches,
+            optimizer=self.hparams["optimizer"],
+            learning_rate=self.hparams["learning_rate"],
+            weight_decay=self.hparams["weight_decay"],
+            momentum=self.hparams["momentum"],
+            warmup_fraction=self.hparams["warmup_fraction"],
+        )

@@ -1,0 +1,208 @@
+"""COCO annotation files: read, checked, and turned into annotated images."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from lightning_compress.errors import ConfigurationError, DataError, nearest
+
+from .dataset import AnnotatedImage, Objects
+
+logger = logging.getLogger(__name__)
+
+InvalidBoxes = Literal["error", "skip"]
+
+#: Annotation tools round; a box may stick out of its image by this many pixels.
+_TOLERANCE = 1.0
+
+_REQUIRED = {
+    "images": ("id", "file_name", "width", "height"),
+    "annotations": ("id", "image_id", "category_id", "bbox"),
+    "categories": ("id", "name"),
+}
+
+
+@dataclass(frozen=True)
+class CocoAnnotations:
+    """The images and classes of a COCO annotation file.
+
+    Attributes:
+        images: files with their objects, in the order of image ids; labels count from 1 in the order of
+            `class_names`.
+        class_names: names of the categories, in the order of their ids.
+    """
+
+    images: list[AnnotatedImage]
+    class_names: list[str]
+
+
+def read_coco(
+    file: Path,
+    folder: Path,
+    *,
+    categories: Sequence[str] | None = None,
+    invalid_boxes: InvalidBoxes = "error",
+) -> CocoAnnotations:
+    """Reads and checks a COCO annotation file (https://cocodataset.org/#format-data, object detection).
+
+    Args:
+        file: the JSON file.
+        folder: where the images are.
+        categories: names of the categories to keep; None keeps all.
+        invalid_boxes: whether a box without area or outside its image is an error, or is left out and counted
+            in the log (COCO 2017 itself has two).
+
+    Raises:
+        DataError: a file that is missing, is not JSON or not COCO; unknown ids; boxes as above; images that
+            are listed but missing.
+    """
+    content = _read_json(file)
+    names = _categories(content, file, categories)
+    labels = {category: label for label, category in enumerate(names, start=1)}
+    images = {image["id"]: image for image in content["images"]}
+    known = {category["id"] for category in content["categories"]}
+    objects: dict[Any, list[tuple[list[float], int, int]]] = defaultdict(list)
+    skipped = 0
+    for annotation in content["annotations"]:
+        if annotation["image_id"] not in images:
+            raise DataError(
+                f"{file}: annotation {annotation['id']} is of image {annotation['image_id']!r}, not listed."
+            )
+        if annotation["category_id"] not in known:
+            raise DataError(
+                f"{file}: annotation {annotation['id']} is of category {annotation['category_id']!r}; the "
+                f"file has {sorted(known)[:10]}."
+            )
+        if annotation["category_id"] not in labels:
+            continue
+        image = images[annotation["image_id"]]
+        fault = _box_fault(annotation["bbox"], image)
+        if fault is None:
+            box = _corners(annotation["bbox"], image)
+            objects[image["id"]].append(
+                (box, labels[annotation["category_id"]], int(annotation.get("iscrowd", 0)))
+            )
+        elif invalid_boxes == "skip":
+            skipped += 1
+        else:
+            raise DataError(
+                f"{file}: annotation {annotation['id']} of image {image['file_name']!r} ({image['width']} x "
+                f"{image['height']}) has bbox {annotation['bbox']!r}, which {fault}; valid are x, y, width, "
+                "height in pixels inside the image. data.invalid_boxes=skip leaves such boxes out."
+            )
+    if skipped:
+        logger.warning("%s: %d boxes without area or outside their images are left out.", file, skipped)
+    annotated = [
+        AnnotatedImage(folder / images[key]["file_name"], _objects(objects.get(key, [])))
+        for key in sorted(images)
+    ]
+    _check_files(annotated, file, folder)
+    return CocoAnnotations(annotated, list(names.values()))
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise DataError(f"Annotation file {str(file)!r} does not exist.")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} is not JSON: {error}") from error
+    if not isinstance(content, Mapping):
+        raise DataError(f"{file} is not in COCO format: an object with {', '.join(_REQUIRED)} is needed.")
+    for section, keys in _REQUIRED.items():
+        entries = content.get(section)
+        if not isinstance(entries, list):
+            raise DataError(
+                f"{file} is not in COCO format: the list {section!r} is missing; it has "
+                f"{sorted(content)[:10]}."
+            )
+        for position, entry in enumerate(entries):
+            missing = [key for key in keys if key not in entry] if isinstance(entry, Mapping) else list(keys)
+            if missing:
+                raise DataError(
+                    f"{file} is not in COCO format: {section}[{position}] lacks {', '.join(missing)}."
+                )
+    if not content["images"]:
+        raise DataError(f"{file} lists no images.")
+    return dict(content)
+
+
+def _categories(content: Mapping[str, Any], file: Path, chosen: Sequence[str] | None) -> dict[int, str]:
+    names = {category["id"]: str(category["name"]) for category in content["categories"]}
+    names = dict(sorted(names.items()))
+    if not names:
+        raise DataError(f"{file} lists no categories.")
+    if chosen is None:
+        return names
+    for name in chosen:
+        if name not in names.values():
+            close = nearest(name, names.values())
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise DataError(
+                f"data.categories has {name!r}, and {file} has {', '.join(names.values())}.{hint}"
+            )
+    return {key: name for key, name in names.items() if name in chosen}
+
+
+def _box_fault(box: Any, image: Mapping[str, Any]) -> str | None:
+    if not isinstance(box, list) or len(box) != 4:
+        return "is not a list of four numbers"
+    if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in box):
+        return "is not a list of four finite numbers"
+    x, y, width, height = box
+    if width <= 0 or height <= 0:
+        return "has no area"
+    inside = (
+        x >= -_TOLERANCE
+        and y >= -_TOLERANCE
+        and x + width <= image["width"] + _TOLERANCE
+        and y + height <= image["height"] + _TOLERANCE
+    )
+    return None if inside else "reaches out of the image"
+
+
+def _corners(box: Sequence[float], image: Mapping[str, Any]) -> list[float]:
+    x, y, width, height = box
+    return [
+        max(0.0, x),
+        max(0.0, y),
+        min(float(image["width"]), x + width),
+        min(float(image["height"]), y + height),
+    ]
+
+
+def _objects(entries: Sequence[tuple[list[float], int, int]]) -> Objects:
+    return Objects(
+        boxes=np.array([box for box, _, _ in entries], dtype=np.float32).reshape(-1, 4),
+        labels=np.array([label for _, label, _ in entries], dtype=np.int64),
+        iscrowd=np.array([crowd for _, _, crowd in entries], dtype=np.int64),
+    )
+
+
+def _check_files(images: Sequence[AnnotatedImage], file: Path, folder: Path) -> None:
+    if not folder.is_dir():
+        raise DataError(f"Image folder {str(folder)!r} of {file} does not exist.")
+    missing = [image.path.name for image in images if not image.path.is_file()]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(images)} images that {file} lists are not in {str(folder)!r}: "
+            f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}."
+        )
+
+
+def check_invalid_boxes(value: str) -> InvalidBoxes:
+    """`value`, if it is one of the two ways to treat invalid boxes."""
+    if value == "error":
+        return "error"
+    if value == "skip":
+        return "skip"
+    raise ConfigurationError(f"data.invalid_boxes={value!r} is unknown; valid: error, skip.")

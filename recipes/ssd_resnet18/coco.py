@@ -1,0 +1,145 @@
+"""Detection data in COCO format."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_compress.errors import DataError
+
+from .annotations import (
+    CocoAnnotations,
+    check_invalid_boxes,
+    read_coco,
+)
+from .dataset import (
+    AnnotatedImage,
+    DetectionDataModule,
+    ImageFileDataset,
+    evaluation_transform,
+    training_transform,
+)
+
+logger = logging.getLogger(__name__)
+
+#: Annotation file and image folder of each split, under the root: this project's short layout, and COCO
+#: 2017's own.
+_LAYOUTS = {
+    "train": (("annotations_train.json", "train"), ("annotations/instances_train2017.json", "train2017")),
+    "val": (("annotations_val.json", "val"), ("annotations/instances_val2017.json", "val2017")),
+}
+
+
+class CocoDataModule(DetectionDataModule):
+    """Images and boxes in COCO format.
+
+    The classes are the file's categories, in the order of their ids. Boxes marked `iscrowd` are not learnt,
+    and evaluation ignores detections inside them. Training leaves out images without objects.
+
+    Args:
+        root: folder with `train/`, `val/`, `annotations_train.json` and `annotations_val.json`, or with COCO
+            2017's own `train2017/`, `val2017/` and `annotations/instances_*2017.json`.
+        num_classes: number of classes, after `categories`; compared in `setup`.
+        image_size: height and width that images are resized to.
+        batch_size: images a step and process.
+        num_workers: processes that load.
+        categories: names of the categories to keep, such as `[person]`; None keeps all.
+        train_images: folder of the training images, absolute or under `root`, where it is not one of the
+            above.
+        train_annotations: likewise, the training annotations.
+        val_images: likewise, the folder of the validation images.
+        val_annotations: likewise, the validation annotations.
+        invalid_boxes: `error`, or `skip` to leave out boxes without area or outside their images.
+        flip: whether training images are mirrored half of the time.
+        smallest_crop: smallest share of an image's sides that a training crop keeps; 1 does not crop.
+        brightness: brightness and contrast of training images change by a factor of up to 1 more or less
+            this.
+
+    Raises:
+        DataError: in `setup`: files that are missing or malformed; see `read_coco`.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        num_classes: int = 1,
+        image_size: int = 300,
+        batch_size: int = 8,
+        num_workers: int = 0,
+        categories: Sequence[str] | None = None,
+        train_images: str | None = None,
+        train_annotations: str | None = None,
+        val_images: str | None = None,
+        val_annotations: str | None = None,
+        invalid_boxes: str = "error",
+        flip: bool = True,
+        smallest_crop: float = 0.6,
+        brightness: float = 0.2,
+    ) -> None:
+        super().__init__(
+            num_classes=num_classes, image_size=image_size, batch_size=batch_size, num_workers=num_workers
+        )
+        self.root = Path(root).expanduser()
+        self.categories = None if categories is None else list(categories)
+        self.paths = {"train": (train_annotations, train_images), "val": (val_annotations, val_images)}
+        self.invalid_boxes = check_invalid_boxes(invalid_boxes)
+        self.augmentation: dict[str, Any] = {
+            "flip": flip,
+            "smallest_crop": smallest_crop,
+            "brightness": brightness,
+        }
+
+    def read(self) -> tuple[ImageFileDataset, ImageFileDataset, list[str]]:
+        """The two splits and the names of the categories."""
+        if not self.root.is_dir():
+            raise DataError(f"data.root={str(self.root)!r} is not a folder that exists.")
+        train, val = self._read_split("train"), self._read_split("val")
+        if train.class_names != val.class_names:
+            raise DataError(
+                f"The categories of the two splits in {self.root} differ: {train.class_names} in training, "
+                f"{val.class_names} in validation."
+            )
+        return (
+            ImageFileDataset(
+                with_objects(train.images), training_transform(self.image_size, **self.augmentation)
+            ),
+            ImageFileDataset(val.images, evaluation_transform(self.image_size)),
+            train.class_names,
+        )
+
+    def _read_split(self, split: str) -> CocoAnnotations:
+        annotations, images = self._locate(split)
+        return read_coco(annotations, images, categories=self.categories, invalid_boxes=self.invalid_boxes)
+
+    def _locate(self, split: str) -> tuple[Path, Path]:
+        """Annotation file and image folder of a split: as given, else of the layout that is there."""
+        file, folder = next(
+            (layout for layout in _LAYOUTS[split] if (self.root / layout[0]).is_file()), _LAYOUTS[split][0]
+        )
+        given_file, given_folder = self.paths[split]
+        found = self.root / (given_file or file)
+        if not found.is_file():
+            looked = (
+                [str(self.root / layout[0]) for layout in _LAYOUTS[split]]
+                if given_file is None
+                else [str(found)]
+            )
+            raise DataError(
+                f"There are no annotations of the {split} split at {' or '.join(looked)}; "
+                f"data.{split}_annotations and data.{split}_images say where they are."
+            )
+        return found, self.root / (given_folder or folder)
+
+
+def with_objects(images: Sequence[AnnotatedImage]) -> list[AnnotatedImage]:
+    """The images that training can learn from, crowds left out; how many are left out is logged."""
+    learnable = [AnnotatedImage(image.path, image.objects.without_crowds()) for image in images]
+    kept = [image for image in learnable if len(image.objects.labels) > 0]
+    if len(kept) < len(images):
+        logger.info(
+            "%d of %d training images show no object and are left out.", len(images) - len(kept), len(images)
+        )
+    return kept

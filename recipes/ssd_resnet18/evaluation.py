@@ -1,0 +1,121 @@
+"""How a detector is measured, whatever computes its scores and boxes."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torchmetrics.detection import MeanAveragePrecision
+
+from lightning_compress.errors import ConfigurationError
+
+from .decoding import Detection, DetectionThresholds, select_detections
+
+Batch = tuple[Tensor, list[dict[str, Tensor]]]
+
+
+class DetectionEvaluation(L.LightningModule):
+    """Logs COCO's mean average precision: `val/map`, `val/map_50`, `test/map`, `test/map_50`.
+
+    Args:
+        thresholds: how detections are chosen from scored boxes.
+    """
+
+    def __init__(self, thresholds: DetectionThresholds | None = None) -> None:
+        super().__init__()
+        self.thresholds = thresholds or DetectionThresholds()
+        self.mean_average_precision = MeanAveragePrecision(backend="pycocotools")
+        # An image may have more detections than the 100 that COCO's metric counts: the weakest do not matter.
+        self.mean_average_precision.warn_on_many_detections = False
+
+    @abstractmethod
+    def scores_and_boxes(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Scored boxes of images in [0, 1], N x 3 x H x W.
+
+        Returns:
+            Scores N x A x classes without background, and boxes N x A x 4 as centre x, centre y, width,
+            height in shares of the image's sides.
+        """
+
+    def detect(self, images: Tensor) -> list[Detection]:
+        """Detections in each image, in pixels; see `select_detections`."""
+        scores, boxes = self.scores_and_boxes(images)
+        height, width = images.shape[-2:]
+        return [
+            select_detections(image_scores, image_boxes, (height, width), self.thresholds)
+            for image_scores, image_boxes in zip(scores.float(), boxes.float(), strict=True)
+        ]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Compares a batch's detections with its objects."""
+        self._update(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the epoch's precision."""
+        self._log_precision("val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Compares a batch's detections with its objects."""
+        self._update(batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the precision."""
+        self._log_precision("test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[Detection]:
+        """Detections of a batch."""
+        return self.detect(batch[0])
+
+    def _update(self, batch: Batch) -> None:
+        images, targets = batch
+        self.mean_average_precision.update(self.detect(images), targets)
+
+    def _log_precision(self, split: str) -> None:
+        results = self.mean_average_precision.compute()
+        self.mean_average_precision.reset()
+        for name in ("map", "map_50"):
+            # The metric gathers all processes' images itself; averaging equal numbers changes nothing.
+            self.log(f"{split}/{name}", results[name].to(self.device), prog_bar=True, sync_dist=True)
+
+
+class ExportedDetector(DetectionEvaluation):
+    """Measures a detector in its exported form, with `Trainer.test`.
+
+    Args:
+        exported: takes images in [0, 1], N x 3 x H x W, and returns what `DetectorExport` returns: scores and
+            boxes, as a pair or as a mapping of `DetectorExport.output_names`.
+        thresholds: how detections are chosen from scored boxes.
+        batched: whether `exported` takes several images at once; else they go in one at a time.
+
+    Example:
+        >>> package = lightning_compress.runtime.load("detector.mlpackage")  # doctest: +SKIP
+        >>> trainer.test(ExportedDetector(package), datamodule=data)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, exported: nn.Module, *, thresholds: DetectionThresholds | None = None, batched: bool = False
+    ) -> None:
+        super().__init__(thresholds)
+        self.exported = exported
+        self.batched = batched
+
+    def scores_and_boxes(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Scored boxes of images in [0, 1]; see `DetectionEvaluation`."""
+        parts = [images] if self.batched else torch.split(images, 1)
+        outputs = [_scores_and_boxes(self.exported(part)) for part in parts]
+        return torch.cat([scores for scores, _ in outputs]), torch.cat([boxes for _, boxes in outputs])
+
+
+def _scores_and_boxes(output: tuple[Tensor, Tensor] | Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    if isinstance(output, Mapping):
+        if not {"confidence", "coordinates"} <= output.keys():
+            raise ConfigurationError(
+                f"The exported detector returns {sorted(output)}; 'confidence' and 'coordinates' are needed."
+            )
+        output = output["confidence"], output["coordinates"]
+    scores, boxes = output
+    # The export of one image has no dimension for the batch.
+    return scores.reshape(-1, *scores.shape[-2:]), boxes.reshape(-1, *boxes.shape[-2:])

@@ -1,0 +1,51 @@
+"""The form in which a detector is exported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from ..normalization import Normalize
+from .decoding import BoxDecoder
+from .default_boxes import ASPECT_RATIOS, SCALES, default_boxes
+
+
+class DetectorExport(nn.Module):
+    """Puts normalization before a detector, a softmax and box decoding after it.
+
+    The outputs are what Core ML's non-maximum suppression and Vision take: coordinates are centre x, centre
+    y, width and height, each a share of the image's side, from its upper left corner.
+
+    Args:
+        network: takes normalized images, returns class logits and box regression, as `SSDResNet18` does.
+        image_size: height and width of the images, in pixels.
+        scales: of the default boxes; those that the network was trained with.
+        aspect_ratios: likewise.
+
+    Shapes:
+        Input: 1 x 3 x H x W, RGB in [0, 1]. Outputs: confidence A x classes, background left out; coordinates
+            A x 4. A batch
+        of more images keeps its dimension in front.
+    """
+
+    input_names = ("image",)
+    output_names = ("confidence", "coordinates")
+
+    def __init__(
+        self,
+        network: nn.Module,
+        image_size: int,
+        scales: Sequence[float] = SCALES,
+        aspect_ratios: Sequence[Sequence[float]] = ASPECT_RATIOS,
+    ) -> None:
+        super().__init__()
+        self.normalize = Normalize()
+        self.network = network
+        self.decoder = BoxDecoder(default_boxes(image_size, scales, aspect_ratios))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Confidence and coordinates."""
+        logits, regression = self.network(self.normalize(image))
+        confidence = logits.softmax(dim=-1)[..., 1:]
+        return confidence.squeeze(0), self.decoder(regression).squeeze(0)

@@ -1,0 +1,122 @@
+"""Pretrained weights: torchvision's names, a local file, or none."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_compress.errors import ConfigurationError, nearest
+
+logger = logging.getLogger(__name__)
+
+
+def read_weights(weights: str, enum: Any) -> dict[str, Tensor]:
+    """The state dict that `weights` stands for.
+
+    Args:
+        weights: a name of torchvision's enum (`IMAGENET1K_V2`, `DEFAULT`), which is downloaded once and kept
+            by `torch.hub`, or the path of a file that `torch.save` wrote: a state dict, or a Lightning
+            checkpoint whose network is the attribute `model`.
+        enum: torchvision's `WeightsEnum` of the architecture.
+
+    Raises:
+        ConfigurationError: a name that is neither, a download that fails, a file that holds no state dict.
+    """
+    if weights in enum.__members__:
+        return _download(weights, enum)
+    path = Path(weights).expanduser()
+    if path.is_file():
+        return _read_file(path)
+    close = nearest(weights, enum.__members__)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise ConfigurationError(
+        f"weights={weights!r} is neither a name of torchvision's {enum.__name__} "
+        f"({', '.join(enum.__members__)}) nor a file that exists; null trains from scratch.{hint}"
+    )
+
+
+def _download(name: str, enum: Any) -> dict[str, Tensor]:
+    try:
+        state: dict[str, Tensor] = enum[name].get_state_dict(progress=True, check_hash=True)
+    # URLError and timeouts are OSErrors; a file cut short fails its hash with a RuntimeError.
+    except (OSError, RuntimeError) as error:
+        raise ConfigurationError(
+            f"weights={name!r} could not be downloaded from {enum[name].url} ({error}). Without a network "
+            f"set weights to a local file, put that file into {Path(torch.hub.get_dir()) / 'checkpoints'}, "
+            "or set weights to null to train from scratch."
+        ) from error
+    return state
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise ConfigurationError(f"weights={str(path)!r} cannot be read as a state dict: {error}") from error
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        prefix = "model."
+        content = {
+            k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)
+        }
+    if (
+        not isinstance(content, Mapping)
+        or not content
+        or not all(isinstance(v, Tensor) for v in content.values())
+    ):
+        raise ConfigurationError(
+            f"weights={str(path)!r} holds no state dict: a mapping of parameter names to tensors is needed, "
+            "or a Lightning checkpoint whose network is the attribute `model`."
+        )
+    return dict(content)
+
+
+def load_weights(
+    network: nn.Module, state: Mapping[str, Tensor], *, source: str, replaceable: str | None = None
+) -> None:
+    """Loads a state dict, and says exactly what does not fit where something does not.
+
+    Args:
+        network: takes the weights.
+        state: what `read_weights` returned.
+        source: the name or file that the state came from, for messages.
+        replaceable: prefix of a layer that may differ in shape, because it depends on the number of classes;
+            such a layer keeps its initial weights, which is logged.
+
+    Raises:
+        ConfigurationError: missing or unexpected names, other shapes.
+    """
+    own = network.state_dict()
+    different = [name for name in own if name in state and own[name].shape != state[name].shape]
+    if replaceable is not None and different and all(name.startswith(replaceable) for name in different):
+        logger.info(
+            "Weights %s: %s starts anew, for another number of classes.", source, replaceable.rstrip(".")
+        )
+        state = {name: value for name, value in state.items() if name not in different}
+        own = {name: value for name, value in own.items() if name not in different}
+        different = []
+    # Files older than torch 0.4.1 have no counter of batches, which only a momentum of None reads.
+    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in state if name not in own]
+    problems = [
+        f"{len(names)} {kind}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+        for kind, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            (
+                "of another shape",
+                [f"{n} {tuple(state[n].shape)} instead of {tuple(own[n].shape)}" for n in different],
+            ),
+        )
+        if names
+    ]
+    if problems:
+        raise ConfigurationError(
+            f"weights={source!r} do not fit {type(network).__name__}: {'; '.join(problems)}."
+        )
+    network.load_state_dict(state, strict=False)
