@@ -41,8 +41,9 @@ class BoxDecoder(nn.Module):
         """Decoded boxes."""
         center_weight, _, size_weight, _ = BOX_CODER.weights
         centers = self.centers + regression[..., :2] * (self.sizes / center_weight)
-        # A regression gone astray must not overflow the exponential.
-        growth = torch.clamp(regression[..., 2:] / size_weight, max=BOX_CODER.bbox_xform_clip)
+        # A regression gone astray must not overflow the exponential. Its lower bound changes nothing; without one
+        # coremltools 9 writes float32's lowest number, which overflows with a warning in float16.
+        growth = torch.clamp(regression[..., 2:] / size_weight, min=-1e4, max=BOX_CODER.bbox_xform_clip)
         return torch.cat([centers, self.sizes * growth.exp()], dim=-1)
 
 

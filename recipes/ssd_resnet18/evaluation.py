@@ -24,9 +24,9 @@ class DetectionEvaluation(L.LightningModule):
         thresholds: how detections are chosen from scored boxes.
     """
 
-    def __init__(self, thresholds: DetectionThresholds | None = None) -> None:
+    def __init__(self, thresholds: DetectionThresholds) -> None:
         super().__init__()
-        self.thresholds = thresholds or DetectionThresholds()
+        self.thresholds = thresholds
         self.mean_average_precision = MeanAveragePrecision(backend="pycocotools")
         # An image may have more detections than the 100 that COCO's metric counts: the weakest do not matter.
         self.mean_average_precision.warn_on_many_detections = False
@@ -87,7 +87,8 @@ class ExportedDetector(DetectionEvaluation):
     Args:
         exported: takes images in [0, 1], N x 3 x H x W, and returns what `DetectorExport` returns: scores and
             boxes, as a pair or as a mapping of `DetectorExport.output_names`.
-        thresholds: how detections are chosen from scored boxes.
+        score_threshold: detections below it are dropped.
+        nms_threshold: overlap from which the weaker of two detections is dropped.
         batched: whether `exported` takes several images at once; else they go in one at a time.
 
     Example:
@@ -96,9 +97,14 @@ class ExportedDetector(DetectionEvaluation):
     """
 
     def __init__(
-        self, exported: nn.Module, *, thresholds: DetectionThresholds | None = None, batched: bool = False
+        self,
+        exported: nn.Module,
+        *,
+        score_threshold: float = 0.01,
+        nms_threshold: float = 0.45,
+        batched: bool = False,
     ) -> None:
-        super().__init__(thresholds)
+        super().__init__(DetectionThresholds(score=score_threshold, iou=nms_threshold))
         self.exported = exported
         self.batched = batched
 
