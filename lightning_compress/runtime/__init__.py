@@ -1,1 +1,15 @@
-"""A Core ML program as a torch module."""
+"""A Core ML package as a torch module, on any machine that torch runs on.
+
+Example:
+    >>> from lightning_compress import runtime
+    >>> module = runtime.load("classifier.mlpackage")  # doctest: +SKIP
+    >>> probabilities = module(images)["probabilities"]  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from lightning_compress.runtime.loading import load
+from lightning_compress.runtime.module import CoreMLProgram
+from lightning_compress.runtime.registry import supported_ops
+
+__all__ = ["CoreMLProgram", "load", "supported_ops"]

@@ -1,0 +1,59 @@
+"""Run lowered steps, in one of three arithmetics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_compress.runtime.program import Step
+
+
+class Arithmetic(Enum):
+    """How floating-point values are held and computed.
+
+    FLOAT32: all in float32, whatever the program says.
+    TYPED: each in the type that the program gives it.
+    ROUNDED: as TYPED, for processors without fast float16 arithmetic: float16 values are held in float32 and each
+        result is rounded to float16, which is what hardware with float16 storage and wider accumulators computes.
+    """
+
+    FLOAT32 = "float32"
+    TYPED = "typed"
+    ROUNDED = "rounded"
+
+    def hold(self, constant: Tensor) -> Tensor:
+        """A constant in the type that this arithmetic holds it in."""
+        if self is Arithmetic.TYPED or not constant.is_floating_point():
+            return constant
+        return constant.to(torch.float32)
+
+
+def execute(steps: Sequence[Step], values: list[Any], arithmetic: Arithmetic) -> None:
+    """Run the steps in order on `values`, a list by slot, which is filled in place."""
+    as_is = arithmetic is Arithmetic.FLOAT32
+    settle = _to_type if arithmetic is Arithmetic.TYPED else _round
+    for step in steps:
+        operands = {
+            parameter: [values[i] for i in slots] if isinstance(slots, tuple) else values[slots]
+            for parameter, slots in step.operands
+        }
+        outcome = step.function(**operands, **step.attributes)
+        results = outcome if isinstance(outcome, tuple) else (outcome,)
+        for slot, result, type_ in zip(step.results, results, step.types, strict=True):
+            values[slot] = result if as_is or step.exact else settle(result, type_)
+        for slot in step.frees:
+            values[slot] = None
+
+
+def _to_type(result: Any, type_: torch.dtype | None) -> Any:
+    if type_ is None or not type_.is_floating_point or result.dtype is type_:
+        return result
+    return result.to(type_)
+
+
+def _round(result: Any, type_: torch.dtype | None) -> Any:
+    return result.to(torch.float16).to(torch.float32) if type_ is torch.float16 else result

@@ -1,0 +1,82 @@
+"""From the path of a package to a module."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import Any
+
+import torch
+from coremltools.converters.mil.frontend.milproto.load import load as load_mil
+
+import lightning_compress.runtime.ops  # noqa: F401 - fills the table of ops
+from lightning_compress.errors import PackageError
+from lightning_compress.runtime.interface import read_inputs
+from lightning_compress.runtime.module import CoreMLProgram, Precision
+from lightning_compress.runtime.program import lower
+from lightning_compress.runtime.reader import PackageContents, operations_of, programs_of, read_package
+from lightning_compress.runtime.registry import find, supported_ops
+
+_PRECISIONS = ("float32", "float16")
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    precision: Precision = "float32",
+    device: torch.device | str | None = None,
+) -> CoreMLProgram:
+    """Load a Core ML package as a torch module that computes what its program says.
+
+    Reading a package executes nothing that is in it.
+
+    Args:
+        path: a `.mlpackage` folder that holds an ML Program.
+        precision: "float32" computes in float32 on the stored weights, the reference to compare a package with;
+            "float16" computes in the types of the program, which are float16 unless it was converted otherwise.
+            Without fast float16 arithmetic, on a CPU, values are held in float32 and each result is rounded.
+        device: where to put the constants; the CPU by default. `module.to` moves them later.
+
+    Returns:
+        A module in evaluation mode; see `CoreMLProgram` for how to call it.
+
+    Raises:
+        PackageError: when the path is no readable package, or its program has ops that the runtime has not.
+        ValueError: for an unknown precision.
+
+    Example:
+        >>> module = load("classifier.mlpackage")  # doctest: +SKIP
+        >>> module(image=torch.rand(8, 3, 224, 224) * 255)["probabilities"].shape  # doctest: +SKIP
+        torch.Size([8, 1000])
+    """
+    if precision not in _PRECISIONS:
+        raise ValueError(f"precision={precision!r} is unknown; valid: {', '.join(_PRECISIONS)}.")
+    contents = read_package(path)
+    _check_ops(contents)
+    module = _load_program(contents.specification, contents, precision)
+    return module.eval() if device is None else module.eval().to(device)
+
+
+def _check_ops(contents: PackageContents) -> None:
+    missing = Counter(
+        operation.type
+        for program in programs_of(contents.specification)
+        for operation in operations_of(program)
+        if operation.type != "const" and find(operation.type) is None
+    )
+    if missing:
+        listed = ", ".join(f"{op_type!r} ({count} times)" for op_type, count in sorted(missing.items()))
+        raise PackageError(
+            f"{contents.path} uses MIL ops that the runtime does not compute: {listed}. "
+            f"It computes {len(supported_ops())}: see lightning_compress.runtime.supported_ops()."
+        )
+
+
+def _load_program(specification: Any, contents: PackageContents, precision: Precision) -> CoreMLProgram:
+    try:
+        program = load_mil(specification, specification.specificationVersion, str(contents.weights))
+    except Exception as error:
+        raise PackageError(f"coremltools cannot read the program in {contents.path}: {error}") from error
+    lowered = lower(program.functions["main"])
+    inputs = read_inputs(specification.description.input, lowered.input_types)
+    return CoreMLProgram(lowered, inputs, precision, str(contents.path))
