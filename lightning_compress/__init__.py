@@ -1,1 +1,37 @@
-"""Compression during training with Lightning, shipped through Core ML."""
+"""Compression during training with Lightning, shipped through Core ML.
+
+Example:
+    >>> from lightning_compress import Compression, CoreMLExport, DKMPalettization
+    >>> compression = Compression(DKMPalettization(n_bits=2), export=CoreMLExport("net.mlpackage"))
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_compress.callback import Compression
+    from lightning_compress.coreml.export import CoreMLExport
+    from lightning_compress.methods import DKMPalettization, LinearQuantization, MagnitudePruning
+
+__all__ = ["Compression", "CoreMLExport", "DKMPalettization", "LinearQuantization", "MagnitudePruning"]
+
+_HOMES = {
+    "Compression": "lightning_compress.callback",
+    "CoreMLExport": "lightning_compress.coreml.export",
+    "DKMPalettization": "lightning_compress.methods",
+    "LinearQuantization": "lightning_compress.methods",
+    "MagnitudePruning": "lightning_compress.methods",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Looked up late, so that `dkm`, `coreml` and `runtime` can be used without importing Lightning.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

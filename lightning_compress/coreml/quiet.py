@@ -45,6 +45,8 @@ def quiet_conversion() -> Iterator[None]:
         # torch 2.9 and later deprecate tracing, which coremltools 9 still needs: its torch.export path fails
         # for every model that LinearQuantizer has prepared.
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated", category=FutureWarning)
+        # What LinearQuantizer finalizes quantizes with torch operations that torch 2.14 deprecates.
+        warnings.filterwarnings("ignore", message="torch.quantize_per_tensor", category=UserWarning)
         # coremltools 9, converter.py `_mil_convert`: leaves its temporary weights folder to the garbage
         # collector.
         warnings.filterwarnings("ignore", message="Implicitly cleaning up", category=ResourceWarning)
@@ -56,4 +58,9 @@ def quiet_conversion() -> Iterator[None]:
                     bar = vars(module).get(attribute)
                     if isinstance(bar, type):
                         stack.enter_context(replaced(module, attribute, functools.partial(bar, disable=True)))
+        # One line an op at the level INFO, which Hydra's logging lets through.
+        logger = logging.getLogger("coremltools")
+        level = logger.level
+        stack.callback(logger.setLevel, level)
+        logger.setLevel(max(logger.getEffectiveLevel(), logging.WARNING))
         yield

@@ -1,0 +1,29 @@
+"""`lightning-compress inspect package=...`: what a package holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from lightning_compress.coreml.inspection import inspect
+from lightning_compress.coreml.rendering import render
+from lightning_compress.errors import ConfigurationError
+
+
+def run(config: DictConfig) -> None:
+    """Print the report of `config.package`, and write it to `config.json` if that is set.
+
+    Raises:
+        PackageError: The package is missing, damaged or of an older kind.
+    """
+    if "package" not in config or not config.package:
+        raise ConfigurationError(
+            "package is empty; give the path of an .mlpackage: lightning-compress inspect package=net.mlpackage"
+        )
+    report = inspect(config.package)
+    Console().print(render(report))
+    if config.json:
+        Path(config.json).write_text(json.dumps(report.as_dict(), indent=2) + "\n")

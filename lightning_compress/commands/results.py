@@ -1,0 +1,68 @@
+"""What a job prints and writes about its packages: `results.json`, `results.md` and a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Result:
+    """One package and how well it does the job.
+
+    Attributes:
+        name: How it was compressed, such as `"palettize_2bit"`.
+        package_bytes: Bytes of all its files.
+        weight_bytes: Bytes of its weights.
+        metric: Name of the metric.
+        value: The metric on the validation data.
+        package: Path of the package.
+    """
+
+    name: str
+    package_bytes: int
+    weight_bytes: int
+    metric: str
+    value: float
+    package: str
+
+
+def write_results(results: Sequence[Result], folder: Path) -> None:
+    """Write `results.json` and `results.md`, anew after each result: a stopped job keeps what it has."""
+    (folder / "results.json").write_text(json.dumps([asdict(result) for result in results], indent=2) + "\n")
+    header = ["name", "package", "times smaller", "metric", "value", "path"]
+    lines = ["# Results", "", f"| {' | '.join(header)} |", "|---|---:|---:|---|---:|---|"]
+    lines += [f"| {' | '.join(_cells(result, results[0]))} |" for result in results]
+    (folder / "results.md").write_text("\n".join(lines) + "\n")
+
+
+def results_table(results: Sequence[Result]) -> Table:
+    """The results as a table to print with rich."""
+    table = Table(title="Packages", title_justify="left")
+    for heading, justify in (
+        ("name", "left"),
+        ("package", "right"),
+        ("times smaller", "right"),
+        ("metric", "left"),
+        ("value", "right"),
+    ):
+        table.add_column(heading, justify="right" if justify == "right" else "left")
+    table.add_column("path", overflow="fold")
+    for result in results:
+        table.add_row(*_cells(result, results[0]))
+    return table
+
+
+def _cells(result: Result, reference: Result) -> list[str]:
+    return [
+        result.name,
+        f"{result.package_bytes / 1e6:.2f} MB",
+        f"{reference.package_bytes / result.package_bytes:.2f}",
+        result.metric,
+        f"{result.value:.4f}",
+        result.package,
+    ]
