@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sized
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import lightning as L
 import torch
@@ -31,6 +31,8 @@ class RecipeDataModule(L.LightningDataModule):
         class_names: one name a class, in the order of the network's outputs; known after `setup`.
     """
 
+    #: What the labels are for: `classification` or `detection`.
+    task: ClassVar[str]
     #: Joins samples into a batch; None is torch's own way.
     collate: Callable[[list[Any]], Any] | None = None
 
@@ -114,4 +116,23 @@ class RecipeDataModule(L.LightningDataModule):
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             collate_fn=self.collate,
+        )
+
+
+def check_task(module: L.LightningModule, task: str) -> None:
+    """Refuses a recipe's data module whose labels are for another task than a recipe's module.
+
+    Args:
+        module: attached to a trainer.
+        task: what the module learns.
+
+    Raises:
+        ConfigurationError: boxes for a classifier, or classes for a detector.
+    """
+    # Lightning sets the attribute only once a data module is attached.
+    data = getattr(module.trainer, "datamodule", None)
+    if isinstance(data, RecipeDataModule) and data.task != task:
+        raise ConfigurationError(
+            f"{type(module).__name__} is for {task}, and {type(data).__name__} has labels for {data.task}: choose "
+            "recipe and data for one task."
         )

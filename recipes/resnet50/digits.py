@@ -50,6 +50,8 @@ class DigitsDataModule(RecipeDataModule):
         augment: whether training digits are moved and scaled at random.
     """
 
+    task = "classification"
+
     def __init__(
         self,
         *,

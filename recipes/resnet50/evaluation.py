@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
+from ..datamodule import check_task
+
 Batch = tuple[Tensor, Tensor]
 
 
@@ -24,6 +26,10 @@ class ClassificationEvaluation(L.LightningModule):
         super().__init__()
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.test_accuracy = MulticlassAccuracy(num_classes, average="micro")
+
+    def setup(self, stage: str) -> None:
+        """Refuses data for another task."""
+        check_task(self, "classification")
 
     @abstractmethod
     def probabilities(self, images: Tensor) -> Tensor:
@@ -50,28 +56,33 @@ class ExportedClassifier(ClassificationEvaluation):
     """Measures a classifier in its exported form, with `Trainer.test`.
 
     Args:
-        exported: takes images in [0, 1], N x 3 x H x W, and returns class probabilities, or a mapping with
-            one entry.
+        exported: takes images, N x 3 x H x W, and returns class probabilities, or a mapping with one tensor.
         num_classes: number of classes.
+        white: what a white pixel is in the images that `exported` takes: 1, or 255 for a loaded package.
         batched: whether `exported` takes several images at once; else they go in one at a time.
 
     Example:
         >>> package = lightning_compress.runtime.load("classifier.mlpackage")  # doctest: +SKIP
-        >>> trainer.test(ExportedClassifier(package, num_classes=10), datamodule=data)  # doctest: +SKIP
+        >>> trainer.test(ExportedClassifier(package, 10, white=255), datamodule=data)  # doctest: +SKIP
     """
 
-    def __init__(self, exported: nn.Module, num_classes: int, *, batched: bool = False) -> None:
+    def __init__(
+        self, exported: nn.Module, num_classes: int, *, white: float = 1.0, batched: bool = False
+    ) -> None:
         super().__init__(num_classes)
         self.exported = exported
+        self.white = white
         self.batched = batched
 
     def probabilities(self, images: Tensor) -> Tensor:
         """Class probabilities, N x classes, of images in [0, 1], N x 3 x H x W."""
+        images = images * self.white
         parts = [images] if self.batched else torch.split(images, 1)
         return torch.cat([_probabilities(self.exported(part)) for part in parts]).float()
 
 
 def _probabilities(output: Tensor | Mapping[str, Tensor]) -> Tensor:
     if isinstance(output, Mapping):
-        (output,) = output.values()
+        # The label of a classifier is no tensor.
+        (output,) = (value for value in output.values() if isinstance(value, Tensor))
     return output

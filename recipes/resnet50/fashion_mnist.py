@@ -54,6 +54,8 @@ class FashionMNISTDataModule(RecipeDataModule):
         DataError: files that are missing, cannot be downloaded, or are damaged.
     """
 
+    task = "classification"
+
     def __init__(
         self,
         root: str = "/usr/share/datasets/fashion-mnist",

@@ -31,6 +31,8 @@ class ImageFolderDataModule(RecipeDataModule):
             differ.
     """
 
+    task = "classification"
+
     def __init__(
         self,
         root: str,

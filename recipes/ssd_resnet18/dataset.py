@@ -115,6 +115,8 @@ class ImageFileDataset(DetectionDataset):
 class DetectionDataModule(RecipeDataModule):
     """A data module of images with boxes; batches are images, N x 3 x H x W, and a list of N targets."""
 
+    task = "detection"
+
     @staticmethod
     def collate(samples: list[Any]) -> tuple[Tensor, list[dict[str, Tensor]]]:
         """Joins samples into a batch; the numbers of objects differ, so targets stay a list."""

@@ -12,6 +12,7 @@ from torchmetrics.detection import MeanAveragePrecision
 
 from lightning_compress.errors import ConfigurationError
 
+from ..datamodule import check_task
 from .decoding import Detection, DetectionThresholds, select_detections
 
 Batch = tuple[Tensor, list[dict[str, Tensor]]]
@@ -30,6 +31,10 @@ class DetectionEvaluation(L.LightningModule):
         self.mean_average_precision = MeanAveragePrecision(backend="pycocotools")
         # An image may have more detections than the 100 that COCO's metric counts: the weakest do not matter.
         self.mean_average_precision.warn_on_many_detections = False
+
+    def setup(self, stage: str) -> None:
+        """Refuses data for another task."""
+        check_task(self, "detection")
 
     @abstractmethod
     def scores_and_boxes(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,31 +90,35 @@ class ExportedDetector(DetectionEvaluation):
     """Measures a detector in its exported form, with `Trainer.test`.
 
     Args:
-        exported: takes images in [0, 1], N x 3 x H x W, and returns what `DetectorExport` returns: scores and
+        exported: takes images, N x 3 x H x W, and returns what `DetectorExport` returns: scores and
             boxes, as a pair or as a mapping of `DetectorExport.output_names`.
+        white: what a white pixel is in the images that `exported` takes: 1, or 255 for a loaded package.
         score_threshold: detections below it are dropped.
         nms_threshold: overlap from which the weaker of two detections is dropped.
         batched: whether `exported` takes several images at once; else they go in one at a time.
 
     Example:
         >>> package = lightning_compress.runtime.load("detector.mlpackage")  # doctest: +SKIP
-        >>> trainer.test(ExportedDetector(package), datamodule=data)  # doctest: +SKIP
+        >>> trainer.test(ExportedDetector(package, white=255), datamodule=data)  # doctest: +SKIP
     """
 
     def __init__(
         self,
         exported: nn.Module,
         *,
+        white: float = 1.0,
         score_threshold: float = 0.01,
         nms_threshold: float = 0.45,
         batched: bool = False,
     ) -> None:
         super().__init__(DetectionThresholds(score=score_threshold, iou=nms_threshold))
         self.exported = exported
+        self.white = white
         self.batched = batched
 
     def scores_and_boxes(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Scored boxes of images in [0, 1]; see `DetectionEvaluation`."""
+        images = images * self.white
         parts = [images] if self.batched else torch.split(images, 1)
         outputs = [_scores_and_boxes(self.exported(part)) for part in parts]
         return torch.cat([scores for scores, _ in outputs]), torch.cat([boxes for _, boxes in outputs])

@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning_compress.recipes.ssd_resnet18 import CocoDataModule
+from lightning_compress.recipes.ssd_resnet18.annotations import read_coco
+from PIL import Image
+
+from lightning_compress.errors import ConfigurationError, DataError
+
+PEDESTRIANS = Path(__file__).resolve().parents[2] / "../shared/data/pedestrians"
+
+
+def content() -> dict[str, Any]:
+    """Three images of 64 x 48: a person and a crowd, a person and a dog, nothing."""
+    return {
+        "images": [
+            {"id": number, "file_name": f"{number}.jpg", "width": 64, "height": 48} for number in (3, 1, 2)
+        ],
+        "annotations": [
+            {"id": 10, "image_id": 1, "category_id": 1, "bbox": [4, 4, 20, 30], "iscrowd": 0},
+            {"id": 11, "image_id": 1, "category_id": 1, "bbox": [30, 4, 34, 40], "iscrowd": 1},
+            {"id": 12, "image_id": 2, "category_id": 18, "bbox": [10.5, 20, 30, 20]},
+            {"id": 13, "image_id": 2, "category_id": 1, "bbox": [0, 0, 10, 48.5]},
+        ],
+        "categories": [{"id": 18, "name": "dog"}, {"id": 1, "name": "person"}],
+    }
+
+
+def write(root: Path, train: Any = None, val: Any = None, *, layout: str = "short") -> Path:
+    names = {
+        "short": {"train": ("annotations_train.json", "train"), "val": ("annotations_val.json", "val")},
+        "coco": {
+            "train": ("annotations/instances_train2017.json", "train2017"),
+            "val": ("annotations/instances_val2017.json", "val2017"),
+        },
+    }[layout]
+    for split, given in (("train", train), ("val", val)):
+        file, folder = (root / name for name in names[split])
+        file.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(content() if given is None else given))
+        for number in (1, 2, 3):
+            Image.new("RGB", (64, 48), (10 * number, 100, 200)).save(folder / f"{number}.jpg")
+    return root
+
+
+def module(root: Path, **settings: Any) -> CocoDataModule:
+    return CocoDataModule(str(root), **{"num_classes": 2, "image_size": 32, "batch_size": 2, **settings})
+
+
+@pytest.mark.parametrize("layout", ["short", "coco"])
+def test_both_layouts_are_found(layout: str, tmp_path) -> None:
+    data = module(write(tmp_path, layout=layout))
+    images, targets = next(iter(data.train_dataloader()))
+    assert images.shape == (2, 3, 32, 32)
+    assert images.dtype == torch.float32
+    assert data.class_names == ["person", "dog"]
+    assert len(targets) == 2
+
+
+def test_paths_can_be_given(tmp_path) -> None:
+    write(tmp_path)
+    (tmp_path / "annotations_train.json").rename(tmp_path / "other.json")
+    (tmp_path / "train").rename(tmp_path / "pictures")
+    data = module(tmp_path, train_annotations="other.json", train_images=str(tmp_path / "pictures"))
+    data.setup()
+    assert len(data.train_dataloader().dataset) == 2
+
+
+def test_boxes_become_corners_in_pixels_of_the_resized_image(tmp_path) -> None:
+    data = module(write(tmp_path))
+    (_, (first, second)) = next(iter(data.val_dataloader()))
+    torch.testing.assert_close(first["boxes"][0], torch.tensor([2.0, 4 * 32 / 48, 12, 34 * 32 / 48]))
+    assert first["labels"].tolist() == [1, 1]
+    assert first["iscrowd"].tolist() == [0, 1]
+    assert second["labels"].tolist() == [2, 1]
+    # Half a pixel out of the image is rounding, and is cut.
+    assert second["boxes"][1].tolist() == [0, 0, 5, 32]
+
+
+def test_training_learns_no_crowds_and_leaves_out_images_without_objects(tmp_path, caplog) -> None:
+    data = module(write(tmp_path), smallest_crop=1.0)
+    with caplog.at_level(logging.INFO):
+        data.setup()
+    samples = data.train_dataloader().dataset
+    assert [len(samples[index][1]["labels"]) for index in range(len(samples))] == [1, 2]
+    assert "1 of 3 training images show no object" in caplog.text
+    assert len(data.val_dataloader().dataset) == 3
+
+
+def test_categories_can_be_chosen(tmp_path) -> None:
+    data = module(write(tmp_path), num_classes=1, categories=["dog"])
+    (_, targets) = next(iter(data.train_dataloader()))
+    assert [target["labels"].tolist() for target in targets] == [[1]]
+    assert data.class_names == ["dog"]
+
+
+def test_an_unknown_category_is_refused(tmp_path) -> None:
+    with pytest.raises(DataError, match=r"'persons'.*person, dog.*Did you mean 'person'"):
+        module(write(tmp_path), categories=["persons"]).setup()
+
+
+def test_more_classes_than_configured_are_refused(tmp_path) -> None:
+    with pytest.raises(DataError, match=r"data\.num_classes=1, but the data has 2: person, dog"):
+        module(write(tmp_path), num_classes=1).setup()
+
+
+def test_splits_of_different_categories_are_refused(tmp_path) -> None:
+    other = content()
+    other["categories"][0]["name"] = "cat"
+    with pytest.raises(DataError, match=r"'person', 'dog'.*in training.*'person', 'cat'"):
+        module(write(tmp_path, val=other)).setup()
+
+
+def test_augmented_boxes_stay_inside(tmp_path) -> None:
+    torch.manual_seed(0)
+    data = module(write(tmp_path), brightness=0.5)
+    data.setup()
+    samples = data.train_dataloader().dataset
+    for _ in range(30):
+        image, target = samples[1]
+        assert image.shape == (3, 32, 32)
+        assert 0 <= image.min() <= image.max() <= 1
+        assert (target["boxes"] >= 0).all()
+        assert (target["boxes"] <= 32).all()
+        assert len(target["boxes"]) == len(target["labels"])
+
+
+def changed(change: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+    annotations = content()
+    change(annotations)
+    return annotations
+
+
+@pytest.mark.parametrize(
+    ("annotations", "message"),
+    [
+        ([1], "not in COCO format: an object with images, annotations, categories"),
+        (
+            changed(lambda c: c.pop("images")),
+            r"the list 'images' is missing; it has \['annotations', 'categories'\]",
+        ),
+        (changed(lambda c: c["annotations"][2].pop("bbox")), r"annotations\[2\] lacks bbox"),
+        (changed(lambda c: c["images"].clear()), "lists no images"),
+        (changed(lambda c: c["categories"].clear()), "lists no categories"),
+        (
+            changed(lambda c: c["annotations"][0].update(image_id=9)),
+            "annotation 10 is of image 9, not listed",
+        ),
+        (
+            changed(lambda c: c["annotations"][0].update(category_id=5)),
+            r"annotation 10 is of category 5.*\[1, 18\]",
+        ),
+    ],
+)
+def test_annotations_that_are_not_coco_are_refused(annotations: Any, message: str, tmp_path) -> None:
+    with pytest.raises(DataError, match=rf"annotations_train\.json.*{message}"):
+        module(write(tmp_path, train=annotations)).setup()
+
+
+@pytest.mark.parametrize(
+    ("box", "fault"),
+    [
+        ([60, 4, 20, 20], "reaches out of the image"),
+        ([-5, 4, 20, 20], "reaches out of the image"),
+        ([4, 4, 0, 20], "has no area"),
+        ([4, 4, 20, -3], "has no area"),
+        ([4, 4, 20], "four numbers"),
+        (["a", 4, 5, 20], "finite"),
+        ([float("nan"), 4, 5, 20], "finite"),
+    ],
+)
+def test_a_box_that_cannot_be_is_named_with_file_annotation_and_image(
+    box: list, fault: str, tmp_path
+) -> None:
+    annotations = changed(lambda c: c["annotations"][2].update(bbox=box))
+    with pytest.raises(
+        DataError, match=rf"annotations_val\.json: annotation 12 of image '2\.jpg' \(64 x 48\).*{fault}"
+    ):
+        module(write(tmp_path, val=annotations)).setup()
+
+
+def test_such_boxes_can_be_left_out(tmp_path, caplog) -> None:
+    annotations = changed(lambda c: c["annotations"][2].update(bbox=[4, 4, 0, 20]))
+    data = module(write(tmp_path, val=annotations), invalid_boxes="skip")
+    data.setup()
+    assert "1 boxes without area" in caplog.text
+    assert next(iter(data.val_dataloader()))[1][1]["labels"].tolist() == [1]
+
+
+def test_invalid_boxes_has_two_values() -> None:
+    with pytest.raises(ConfigurationError, match=r"data\.invalid_boxes='drop'.*error, skip"):
+        CocoDataModule("x", invalid_boxes="drop")
+
+
+def test_a_file_that_is_not_json_is_refused(tmp_path) -> None:
+    write(tmp_path)
+    (tmp_path / "annotations_val.json").write_text("<xml>")
+    with pytest.raises(DataError, match=r"annotations_val\.json is not JSON"):
+        module(tmp_path).setup()
+
+
+def test_missing_images_are_named(tmp_path) -> None:
+    (write(tmp_path) / "val" / "2.jpg").unlink()
+    with pytest.raises(DataError, match=r"1 of 3 images.*annotations_val\.json.*2\.jpg"):
+        module(tmp_path).setup()
+
+
+def test_a_missing_image_folder_is_named(tmp_path) -> None:
+    (write(tmp_path) / "val").rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=r"Image folder .*val' .*does not exist"):
+        module(tmp_path).setup()
+
+
+def test_a_missing_root_is_named(tmp_path) -> None:
+    with pytest.raises(DataError, match=r"data\.root=.*nowhere"):
+        module(tmp_path / "nowhere").setup()
+
+
+def test_a_root_without_annotations_says_where_they_were_looked_for(tmp_path) -> None:
+    with pytest.raises(
+        DataError, match=r"annotations_train\.json or .*instances_train2017\.json.*data\.train_annot"
+    ):
+        module(tmp_path).setup()
+    with pytest.raises(DataError, match=r"mine\.json; data"):
+        module(tmp_path, train_annotations="mine.json").setup()
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path) -> None:
+    (write(tmp_path) / "val" / "1.jpg").write_bytes(b"not a picture")
+    with pytest.raises(DataError, match=r"1\.jpg.*cannot be read"):
+        next(iter(module(tmp_path).val_dataloader()))
+
+
+@pytest.mark.skipif(not PEDESTRIANS.is_dir(), reason="the pedestrian frames are not here")
+def test_the_pedestrians_are_read() -> None:
+    annotations = read_coco(PEDESTRIANS / "annotations_val.json", PEDESTRIANS / "val")
+    assert annotations.class_names == ["person"]
+    assert len(annotations.images) == 35
+    assert sum(len(image.objects.labels) for image in annotations.images) == 201
