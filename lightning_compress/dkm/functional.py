@@ -1,0 +1,167 @@
+"""`palettize`: a differentiable k-means of weights, at the price of a few passes over them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_compress.dkm import attention
+from lightning_compress.dkm.attention import Clustering
+from lightning_compress.dkm.grid import POINTS, Grid, Resolution
+from lightning_compress.errors import ConfigurationError, WeightError
+
+
+def palettize(
+    weight: Tensor,
+    centroids: Tensor,
+    *,
+    temperature: float,
+    iterations: int,
+    epsilon: float | None = None,
+    attention_floor: float = 0.0,
+    fix_zero: bool = False,
+    zero_preference: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Cluster a weight softly around a palette and improve the palette, differentiably (DKM, arXiv 2108.12659).
+
+    The result is that of the N x K attention matrix of the paper, evaluated on a few points of the weights' range
+    instead, so that time and memory do not depend on the number of centroids.
+
+    Args:
+        weight: Any floating-point weight. With G palettes its first dimension is split into G equal groups of
+            channels. Weights in float64 are evaluated one by one.
+        centroids: The palette, shape (K, 1), or (G, K, 1) for groups of channels.
+        temperature: Softness of the assignment, in squared units of the weights.
+        iterations: Number of centroid updates.
+        epsilon: Stop early when the inertia changes by no more than this from one update to the next. By default
+            every iteration is done.
+        attention_floor: Least attention that a weight pays to any centroid (coremltools' `zero_threshold`).
+        fix_zero: Hold the first centroid of each palette at zero.
+        zero_preference: How much nearer, in squared distance, the first centroid seems than it is (coremltools'
+            `prune_threshold`).
+
+    Returns:
+        The palettized weight, of the weight's shape and type, and the new centroids, of the shape and type of
+        `centroids`. Both are differentiable by `weight` and by `centroids`.
+
+    Raises:
+        ConfigurationError: For shapes or values that do not fit.
+        WeightError: If the weight holds NaN or infinity (on the CPU; elsewhere the check would make the host wait,
+            and NaN goes through to the result).
+
+    Example:
+        >>> weight = torch.randn(64, 32) * 0.02
+        >>> palette = torch.linspace(-0.04, 0.04, 4).unsqueeze(-1)
+        >>> palettized, palette = palettize(weight, palette, temperature=1e-4, iterations=3)
+        >>> palette.shape
+        torch.Size([4, 1])
+    """
+    if not weight.is_floating_point():
+        raise ConfigurationError(f"palettize needs a floating-point weight, not {weight.dtype}")
+    if centroids.dim() not in (2, 3) or centroids.shape[-1] != 1 or centroids.numel() == 0:
+        raise ConfigurationError(
+            f"centroids must have shape (K, 1), or (G, K, 1) for G groups of channels, not {tuple(centroids.shape)}"
+        )
+    groups = centroids.shape[0] if centroids.dim() == 3 else 1
+    channels = weight.shape[0] if weight.dim() else 1
+    if channels % groups:
+        valid = [number for number in range(1, channels + 1) if channels % number == 0]
+        raise ConfigurationError(
+            f"{groups} palettes cannot share {channels} channels evenly; valid numbers of palettes: {valid}"
+        )
+    if not temperature > 0 or not math.isfinite(temperature):
+        raise ConfigurationError(f"temperature must be positive and finite, not {temperature}")
+    if iterations < 1:
+        raise ConfigurationError(f"iterations must be at least 1, not {iterations}")
+    if weight.numel() == 0:
+        return weight.clone(), centroids.clone()
+    clustering = Clustering(temperature, iterations, epsilon, attention_floor, fix_zero, zero_preference)
+    with torch.autocast(device_type=weight.device.type, enabled=False):
+        result: tuple[Tensor, Tensor] = _Palettize.apply(weight, centroids, groups, clustering)
+    return result
+
+
+class _Palettize(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, weight: Tensor, centroids: Tensor, groups: int, clustering: Clustering
+    ) -> tuple[Tensor, Tensor]:
+        exact = weight.dtype == torch.float64
+        work = weight.detach().reshape(groups, -1)
+        work = work if exact else work.float()
+        small = torch.float32 if weight.device.type == "mps" else torch.float64
+        palette = centroids.detach().reshape(groups, -1).to(small)
+        low, high = torch.aminmax(work, dim=-1) if groups > 1 else (v.view(1) for v in torch.aminmax(work))
+        low, high = low.to(small), high.to(small)
+        resolution = None
+        if work.device.type == "cpu":
+            if not bool(torch.isfinite(high - low).all()):
+                raise WeightError("the weight holds NaN or infinity")
+            if not exact:
+                resolution = _resolution(low, high, palette, clustering)
+        else:
+            resolution = Resolution.for_panels(512)
+        ctx.clustering = clustering
+        ctx.shapes = (weight.shape, centroids.shape, weight.dtype, centroids.dtype, groups)
+        grid: Grid | None = None
+        if resolution is None or not resolution.fits:
+            points = work.to(small)
+            masses = torch.ones_like(points)
+        else:
+            grid = Grid(work, low, high, resolution)
+            points, masses = grid.points, grid.masses()
+        history = attention.iterate(points, masses, palette, clustering)
+        function = attention.output(points, history[-2], history[-1], clustering)
+        palettized = function if grid is None else grid.interpolate(function, work.reshape(-1))
+        ctx.grid = grid
+        if grid is None:
+            points = points.new_empty(0)
+        ctx.save_for_backward(weight, points, masses, *history)
+        updated = history[-1].to(centroids.dtype).view_as(centroids)
+        return palettized.to(weight.dtype).view_as(weight), updated
+
+    @staticmethod
+    def backward(  # type: ignore[override]
+        ctx: Any, output_gradient: Tensor, centroid_gradient: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None, None]:
+        weight, points, masses, *history = ctx.saved_tensors
+        weight_shape, centroid_shape, weight_dtype, centroid_dtype, groups = ctx.shapes
+        grid: Grid | None = ctx.grid
+        small = masses.dtype
+        by_centroids = centroid_gradient.reshape(groups, -1).to(small)
+        if grid is None:
+            points = weight.reshape(groups, -1).to(small)
+            upstream = output_gradient.reshape(groups, -1).to(small)
+            deposited = upstream
+        else:
+            upstream = output_gradient.reshape(-1).float()
+            deposited = grid.deposit(upstream)
+        result = attention.gradients(points, masses, deposited, by_centroids, history, ctx.clustering)
+        if grid is None:
+            slope = result.output_slope * upstream + result.mass_slope
+        else:
+            slope = grid.chain(result.output_slope, result.mass_slope, weight.reshape(-1).float(), upstream)
+        return (
+            slope.to(weight_dtype).view(weight_shape),
+            result.centroids.to(centroid_dtype).view(centroid_shape),
+            None,
+            None,
+        )
+
+
+def _resolution(low: Tensor, high: Tensor, palette: Tensor, clustering: Clustering) -> Resolution | None:
+    """Panels no wider than the attention's narrowest switch, or None where the range has no place in float32."""
+    width = float((high - low).max())
+    if not 1e-30 < width < 1e30:
+        return None
+    ordered = palette.sort(dim=-1).values
+    middle = (ordered[:, 1:] + ordered[:, :-1]) / 2
+    middle = torch.minimum(torch.maximum(middle, low.unsqueeze(-1)), high.unsqueeze(-1))
+    _, soft = attention.attention(middle, palette, clustering)
+    mean = (soft @ palette.unsqueeze(-1)).squeeze(-1)
+    square = (soft @ (palette * palette).unsqueeze(-1)).squeeze(-1)
+    rate = float((square - mean * mean).clamp_min(0).amax().sqrt()) * 2 / clustering.temperature
+    return Resolution.for_panels(max(1, math.ceil(width * rate)))
