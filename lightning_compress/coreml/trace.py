@@ -74,7 +74,24 @@ def input_names(module: nn.Module, example_inputs: ExampleInputs) -> list[str]:
 
 def convertible_copy(module: nn.Module) -> nn.Module:
     """A copy on the CPU, in float32 and evaluation mode; the original stays as it is."""
-    return copy.deepcopy(module).to("cpu").float().eval().requires_grad_(False)
+    return _copy(module).to("cpu").float().eval().requires_grad_(False)
+
+
+def _copy(module: nn.Module) -> nn.Module:
+    # coremltools 9's pruner gives modules a `__getstate__` of their own, so that they can be copied while their weight
+    # is computed from a mask. It stays after finalize, and on Python 3.11 and later a copy still hands out the state
+    # of the module that it was copied from: weights from before whatever was done to the copy.
+    own = [part for part in module.modules() if "__getstate__" in vars(part) and not _computes_weights(part)]
+    methods = [vars(part).pop("__getstate__") for part in own]
+    try:
+        return copy.deepcopy(module)
+    finally:
+        for part, method in zip(own, methods, strict=True):
+            vars(part)["__getstate__"] = method
+
+
+def _computes_weights(module: nn.Module) -> bool:
+    return any(isinstance(value, Tensor) and not value.is_leaf for value in vars(module).values())
 
 
 class _ByName(nn.Module):

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lightning_compress.coreml.constexpr import palette_blocks
+
 
 @contextmanager
 def replaced(owner: object, name: str, value: object) -> Iterator[None]:
@@ -65,31 +67,6 @@ def mended_converter() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def lean_lookup() -> Iterator[None]:
-    """Read palettized constants without coremltools' copy of the palette for each weight.
-
-    `optimize._utils.lut_to_dense` repeats the palette for every weight before it looks one entry up: 1.2 GB
-    for a 512x512x3x3 convolution at 8 bits in float16.
-    """
-    from coremltools.optimize import _utils
-
-    lut_to_dense = _utils.lut_to_dense
-
-    def look_up(
-        indices: npt.NDArray[Any], lut: npt.NDArray[Any], vector_axis: int | None = None
-    ) -> npt.NDArray[Any]:
-        if lut.shape[-1] > 1:
-            return np.asarray(lut_to_dense(indices, lut, vector_axis))
-        dense = np.empty(indices.shape, dtype=lut.dtype)
-        for group, block in _blocks(lut.shape[:-2], indices.shape):
-            dense[block] = lut[group][:, 0][indices[block].astype(np.uint8)]
-        return dense
-
-    with replaced(_utils, "lut_to_dense", look_up):
-        yield
-
-
 def scalar_palette_indices(data: npt.NDArray[Any], lut: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """Index of the nearest entry of each element's palette, the lowest index among equally near ones.
 
@@ -102,23 +79,9 @@ def scalar_palette_indices(data: npt.NDArray[Any], lut: npt.NDArray[Any]) -> npt
         Indices of the shape of `data`.
     """
     indices = np.empty(data.shape, dtype=np.uint8)
-    for group, block in _blocks(lut.shape[:-2], data.shape):
+    for group, block in palette_blocks(lut.shape[:-2], data.shape):
         indices[block] = _nearest(data[block], lut[group][:, 0])
     return indices
-
-
-def _blocks(
-    groups: tuple[int, ...], shape: tuple[int, ...]
-) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
-    """Each group's index and the part of the tensor that belongs to it."""
-    for group in np.ndindex(*groups):
-        yield (
-            group,
-            tuple(
-                slice(index * (size // count), (index + 1) * (size // count))
-                for index, size, count in zip(group, shape, groups, strict=True)
-            ),
-        )
 
 
 def _nearest(values: npt.NDArray[Any], palette: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
