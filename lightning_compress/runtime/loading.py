@@ -53,8 +53,10 @@ def load(
         raise ValueError(f"precision={precision!r} is unknown; valid: {', '.join(_PRECISIONS)}.")
     contents = read_package(path)
     _check_ops(contents)
-    module = _load_program(contents.specification, contents, precision)
-    return module.eval() if device is None else module.eval().to(device)
+    # Constants outlive this call: made as inference tensors they could take no part in autograd later.
+    with torch.inference_mode(False):
+        module = _load_program(contents.specification, contents, precision).eval()
+        return module if device is None else module.to(device)
 
 
 def _check_ops(contents: PackageContents) -> None:

@@ -83,6 +83,13 @@ class CoreMLProgram(nn.Module):
         stored = self._stored()
         return {name: stored[slot] for name, slot in self._program.weights.items()}
 
+    @property
+    def batching(self) -> Literal["at once", "vmap", "one by one"]:
+        """How several samples are run: at once, through `torch.vmap`, or one by one."""
+        if self._program.stackable:
+            return "at once"
+        return "vmap" if self._program.traceable else "one by one"
+
     def extra_repr(self) -> str:
         """The interface of the package, for `print`."""
         names = ", ".join(f"{item.name}: {item}" for item in self.inputs)

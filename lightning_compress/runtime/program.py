@@ -12,6 +12,7 @@ from coremltools.converters.mil.mil import types
 from torch import Tensor
 
 from lightning_compress.errors import PackageError
+from lightning_compress.runtime.ops.constexpr import modern_form
 from lightning_compress.runtime.registry import Call, OpDefinition, Operand, find
 
 # What torch holds each MIL type in. Types of 16 and fewer unsigned bits that torch computes little or nothing with
@@ -206,6 +207,8 @@ class _Lowering:
                 continue
             slots = tuple(self._operand(var, owner, parameter) for var in group)
             operands.append((parameter, slots if several else slots[0]))
+        if owner:
+            self._modernize(operation, operands, attributes)
         results = tuple(self._slot(var) for var in operation.outputs)
         if operation.op_type == "classify":
             self.class_labels = tuple(attributes["classes"])
@@ -222,6 +225,13 @@ class _Lowering:
             types=tuple(_type(var) if _is_tensor(var) else None for var in operation.outputs),
             exact=definition.exact,
         )
+
+    def _modernize(self, operation: Any, operands: Iterable[tuple[str, Any]], attributes: dict[str, Any]) -> None:
+        leaves = {parameter: self.leaves[slot] for parameter, slot in operands if slot in self.leaves}
+        stored = {parameter: leaf.value for parameter, leaf in leaves.items()}
+        for parameter, value in modern_form(operation.op_type, stored, attributes).items():
+            leaf = leaves[parameter]
+            self.leaves[leaf.slot] = replace(leaf, value=value)
 
     def _constant_outputs(self, outputs: dict[int, Any]) -> None:
         for var in outputs.values():

@@ -1,11 +1,12 @@
 """Compressed weights: lookup tables, sparse, affine and blockwise quantized, and their joint forms.
 
-iOS16 and iOS18 have ops of the same names with other parameters; each function takes both.
+Those of iOS16 that share a name with one of iOS18 are brought to its form when a program is lowered.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,29 +28,24 @@ def constexpr_cast(source_val: Tensor, output_dtype: str = "fp32") -> Tensor:
 
 
 @register("constexpr_lut_to_dense", tensors="indices lut")
-def lut_to_dense(
-    indices: Tensor, lut: Tensor, vector_axis: int | None = None, shape: Sequence[int] | None = None
-) -> Tensor:
+def lut_to_dense(indices: Tensor, lut: Tensor, vector_axis: int | None = None) -> Tensor:
     """Look indices up in a palette, or in one palette for each block of the weight.
 
     Args:
-        indices: iOS18: one a weight (or one a vector of weights) in the weight's shape; iOS16: a vector of packed
-            bytes.
-        lut: iOS18: [*blocks, entries, vector size]; iOS16: [entries].
-        vector_axis: iOS18: the axis along which vectors of weights lie.
-        shape: iOS16: the shape of the weight.
+        indices: one a weight, or one a vector of weights, in the weight's shape.
+        lut: [*blocks, entries, vector size].
+        vector_axis: the axis along which vectors of weights lie.
     """
-    if shape is not None:
-        bits = lut.numel().bit_length() - 1
-        return lut[unpack(indices, bits, list(shape)).long()]
     entries, width = lut.shape[-2:]
-    blocks = lut.shape[:-2]
     flat = lut.reshape(-1, width)
-    block = torch.zeros((), dtype=torch.int64, device=lut.device)
-    for axis, (size, count) in enumerate(zip(indices.shape, blocks, strict=True)):
-        part = torch.arange(size, device=lut.device) // (size // count)
-        block = block * count + part.reshape(-1, *[1] * (indices.dim() - axis - 1))
-    vectors = flat[indices.long() + block * entries]
+    where = indices.to(torch.int32)
+    if flat.shape[0] > entries:
+        block = torch.zeros((), dtype=torch.int32, device=lut.device)
+        for axis, (size, count) in enumerate(zip(indices.shape, lut.shape[:-2], strict=True)):
+            part = torch.arange(size, dtype=torch.int32, device=lut.device) // (size // count)
+            block = block * count + part.reshape(-1, *[1] * (indices.dim() - axis - 1))
+        where = where + block * entries
+    vectors = flat.index_select(0, where.reshape(-1)).reshape(*indices.shape, width)
     if width == 1:
         return vectors.squeeze(-1)
     assert vector_axis is not None
@@ -58,19 +54,15 @@ def lut_to_dense(
 
 
 @register("constexpr_sparse_to_dense", tensors="nonzero_data mask")
-def sparse_to_dense(nonzero_data: Tensor, mask: Tensor, shape: Sequence[int] | None = None) -> Tensor:
+def sparse_to_dense(nonzero_data: Tensor, mask: Tensor) -> Tensor:
     """Values where a mask is set, in row-major order, and zeros elsewhere.
 
     Args:
         nonzero_data: the values, a vector.
-        mask: iOS18: 0 or 1 a weight in the weight's shape; iOS16: a vector of packed bytes.
-        shape: iOS16: the shape of the weight.
+        mask: 0 or 1 a weight, in the weight's shape.
     """
-    if shape is not None:
-        mask = unpack(mask, 1, list(shape))
     dense = torch.zeros(mask.shape, dtype=nonzero_data.dtype, device=nonzero_data.device)
-    dense[mask != 0] = nonzero_data
-    return dense
+    return dense.masked_scatter_(mask.bool(), nonzero_data)
 
 
 @register("constexpr_blockwise_shift_scale", tensors="data scale offset")
@@ -108,12 +100,36 @@ def unpack(packed: Tensor, bits: int, shape: Sequence[int]) -> Tensor:
     count = 1
     for size in shape:
         count *= size
-    if bits == 8:
-        return packed[:count].reshape(shape)
-    places = torch.arange(8, device=packed.device, dtype=torch.uint8)
-    stream = (packed.unsqueeze(-1) >> places) & 1
-    groups = stream.reshape(-1)[: count * bits].reshape(count, bits)
-    return (groups << places[:bits]).sum(-1, dtype=torch.uint8).reshape(shape)
+    groups = -(-count // 8)
+    padded = torch.zeros(groups * bits, dtype=torch.uint8, device=packed.device)
+    padded[: packed.numel()] = packed
+    # As many bytes as an integer has bits hold eight integers.
+    columns = padded.reshape(groups, bits).unbind(1)
+    integers = torch.empty((groups, 8), dtype=torch.uint8, device=packed.device)
+    for place in range(8):
+        column, shift = divmod(place * bits, 8)
+        value = columns[column] >> shift
+        if shift + bits > 8:
+            value = value | (columns[column + 1] << (8 - shift))
+        integers[:, place] = value & ((1 << bits) - 1)
+    return integers.reshape(-1)[:count].reshape(shape)
+
+
+def modern_form(op_type: str, stored: dict[str, Tensor], attributes: dict[str, Any]) -> dict[str, Tensor]:
+    """The constants of an iOS16 op in the form of the iOS18 op of the same name.
+
+    iOS16 packs indices and masks into bytes and gives the weight's shape beside them; iOS18 types each by itself.
+    """
+    if "shape" not in attributes:
+        return stored
+    shape = attributes.pop("shape")
+    if op_type == "constexpr_sparse_to_dense":
+        return {**stored, "mask": unpack(stored["mask"], 1, shape)}
+    entries = stored["lut"].numel()
+    return {
+        "indices": unpack(stored["indices"], entries.bit_length() - 1, shape),
+        "lut": stored["lut"].reshape(*[1] * len(shape), entries, 1),
+    }
 
 
 def _spread(parameter: Tensor, data: Tensor) -> Tensor:
