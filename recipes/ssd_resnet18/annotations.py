@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -73,30 +73,20 @@ def read_coco(
     objects: dict[Any, list[tuple[list[float], int, int]]] = defaultdict(list)
     skipped = 0
     for annotation in content["annotations"]:
-        if annotation["image_id"] not in images:
-            raise DataError(
-                f"{file}: annotation {annotation['id']} is of image {annotation['image_id']!r}, not listed."
-            )
-        if annotation["category_id"] not in known:
-            raise DataError(
-                f"{file}: annotation {annotation['id']} is of category {annotation['category_id']!r}; the "
-                f"file has {sorted(known)[:10]}."
-            )
-        if annotation["category_id"] not in labels:
+        _check_references(annotation, images, known, file)
+        label = labels.get(annotation["category_id"])
+        if label is None:
             continue
         image = images[annotation["image_id"]]
-        fault = _box_fault(annotation["bbox"], image)
-        if fault is None:
-            box = _corners(annotation["bbox"], image)
-            objects[image["id"]].append(
-                (box, labels[annotation["category_id"]], int(annotation.get("iscrowd", 0)))
-            )
+        box = _corners(annotation["bbox"], image)
+        if isinstance(box, list):
+            objects[image["id"]].append((box, label, int(annotation.get("iscrowd", 0))))
         elif invalid_boxes == "skip":
             skipped += 1
         else:
             raise DataError(
                 f"{file}: annotation {annotation['id']} of image {image['file_name']!r} ({image['width']} x "
-                f"{image['height']}) has bbox {annotation['bbox']!r}, which {fault}; valid are x, y, width, "
+                f"{image['height']}) has bbox {annotation['bbox']!r}, which {box}; valid are x, y, width, "
                 "height in pixels inside the image. data.invalid_boxes=skip leaves such boxes out."
             )
     if skipped:
@@ -131,9 +121,28 @@ def _read_json(file: Path) -> dict[str, Any]:
                 raise DataError(
                     f"{file} is not in COCO format: {section}[{position}] lacks {', '.join(missing)}."
                 )
+            for key in keys:
+                if key.endswith("id") and not isinstance(entry[key], (int, str)):
+                    raise DataError(
+                        f"{file}: {section}[{position}] has {key} {entry[key]!r}; valid are numbers and texts."
+                    )
+        if section != "annotations":
+            _check_unique([entry["id"] for entry in entries], section, file)
     if not content["images"]:
         raise DataError(f"{file} lists no images.")
+    for image in content["images"]:
+        if not all(_is_number(image[side]) and image[side] > 0 for side in ("width", "height")):
+            raise DataError(
+                f"{file}: image {image['id']} has width {image['width']!r} and height {image['height']!r}; valid "
+                "are pixels, more than 0."
+            )
     return dict(content)
+
+
+def _check_unique(ids: Sequence[Any], section: str, file: Path) -> None:
+    repeated = [key for key, count in Counter(ids).items() if count > 1]
+    if repeated:
+        raise DataError(f"{file} lists {section} of the same id: {repeated[:5]}.")
 
 
 def _categories(content: Mapping[str, Any], file: Path, chosen: Sequence[str] | None) -> dict[int, str]:
@@ -153,31 +162,41 @@ def _categories(content: Mapping[str, Any], file: Path, chosen: Sequence[str] | 
     return {key: name for key, name in names.items() if name in chosen}
 
 
-def _box_fault(box: Any, image: Mapping[str, Any]) -> str | None:
-    if not isinstance(box, list) or len(box) != 4:
-        return "is not a list of four numbers"
-    if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in box):
+def _check_references(
+    annotation: Mapping[str, Any], images: Mapping[Any, Any], categories: Collection[Any], file: Path
+) -> None:
+    if annotation["image_id"] not in images:
+        raise DataError(
+            f"{file}: annotation {annotation['id']} is of image {annotation['image_id']!r}, which is not listed."
+        )
+    if annotation["category_id"] not in categories:
+        raise DataError(
+            f"{file}: annotation {annotation['id']} is of category {annotation['category_id']!r}; the file has "
+            f"{sorted(categories)[:10]}."
+        )
+
+
+def _corners(box: Any, image: Mapping[str, Any]) -> list[float] | str:
+    """The corners of a box, cut to its image; or, where there are none, what is wrong with it."""
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
         return "is not a list of four finite numbers"
     x, y, width, height = box
     if width <= 0 or height <= 0:
         return "has no area"
-    inside = (
-        x >= -_TOLERANCE
-        and y >= -_TOLERANCE
-        and x + width <= image["width"] + _TOLERANCE
-        and y + height <= image["height"] + _TOLERANCE
-    )
-    return None if inside else "reaches out of the image"
-
-
-def _corners(box: Sequence[float], image: Mapping[str, Any]) -> list[float]:
-    x, y, width, height = box
-    return [
+    left, top, right, bottom = (
         max(0.0, x),
         max(0.0, y),
-        min(float(image["width"]), x + width),
-        min(float(image["height"]), y + height),
-    ]
+        min(x + width, image["width"]),
+        min(y + height, image["height"]),
+    )
+    outside = max(left - x, top - y, x + width - right, y + height - bottom)
+    if outside > _TOLERANCE or left >= right or top >= bottom:
+        return "reaches out of the image"
+    return [left, top, right, bottom]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _objects(entries: Sequence[tuple[list[float], int, int]]) -> Objects:

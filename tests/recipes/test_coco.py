@@ -152,8 +152,11 @@ def changed(change: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
         (changed(lambda c: c["categories"].clear()), "lists no categories"),
         (
             changed(lambda c: c["annotations"][0].update(image_id=9)),
-            "annotation 10 is of image 9, not listed",
+            "annotation 10 is of image 9, which is not listed",
         ),
+        (changed(lambda c: c["annotations"][0].update(image_id=[1])), r"annotations\[0\] has image_id \[1\]"),
+        (changed(lambda c: c["images"][0].update(id=1)), r"images of the same id: \[1\]"),
+        (changed(lambda c: c["images"][0].update(width=0)), "image 3 has width 0 and height 48"),
         (
             changed(lambda c: c["annotations"][0].update(category_id=5)),
             r"annotation 10 is of category 5.*\[1, 18\]",
@@ -170,9 +173,10 @@ def test_annotations_that_are_not_coco_are_refused(annotations: Any, message: st
     [
         ([60, 4, 20, 20], "reaches out of the image"),
         ([-5, 4, 20, 20], "reaches out of the image"),
+        ([-0.9, 4, 0.5, 20], "reaches out of the image"),
         ([4, 4, 0, 20], "has no area"),
         ([4, 4, 20, -3], "has no area"),
-        ([4, 4, 20], "four numbers"),
+        ([4, 4, 20], "four finite numbers"),
         (["a", 4, 5, 20], "finite"),
         ([float("nan"), 4, 5, 20], "finite"),
     ],
