@@ -8,17 +8,19 @@ from typing import cast
 
 import matplotlib
 import torch
+from PIL import ImageDraw, ImageFont
 from torch import Tensor
-from torchvision.transforms.v2.functional import resize
+from torchvision.transforms.v2.functional import pil_to_tensor, resize, to_dtype, to_pil_image
 from torchvision.utils import draw_bounding_boxes, make_grid, save_image
 
 from ..datamodule import RecipeDataModule
 from .decoding import Detection
 from .evaluation import DetectionEvaluation
 
-#: Images are enlarged to this many pixels before labels are written, so that they can be read.
+#: Images are enlarged to this many pixels before labels of this height are written, so that they can be read.
 _CELL = 320
-_COLORS = ("#ff3b30", "#0a84ff", "#ffd60a", "#30d158", "#bf5af2", "#ff9f0a")
+_TEXT = 12
+_COLORS = ("#ff3b30", "#0a84ff", "#b8860b", "#30d158", "#bf5af2", "#ff9f0a")
 
 
 def draw_detections(
@@ -84,26 +86,32 @@ def _draw(image: Tensor, detection: Detection, class_names: Sequence[str], thres
     height, width = image.shape[-2:]
     scale = max(1.0, _CELL / max(height, width))
     enlarged = resize(image.cpu(), [round(height * scale), round(width * scale)], antialias=True).clamp(0, 1)
-    keep = detection["scores"] >= threshold
-    boxes = (detection["boxes"][keep] * scale).cpu()
-    if len(boxes) == 0:
+    # The strongest detection comes last, so that its label lies on top.
+    shown = [index for index, score in enumerate(detection["scores"].tolist()) if score >= threshold][::-1]
+    if not shown:
         return cast(Tensor, enlarged)
-    labels = [int(label) for label in detection["labels"][keep]]
-    return cast(
-        Tensor,
-        draw_bounding_boxes(
-            enlarged,
-            boxes,
-            labels=[
-                f"{class_names[label - 1]} {score:.2f}"
-                for label, score in zip(labels, detection["scores"][keep].tolist(), strict=True)
-            ],
-            colors=[_COLORS[(label - 1) % len(_COLORS)] for label in labels],
-            width=2,
-            # Pillow's own font has one tiny size.
-            font=str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"),
-            font_size=13,
-            label_colors="white",
-            fill_labels=True,
-        ),
+    boxes = (detection["boxes"][shown] * scale).cpu()
+    classes = [int(label) - 1 for label in detection["labels"][shown]]
+    colors = [_COLORS[index % len(_COLORS)] for index in classes]
+    labels = [
+        f"{class_names[index]} {score:.2f}"
+        for index, score in zip(classes, detection["scores"][shown].tolist(), strict=True)
+    ]
+    return _label(draw_bounding_boxes(enlarged, boxes, colors=colors, width=2), boxes, labels, colors)
+
+
+def _label(image: Tensor, boxes: Tensor, labels: Sequence[str], colors: Sequence[str]) -> Tensor:
+    """Writes each label above its box; torchvision would write over what is in the box."""
+    picture = to_pil_image(image)
+    draw = ImageDraw.Draw(picture)
+    # Pillow's own font has no bold face.
+    font = ImageFont.truetype(
+        Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf", _TEXT
     )
+    for (left, top, _, _), label, color in zip(boxes.tolist(), labels, colors, strict=True):
+        width = draw.textlength(label, font=font) + 4
+        x = max(0.0, min(left - 1, image.shape[-1] - width))
+        y = max(0.0, top - _TEXT - 5)
+        draw.rectangle((x, y, x + width, y + _TEXT + 4), fill=color)
+        draw.text((x + 2, y + 1), label, fill="white", font=font)
+    return cast(Tensor, to_dtype(pil_to_tensor(picture), torch.float32, scale=True))
