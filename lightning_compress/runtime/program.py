@@ -226,7 +226,9 @@ class _Lowering:
             exact=definition.exact,
         )
 
-    def _modernize(self, operation: Any, operands: Iterable[tuple[str, Any]], attributes: dict[str, Any]) -> None:
+    def _modernize(
+        self, operation: Any, operands: Iterable[tuple[str, Any]], attributes: dict[str, Any]
+    ) -> None:
         leaves = {parameter: self.leaves[slot] for parameter, slot in operands if slot in self.leaves}
         stored = {parameter: leaf.value for parameter, leaf in leaves.items()}
         for parameter, value in modern_form(operation.op_type, stored, attributes).items():

@@ -81,8 +81,12 @@ def resize(
     return x
 
 
-def sampling_grid(size: int, count: int, sampling_mode: str, device: torch.device) -> Tensor:
-    """Where `count` results sample an axis of `size` entries, in one of MIL's five modes."""
+def sampling_grid(size: float | Tensor, count: int, sampling_mode: str, device: torch.device) -> Tensor:
+    """Where `count` results sample an axis of `size` entries, in one of MIL's five modes.
+
+    A tensor of sizes [boxes, 1] gives one row of positions for each.
+    """
+    size = torch.as_tensor(size, dtype=torch.float32, device=device)
     i = torch.arange(count, device=device, dtype=torch.float32)
     if sampling_mode in ("STRICT_ALIGN_CORNERS", "ALIGN_CORNERS"):
         grid = i * ((size - 1) / max(count - 1, 1))
@@ -91,11 +95,11 @@ def sampling_grid(size: int, count: int, sampling_mode: str, device: torch.devic
     elif sampling_mode == "DEFAULT":
         grid = i * (size / count)
     elif sampling_mode == "OFFSET_CORNERS":
-        delta = max(1, size - 1) / count
+        delta = (size - 1).clamp(min=1) / count
         grid = 0.5 * delta + i * delta
     else:
         grid = (i + 0.5) * (size / count) - 0.5
-    return grid.clamp(0, size - 1)
+    return torch.minimum(grid.clamp(min=0), size - 1)
 
 
 def _linear(x: Tensor, sizes: list[int], sampling_mode: str) -> Tensor:

@@ -112,6 +112,38 @@ def slice_by_index(
     squeeze_mask: Sequence[bool] | None = None,
 ) -> Tensor:
     """`x[begin:end:stride]` on each axis; masks open a side or take one entry and drop the axis."""
+    flipped, indices = _positive_slice(x, begin, end, stride, begin_mask, end_mask, squeeze_mask)
+    return (x.flip(flipped) if flipped else x)[indices]
+
+
+@register("slice_update", tensors="x update", exact=True)
+def slice_update(
+    x: Tensor,
+    update: Tensor,
+    begin: Integers,
+    end: Integers,
+    stride: Integers | None = None,
+    begin_mask: Sequence[bool] | None = None,
+    end_mask: Sequence[bool] | None = None,
+    squeeze_mask: Sequence[bool] | None = None,
+) -> Tensor:
+    """`x` with the slice that `slice_by_index` would take replaced."""
+    flipped, indices = _positive_slice(x, begin, end, stride, begin_mask, end_mask, squeeze_mask)
+    positions = torch.arange(x.numel(), device=x.device).reshape(x.shape)
+    target = (positions.flip(flipped) if flipped else positions)[indices].reshape(-1)
+    return x.reshape(-1).scatter(0, target, update.reshape(-1)).reshape(x.shape)
+
+
+def _positive_slice(
+    x: Tensor,
+    begin: Integers,
+    end: Integers,
+    stride: Integers | None,
+    begin_mask: Sequence[bool] | None,
+    end_mask: Sequence[bool] | None,
+    squeeze_mask: Sequence[bool] | None,
+) -> tuple[list[int], tuple[int | slice, ...]]:
+    """Axes to flip first, and the index of positive steps to take then: torch has no negative ones."""
     begins, ends = integers(begin), integers(end)
     strides = [1] * x.dim() if stride is None else integers(stride)
     open_begin = begin_mask or [False] * x.dim()
@@ -128,7 +160,6 @@ def slice_by_index(
         if strides[axis] > 0:
             indices.append(slice(start, stop, strides[axis]))
             continue
-        # torch has no negative steps: take the same entries from the flipped axis.
         chosen = range(x.shape[axis])[slice(start, stop, strides[axis])]
         size = x.shape[axis]
         first = size - 1 - chosen.start if len(chosen) else 0
@@ -136,9 +167,7 @@ def slice_by_index(
             slice(first, first - strides[axis] * (len(chosen) - 1) + 1 if chosen else 0, -strides[axis])
         )
         flipped.append(axis)
-    if flipped:
-        x = x.flip(flipped)
-    return x[tuple(indices)]
+    return flipped, tuple(indices)
 
 
 def _size_samplewise(call: Call) -> bool:
