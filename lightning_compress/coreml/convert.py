@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import coremltools as ct
@@ -20,9 +22,10 @@ from lightning_compress.coreml.trace import (
     convertible_copy,
     input_names,
     trace,
+    without_autocast,
 )
 from lightning_compress.coreml.workarounds import mended_converter
-from lightning_compress.errors import ConfigurationError
+from lightning_compress.errors import ConfigurationError, WeightError
 
 PRECISIONS = ("float16", "float32")
 """Precisions that a program may compute and store its dense weights in."""
@@ -69,6 +72,7 @@ def convert(
 
     Raises:
         TraceError: If the module cannot be traced.
+        WeightError: If a weight holds NaN or infinity.
         ConfigurationError: If `interface` does not fit the module.
     """
     interface = interface or Interface()
@@ -76,13 +80,14 @@ def convert(
         example_inputs = _first_of_batch(example_inputs)
     inputs = as_tuple(example_inputs)
     names = _input_names(module, example_inputs, interface, len(inputs))
+    _require_finite(module)
     network: nn.Module = convertible_copy(module)
     if interface.image is not None:
         # Declared first, so that a wrong shape is told as such and not as whatever the network makes of it.
         image_type = interface.image.input_type(names[0], inputs[0].shape)
         if interface.image.in_program:
             network = Preprocessed(network, interface.image).eval()
-    with quiet_conversion(), mended_converter():
+    with quiet_conversion(), mended_converter(), without_autocast(), _same_random_numbers():
         traced = trace(network, example_inputs)
         input_types = [_array_type(name, tensor) for name, tensor in zip(names, inputs, strict=True)]
         if interface.image is not None:
@@ -104,6 +109,17 @@ def convert(
         )
 
 
+@contextmanager
+def _same_random_numbers() -> Iterator[None]:
+    """Leave numpy's and Python's generators, which coremltools draws from, as they were."""
+    states = np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        np.random.set_state(states[0])
+        random.setstate(states[1])
+
+
 def require_identifiers(names: Sequence[str], argument: str) -> None:
     """Raise ConfigurationError if one of `names` cannot name a feature of a package, or two are the same."""
     for name in names:
@@ -114,6 +130,12 @@ def require_identifiers(names: Sequence[str], argument: str) -> None:
             )
     if len(set(names)) != len(names):
         raise ConfigurationError(f"{argument}={list(names)!r} holds a name more than once")
+
+
+def _require_finite(module: nn.Module) -> None:
+    for name, parameter in module.named_parameters():
+        if not parameter.isfinite().all():
+            raise WeightError(f"weight {name!r} holds NaN or infinity; the network cannot be exported")
 
 
 def _first_of_batch(example_inputs: ExampleInputs) -> ExampleInputs:

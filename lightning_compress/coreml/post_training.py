@@ -175,7 +175,7 @@ def _replace(block: Any, constant: Any, palette: Palette) -> None:
     variable = frontend._construct_constexpr_lut_op(
         palette.indices,
         palette.entries.reshape((1,) * rank + (-1, 1)),
-        name=f"{constant.name}_palettized",
+        name=f"{constant.outputs[0].name}_palettized",
         before_op=constant,
     )
     block.replace_uses_of_var_after_op(

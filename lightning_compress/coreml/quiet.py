@@ -50,6 +50,13 @@ def quiet_conversion() -> Iterator[None]:
         # coremltools 9, converter.py `_mil_convert`: leaves its temporary weights folder to the garbage
         # collector.
         warnings.filterwarnings("ignore", message="Implicitly cleaning up", category=ResourceWarning)
+        # coremltools 9 compares the ranges of integer and float16 types by casting one's largest value to the other.
+        warnings.filterwarnings(
+            "ignore",
+            message="overflow encountered in cast",
+            category=RuntimeWarning,
+            module=r"coremltools\.converters\.mil\.mil\.passes\.defs\.optimize_repeat_ops",
+        )
         # A classifier's probabilities get a name of their own; that of the network's output is never seen.
         warnings.filterwarnings("ignore", message="Output, '.*', of the source model, has been renamed")
         for name, module in list(sys.modules.items()):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,9 +80,10 @@ def convertible_copy(module: nn.Module) -> nn.Module:
 
 
 def _copy(module: nn.Module) -> nn.Module:
-    # coremltools 9's pruner gives modules a `__getstate__` of their own, so that they can be copied while their weight
-    # is computed from a mask. It stays after finalize, and on Python 3.11 and later a copy still hands out the state
-    # of the module that it was copied from: weights from before whatever was done to the copy.
+    # coremltools 9's pruner gives modules a `__getstate__` of their own, so that they can be copied while
+    # their weight is computed from a mask. It stays after finalize, and on Python 3.11 and later a copy still
+    # hands out the state of the module that it was copied from: weights from before whatever was done to the
+    # copy.
     own = [part for part in module.modules() if "__getstate__" in vars(part) and not _computes_weights(part)]
     methods = [vars(part).pop("__getstate__") for part in own]
     try:
@@ -113,6 +116,10 @@ def trace(module: nn.Module, example_inputs: ExampleInputs) -> Traced:
     every model; what `torch.export` makes, it converts for some (not for those that `LinearQuantizer` has
     prepared). When that changes, this is the function to change.
 
+    The check compares outputs on the example inputs and on the same values in reverse order, so that a
+    forward whose course depends on its inputs' values is told from one that only looks so to torch's tracer,
+    whose own warnings are left out.
+
     Args:
         module: A module on the CPU, in evaluation mode.
         example_inputs: What to call it with.
@@ -122,23 +129,51 @@ def trace(module: nn.Module, example_inputs: ExampleInputs) -> Traced:
             something else.
     """
     inputs = as_tuple(example_inputs)
+    name = type(module).__name__
     if isinstance(example_inputs, Mapping):
         module = _ByName(module, list(example_inputs)).eval()
-    name = type(module).__name__
-    with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), without_autocast(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
         try:
-            expected = module(*inputs)
+            outputs = _flatten(module(*inputs), name)
             # torch compares two traces node by node, which fails for torchvision's vision transformers
-            # although both compute the same; the comparison of outputs below is the one that matters.
+            # although both compute the same; the comparison of outputs is the one that matters.
             traced = torch.jit.trace(module, inputs, check_trace=False)  # type: ignore[no-untyped-call]
-            outputs = _flatten(expected, name)
-            found = _flatten(traced(*inputs), name)
+            _require_equal(outputs, _flatten(traced(*inputs), name), name)
         except TraceError:
             raise
         except Exception as error:
             raise TraceError(f"{name} cannot be traced on its example inputs: {error}") from error
-    _require_equal(outputs, found, name)
+        _check_on_other_values(module, traced, inputs, name)
     return Traced(traced, inputs, outputs)
+
+
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """Switch automatic mixed precision off, which would find its way into the traced graph."""
+    with ExitStack() as stack:
+        for device in ("cpu", "cuda", "mps"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+def _check_on_other_values(
+    module: nn.Module, traced: torch.jit.ScriptModule, inputs: tuple[Tensor, ...], name: str
+) -> None:
+    others = tuple(value.flatten().flip(0).view(value.shape) for value in inputs)
+    try:
+        expected = _flatten(module(*others), name)
+    except Exception:
+        # Not every module takes its inputs' values in any order; nothing can be compared then.
+        return
+    try:
+        found = _flatten(traced(*others), name)
+    except Exception as error:
+        raise TraceError(
+            f"the trace of {name} fails on inputs other than the example inputs: {error}"
+        ) from error
+    _require_equal(expected, found, name)
 
 
 def _flatten(outputs: Any, name: str) -> tuple[Tensor, ...]:
@@ -156,15 +191,17 @@ def _require_equal(expected: Sequence[Tensor], found: Sequence[Tensor], name: st
     for index, (one, other) in enumerate(zip(expected, found, strict=True)):
         if one.shape != other.shape:
             raise TraceError(
-                f"output {index} of {name} has shape {tuple(one.shape)}, and {tuple(other.shape)} when traced"
+                f"output {index} of {name} has shape {tuple(one.shape)}, and {tuple(other.shape)} when traced: "
+                "its shape depends on the values of its inputs"
             )
-        if one.numel() == 0:
-            continue
-        difference = (one.double() - other.double()).abs().max().item()
-        scale = max(one.double().abs().max().item(), 1e-6)
-        if not difference <= _TOLERANCE * scale:
+        first, second = one.double(), other.double()
+        finite = first.isfinite() & second.isfinite()
+        same = torch.equal(first[~finite].nan_to_num(), second[~finite].nan_to_num())
+        difference = (first - second)[finite].abs().max().item() if finite.any() else 0.0
+        scale = max(first[finite].abs().max().item() if finite.any() else 0.0, 1e-6)
+        if not same or difference > _TOLERANCE * scale:
             raise TraceError(
-                f"output {index} of {name} differs by {difference:.3g} (largest value {scale:.3g}) from that "
-                "of its trace: its forward depends on something other than its inputs, or is random in "
-                "evaluation mode"
+                f"output {index} of {name} differs by {difference:.3g} (largest value {scale:.3g}) from that of its "
+                "trace: its forward takes another course for other inputs, depends on something other than its "
+                "inputs, or is random in evaluation mode"
             )

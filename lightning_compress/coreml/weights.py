@@ -16,9 +16,12 @@ from lightning_compress.coreml.storage import Storage, describe_storage
 _LEAST_ELEMENTS = 10
 """Smaller constants are parameters of operations; coremltools keeps them out of the weight file."""
 
-_NAME_SUFFIXES = re.compile(
-    r"(_to_fp16|_to_fp32|_palettized_pcs|_palettized|_sparsified|_quantized|_affine_dequantize)+$"
+_ADDED_TO_NAMES = re.compile(
+    # before a name that starts with a digit, which Core ML does not allow
+    r"^(?:var|op)_(?=\d)"
+    r"|(?:_to_fp16|_to_fp32|(?:_\d+)?_cast_fp16|_palettized_pcs|_palettized|_sparsified|_quantized)+$"
 )
+"""What coremltools adds to the name of a torch parameter."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def _weights_of_block(block: Any, seen: set[Any]) -> Iterator[Weight]:
                     continue
                 seen.add(variable)
                 yield Weight(
-                    name=_NAME_SUFFIXES.sub("", variable.name),
+                    name=_ADDED_TO_NAMES.sub("", variable.name),
                     operation=operation.op_type,
                     parameter=parameter,
                     shape=tuple(int(extent) for extent in variable.shape),

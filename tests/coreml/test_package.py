@@ -47,7 +47,7 @@ def test_a_folder_that_is_no_package_is_refused(tmp_path):
 
 def test_a_compiled_model_is_refused(tmp_path):
     (tmp_path / "net.mlmodelc").mkdir()
-    with pytest.raises(PackageError, match="is compiled; give the .mlpackage"):
+    with pytest.raises(PackageError, match=r"is compiled; give the \.mlpackage"):
         inspect(tmp_path / "net.mlmodelc")
 
 

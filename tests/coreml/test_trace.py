@@ -60,8 +60,27 @@ def test_a_module_that_is_random_in_evaluation_mode_is_refused():
         def forward(self, x):
             return x + torch.randn_like(x)
 
-    with pytest.raises(TraceError, match="output 0 of Noisy differs by .* random in evaluation mode"):
+    with pytest.raises(TraceError, match=r"output 0 of Noisy differs by .* random in evaluation mode"):
         trace(Noisy(), torch.zeros(3))
+
+
+def test_a_module_whose_course_depends_on_its_inputs_is_refused():
+    class Branching(nn.Module):
+        def forward(self, x):
+            return x + 1 if x.flatten()[0] > 0 else x - 1
+
+    with pytest.raises(
+        TraceError, match=r"output 0 of Branching differs by 2 .*another course for other inputs"
+    ):
+        trace(Branching(), torch.tensor([[1.0, -1.0]]))
+
+
+def test_outputs_that_are_not_finite_are_compared_too():
+    class Logarithm(nn.Module):
+        def forward(self, x):
+            return torch.log(x)
+
+    assert trace(Logarithm(), torch.tensor([-1.0, 0.0, 1.0])).outputs[0][2] == 0
 
 
 def test_a_module_that_fails_is_named_with_its_own_error():
@@ -74,7 +93,7 @@ def test_a_dictionary_of_outputs_is_refused_and_the_wrapper_named():
         def forward(self, x):
             return {"out": x}
 
-    with pytest.raises(TraceError, match="Dictionary.*wrapper"):
+    with pytest.raises(TraceError, match=r"Dictionary.*wrapper"):
         trace(Dictionary(), torch.zeros(3))
 
 
@@ -102,7 +121,7 @@ def prune_half(network: nn.Module) -> nn.Module:
     pruner = MagnitudePruner(
         network, MagnitudePrunerConfig.from_dict({"global_config": {"target_sparsity": 0.5}})
     )
-    prepared = pruner.prepare(inplace=True)
+    pruner.prepare(inplace=True)
     pruner.step()
     return pruner.finalize(inplace=True)
 

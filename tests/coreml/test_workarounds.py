@@ -1,0 +1,85 @@
+"""What is mended in coremltools' converter, and whether it still needs to be."""
+
+from __future__ import annotations
+
+import coremltools as ct
+import numpy as np
+import pytest
+import torch
+from coremltools.optimize import _utils as coremltools_utilities
+from coremltools.optimize.torch.pruning import MagnitudePruner, MagnitudePrunerConfig
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from torch import nn
+
+from lightning_compress.coreml.convert import convert
+from lightning_compress.coreml.inspection import inspect
+from lightning_compress.coreml.quiet import quiet_conversion
+from lightning_compress.coreml.workarounds import scalar_palette_indices
+
+
+@pytest.fixture
+def pruned_small_weights():
+    """Half of the weights pruned, the others smaller than float16's spacing at one."""
+    torch.manual_seed(0)
+    layer = nn.Linear(64, 64)
+    with torch.no_grad():
+        layer.weight.mul_(1e-3)
+    pruner = MagnitudePruner(
+        layer, MagnitudePrunerConfig.from_dict({"global_config": {"target_sparsity": 0.5}})
+    )
+    pruner.prepare(inplace=True)
+    pruner.step()
+    return pruner.finalize(inplace=True).eval()
+
+
+def test_small_weights_survive_the_conversion_of_a_pruned_layer(pruned_small_weights):
+    model = convert(pruned_small_weights, torch.rand(1, 64), target=ct.target.iOS16)
+    layer = next(layer for layer in inspect(model).layers if layer.technique == "pruned")
+    assert layer.sparsity == pytest.approx(0.5, abs=0.001)
+
+
+def test_coremltools_still_drops_small_weights_of_a_pruned_layer(pruned_small_weights):
+    with quiet_conversion():
+        traced = torch.jit.trace(pruned_small_weights, torch.rand(1, 64))
+        model = ct.convert(
+            traced,
+            inputs=[ct.TensorType(shape=(1, 64))],
+            minimum_deployment_target=ct.target.iOS16,
+            skip_model_load=True,
+        )
+    sparsity = max(layer.sparsity for layer in inspect(model).layers if len(layer.shape) == 2)
+    assert sparsity > 0.9, "coremltools has mended this; `keep_all_but_zeros` is not needed any more"
+
+
+finite = st.floats(-8, 8, width=16)
+
+
+@given(
+    arrays.arrays(np.float16, st.tuples(st.just(4), st.integers(1, 6)), elements=finite),
+    st.sampled_from([1, 2, 4]),
+    st.sampled_from([2, 4, 8]),
+    st.data(),
+)
+def test_a_binary_search_finds_the_indices_that_coremltools_finds(weights, groups, entries, data):
+    palette = data.draw(arrays.arrays(np.float16, (groups, 1, entries, 1), elements=finite))
+    expected = coremltools_utilities.find_indices_for_lut(weights, palette)
+    distances = [
+        np.abs(
+            weights
+            - np.take_along_axis(
+                np.repeat(palette[:, 0, :, 0], 4 // groups, axis=0), indices.astype(np.int64), axis=1
+            )
+        )
+        for indices in (expected, scalar_palette_indices(weights, palette))
+    ]
+    np.testing.assert_array_equal(*distances)
+
+
+@given(arrays.arrays(np.float32, (5, 7), elements=st.sampled_from([-1.0, 0.0, 0.5, 1.0])))
+def test_of_equally_near_entries_the_first_is_taken_as_in_coremltools(weights):
+    palette = np.array([1.0, -1.0, 1.0, 0.0], dtype=np.float32).reshape(1, 1, 4, 1)
+    np.testing.assert_array_equal(
+        scalar_palette_indices(weights, palette), coremltools_utilities.find_indices_for_lut(weights, palette)
+    )
