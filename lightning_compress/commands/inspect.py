@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -26,4 +27,4 @@ def run(config: DictConfig) -> None:
     report = inspect(config.package)
     Console().print(render(report))
     if config.json:
-        Path(config.json).write_text(json.dumps(report.as_dict(), indent=2) + "\n")
+        Path(config.json).write_text(json.dumps(asdict(report), indent=2, default=str) + "\n")

@@ -15,13 +15,12 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
 from torchmetrics import Metric
 
 from lightning_compress.callback import Compression, package_line
-from lightning_compress.commands.pixels import EightBitImages
 from lightning_compress.commands.results import Result, results_table, write_results
 from lightning_compress.coreml.export import CoreMLExport
 from lightning_compress.coreml.package import open_package
@@ -186,7 +185,7 @@ class TrainingJob:
     def _measure(self, name: str, package: Path) -> None:
         """Run the package over the validation data on this machine, and draw what it finds."""
         recipe = self.config.recipe
-        exported = EightBitImages(load(package))
+        exported = load(package)
         evaluation: L.LightningModule = instantiate(recipe.evaluator)(exported)
         for metric in evaluation.modules():
             if isinstance(metric, Metric):

@@ -39,7 +39,7 @@ def magnitude_mask(weight: torch.Tensor, sparsity: float) -> torch.Tensor:
         threshold: Any = float(np.partition(magnitude.flatten().numpy(), dropped)[dropped])
     else:
         threshold = magnitude.flatten().kthvalue(dropped + 1).values
-    return magnitude >= threshold
+    return torch.ge(magnitude, threshold)
 
 
 def _getstate_without_pruned_tensor(module: nn.Module) -> dict[str, Any]:
@@ -53,6 +53,8 @@ def _getstate_without_pruned_tensor(module: nn.Module) -> dict[str, Any]:
 
 class PruningMethod(_MagnitudePruningMethod):  # type: ignore[misc]
     """coremltools' pruning method, mended in three places (coremltools 9.0)."""
+
+    amount: float
 
     def bind_module(self, module: nn.Module) -> None:
         """Attach to `module`.
@@ -72,7 +74,8 @@ class PruningMethod(_MagnitudePruningMethod):  # type: ignore[misc]
             self.amount = _snap_to_ratio(self.amount, self.n_m_ratio[1])
         elif self.block_size == 1 and (self.granularity == "per_scalar" or t.dim() == 2):
             return magnitude_mask(t, self.amount).to(torch.float32)
-        return super().compute_mask(t, default_mask)
+        mask: torch.Tensor = super().compute_mask(t, default_mask)
+        return mask
 
 
 def _snap_to_ratio(amount: float, block: int) -> float:

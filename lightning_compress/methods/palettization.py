@@ -61,7 +61,7 @@ class DKMPalettization(Method):
     def check_values(self, keys: Mapping[str, Any], source: str) -> None:
         """Refuse bits, group sizes and milestones that cannot be, and options that coremltools ignores."""
         bits = keys.get("n_bits")
-        if bits is not None and (isinstance(bits, bool) or bits not in PALETTE_BITS):
+        if bits is not None and (type(bits) is not int or bits not in PALETTE_BITS):
             raise ConfigurationError(f"n_bits of {source} is {bits!r}; valid are {list(PALETTE_BITS)}")
         check_point(keys.get("milestone", 0), f"milestone of {source}")
         granularity = _plain(keys.get("granularity", "per_tensor"))
@@ -211,7 +211,8 @@ class PreparedPalettization(PreparedMethod):
 
     def state_dict(self) -> dict[str, Any]:
         """Progress of the palettizer; palettes are buffers."""
-        return self._palettizer.state_dict()
+        state: dict[str, Any] = self._palettizer.state_dict()
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the progress of the palettizer."""
@@ -227,11 +228,12 @@ def _plain(value: Any) -> Any:
 
 def _module_config(keys: Mapping[str, Any], source: str) -> ModuleDKMPalettizerConfig:
     floats = {item.name for item in attrs.fields(ModuleDKMPalettizerConfig) if item.type is float}
-    values = {
+    values: dict[str, Any] = {
         key: float(value) if key in floats and type(value) is int else value for key, value in keys.items()
     }
-    if isinstance(values.get("cluster_permute"), list):
-        values["cluster_permute"] = tuple(values["cluster_permute"])
+    permutation = values.get("cluster_permute")
+    if isinstance(permutation, list):
+        values["cluster_permute"] = tuple(permutation)
     try:
         return ModuleDKMPalettizerConfig(**values)
     except (TypeError, ValueError, AssertionError, DeprecationWarning) as error:

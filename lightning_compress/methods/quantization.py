@@ -136,7 +136,7 @@ class LinearQuantization(Method):
                 keys = by_type[type(submodule)]
             if keys is None or _dtype_name(keys.get("weight_dtype", "qint8")) == "float32":
                 continue
-            check_finite(name, submodule.weight)
+            check_finite(name, submodule.get_parameter("weight"))
             selection[name] = keys
         quantizes_activations = any(
             entry is not None and _dtype_name(entry.get("activation_dtype", "quint8")) != "float32"
@@ -186,7 +186,7 @@ class LinearQuantization(Method):
             raise TraceError(_trace_message(module, error)) from error
         prepared.train(training)
         mend_learnable_loading(prepared)
-        return PreparedQuantization(prepared, quantizer, self.milestones)
+        return PreparedQuantization(prepared, quantizer, self.milestones, example_inputs)
 
     def _coremltools_config(self, module: nn.Module) -> LinearQuantizerConfig:
         given = self.configuration
@@ -217,8 +217,16 @@ class LinearQuantization(Method):
 class PreparedQuantization(PreparedMethod):
     """Observers and fake quantization in a module and where their milestones stand."""
 
-    def __init__(self, module: nn.Module, quantizer: LinearQuantizer, milestones: list[Point] | None) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        quantizer: LinearQuantizer,
+        milestones: list[Point] | None,
+        example_inputs: tuple[Any, ...],
+    ) -> None:
         self.module = module
+        self._example_inputs = example_inputs
+        self._rehearsal = False
         self._quantizer = quantizer
         self._given = milestones
         self._milestones: list[int] | None = None
@@ -233,6 +241,7 @@ class PreparedQuantization(PreparedMethod):
 
     def resolve_schedule(self, length: FitLength) -> None:
         """Turn fractions of the fit into steps."""
+        self._rehearsal = length.rehearsal
         if self._given is None:
             return
         source = "milestones of LinearQuantization"
@@ -259,6 +268,11 @@ class PreparedQuantization(PreparedMethod):
         Raises:
             CompressionError: The observers never saw a value, so no scale is known.
         """
+        if self._rehearsal:
+            # Too short for its milestones; what follows shall run all the same.
+            module.apply(aoquant.enable_observer)
+            with torch.no_grad():
+                module(*self._example_inputs)
         blind = [name for name, observer in _observers(module) if _saw_nothing(observer)]
         total = sum(1 for _ in _observers(module))
         if blind and len(blind) == total:
@@ -275,7 +289,7 @@ class PreparedQuantization(PreparedMethod):
         for submodule in module.modules():
             # coremltools' own observers would all-reduce, and wait for ranks that do not finalize.
             if hasattr(submodule, "synchronize"):
-                submodule.synchronize = False
+                submodule.__dict__["synchronize"] = False
         finalized: nn.Module = self._quantizer.finalize(module, inplace=True)
         return finalized
 
@@ -373,12 +387,11 @@ def _trace_message(module: nn.Module, error: Exception) -> str:
     untraceable: list[str] = []
     for name, submodule in module.named_modules():
         leaf = next(submodule.children(), None) is None and type(submodule).__module__.startswith("torch.nn")
-        if not name or leaf or any(name.startswith(f"{parent}.") for parent in untraceable):
+        if not name or leaf:
             continue
         try:
             fx.symbolic_trace(submodule)
         except Exception:
-            untraceable = [other for other in untraceable if not name.startswith(f"{other}.")]
             untraceable.append(name)
     smallest = [
         name for name in untraceable if not any(other.startswith(f"{name}.") for other in untraceable)

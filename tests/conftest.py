@@ -1,0 +1,129 @@
+"""What tests share: real digits, a small network, its LightningModule, and quiet Trainers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+
+class DigitNetwork(nn.Module):
+    """A convolutional classifier of 8 x 8 digits, with weights small and large enough for every technique."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.Conv2d(16, 32, 3, padding=1),
+            nn.BatchNorm2d(32),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(4),
+        )
+        self.head = nn.Linear(512, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images).flatten(1))
+
+
+class DigitModule(L.LightningModule):
+    """Trains a `DigitNetwork`, which is its attribute `model`."""
+
+    def __init__(self, learning_rate: float = 3e-3) -> None:
+        super().__init__()
+        self.model: nn.Module = DigitNetwork()
+        self.learning_rate = learning_rate
+        self.example_input_array = torch.zeros(1, 1, 8, 8)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images)
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        images, labels = batch
+        return nn.functional.cross_entropy(self(images), labels)
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        images, labels = batch
+        self.log("accuracy", (self(images).argmax(1) == labels).float().mean(), batch_size=len(labels))
+
+    test_step = validation_step
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+
+
+class DigitData(L.LightningDataModule):
+    """The first digits train, later ones validate."""
+
+    def __init__(self, train: int = 256, batch_size: int = 32) -> None:
+        super().__init__()
+        bunch = load_digits()
+        images = torch.tensor(bunch.images, dtype=torch.float32)[:, None] / 16
+        labels = torch.tensor(bunch.target)
+        self.train_set = TensorDataset(images[:train], labels[:train])
+        self.val_set = TensorDataset(images[1400:1600], labels[1400:1600])
+        self.batch_size = batch_size
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(self.train_set, batch_size=self.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(self.val_set, batch_size=100)
+
+    test_dataloader = val_dataloader
+
+
+@pytest.fixture
+def digit_network() -> nn.Module:
+    """A fresh network of seeded weights."""
+    torch.manual_seed(0)
+    return DigitNetwork()
+
+
+@pytest.fixture
+def digit_module() -> DigitModule:
+    """A fresh LightningModule of seeded weights."""
+    torch.manual_seed(0)
+    return DigitModule()
+
+
+@pytest.fixture
+def digit_data() -> DigitData:
+    """256 digits in 8 batches, and 200 to validate."""
+    return DigitData()
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Path) -> Callable[..., L.Trainer]:
+    """Builds Trainers on the CPU that write nothing to the terminal, and nothing to the disk unless asked."""
+
+    def make(*callbacks: L.Callback, **settings: Any) -> L.Trainer:
+        defaults: dict[str, Any] = {
+            "accelerator": "cpu",
+            "devices": 1,
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "num_sanity_val_steps": 0,
+            "default_root_dir": str(tmp_path),
+            "max_epochs": 2,
+        }
+        return L.Trainer(callbacks=list(callbacks), **{**defaults, **settings})
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> Iterator[None]:
+    """Every test starts from the same random state."""
+    L.seed_everything(1, verbose=False)
+    yield

@@ -1,0 +1,437 @@
+"""The callback in real fits: what is compressed, when it steps, what it logs, and what it leaves behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import WeightAveraging
+from torch import nn
+
+from lightning_compress import (
+    Compression,
+    CoreMLExport,
+    DKMPalettization,
+    LinearQuantization,
+    MagnitudePruning,
+)
+from lightning_compress.coreml import decompressed_weights, inspect
+from lightning_compress.errors import (
+    CompressionError,
+    ConfigurationError,
+    ModuleNotFoundInModelError,
+    WeightError,
+)
+
+
+def zeros_in(weight: torch.Tensor) -> float:
+    return float((weight == 0).float().mean())
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    return tmp_path / "net.mlpackage"
+
+
+class TestPruning:
+    def test_a_fit_reaches_the_sparsity_in_the_module_and_in_the_package(
+        self, digit_module, digit_data, make_trainer, package
+    ):
+        compression = Compression(
+            MagnitudePruning(target_sparsity=0.75, scheduler={"begin_step": 0.0, "end_step": 0.6}),
+            export=CoreMLExport(package),
+        )
+        make_trainer(compression).fit(digit_module, datamodule=digit_data)
+        for module in (
+            compression.finalized.features[0],
+            compression.finalized.features[3],
+            compression.finalized.head,
+        ):
+            assert zeros_in(module.weight) == pytest.approx(0.75, abs=1e-3)
+        report = inspect(package)
+        assert [layer.technique for layer in report.layers if layer.parameters > 500] == ["pruned", "pruned"]
+        for weight in decompressed_weights(package).values():
+            if weight.size > 500:
+                assert np.mean(weight == 0) == pytest.approx(0.75, abs=1e-3)
+
+    def test_channels_are_dropped_whole(self, digit_module, digit_data, make_trainer):
+        compression = Compression(
+            MagnitudePruning(
+                target_sparsity=0.5, granularity="per_channel", module_name_configs={"head": None}
+            )
+        )
+        make_trainer(compression).fit(digit_module, datamodule=digit_data)
+        weight = compression.finalized.features[3].weight
+        assert int((weight.flatten(1) == 0).all(dim=1).sum()) == 16
+        assert zeros_in(compression.finalized.head.weight) < 0.01
+
+    def test_n_of_each_m_weights_are_dropped(self, digit_module, digit_data, make_trainer):
+        compression = Compression(
+            MagnitudePruning(n_m_ratio=[3, 4], module_name_configs={"features.0": None})
+        )
+        make_trainer(compression).fit(digit_module, datamodule=digit_data)
+        groups = compression.finalized.head.weight.reshape(10, -1, 4)
+        assert bool(((groups == 0).sum(dim=2) == 3).all())
+
+    def test_blocks_of_output_channels_are_dropped_together(self, digit_module, digit_data, make_trainer):
+        compression = Compression(MagnitudePruning(block_size=2, module_name_configs={"head": None}))
+        make_trainer(compression).fit(digit_module, datamodule=digit_data)
+        pairs = compression.finalized.features[3].weight.reshape(16, 2, -1) == 0
+        assert bool((pairs[:, 0] == pairs[:, 1]).all())
+        assert zeros_in(compression.finalized.features[3].weight) == pytest.approx(0.5, abs=1e-3)
+
+
+class TestPalettization:
+    @pytest.mark.parametrize("n_bits", [1, 2, 4])
+    def test_no_weight_has_more_values_than_the_palette(
+        self, digit_module, digit_data, make_trainer, package, n_bits
+    ):
+        compression = Compression(DKMPalettization(n_bits=n_bits), export=CoreMLExport(package))
+        make_trainer(compression).fit(digit_module, datamodule=digit_data)
+        for module in (compression.finalized.features[3], compression.finalized.head):
+            assert module.weight.unique().numel() <= 2**n_bits
+        palettized = [layer for layer in inspect(package).layers if layer.technique == "palettized"]
+        assert len(palettized) == 2
+        assert all(layer.bits == n_bits and layer.distinct_values <= 2**n_bits for layer in palettized)
+
+    def test_groups_of_channels_have_palettes_of_their_own(
+        self, digit_module, digit_data, make_trainer, package
+    ):
+        compression = Compression(
+            DKMPalettization(
+                n_bits=2, granularity="per_grouped_channel", group_size=8, module_name_configs={"head": None}
+            ),
+            export=CoreMLExport(package),
+        )
+        make_trainer(compression).fit(digit_module, datamodule=digit_data)
+        groups = compression.finalized.features[3].weight.reshape(4, -1)
+        assert all(group.unique().numel() <= 4 for group in groups)
+        assert compression.finalized.features[3].weight.unique().numel() > 4
+        assert compression.exported.target.startswith("iOS18")
+
+    def test_each_channel_is_scaled_before_it_is_palettized(
+        self, digit_module, digit_data, make_trainer, package
+    ):
+        compression = Compression(
+            DKMPalettization(n_bits=2, enable_per_channel_scale=True), export=CoreMLExport(package)
+        )
+        make_trainer(compression).fit(digit_module, datamodule=digit_data)
+        assert all(row.unique().numel() <= 4 for row in compression.finalized.features[3].weight.flatten(1))
+        assert compression.exported.target.startswith("iOS18")
+
+    def test_pairs_of_weights_share_an_entry(self, digit_module, digit_data, make_trainer, package):
+        compression = Compression(DKMPalettization(n_bits=4, cluster_dim=2), export=CoreMLExport(package))
+        make_trainer(compression).fit(digit_module, datamodule=digit_data)
+        pairs = compression.finalized.features[3].weight.reshape(16, 2, -1).movedim(1, 2).reshape(-1, 2)
+        assert pairs.unique(dim=0).shape[0] <= 16
+        assert "vectors of 2" in str([layer.details for layer in inspect(package).layers])
+
+    def test_a_milestone_as_a_fraction_of_the_fit_starts_palettization_there(
+        self, digit_module, digit_data, make_trainer
+    ):
+        distinct: list[int] = []
+
+        def record(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+            if digit_module.training:
+                distinct.append(output.detach().round(decimals=4).unique().numel())
+
+        def watch() -> None:
+            digit_module.model.head.weight_fake_quant.register_forward_hook(record)
+
+        digit_module.on_train_start = watch
+        compression = Compression(DKMPalettization(n_bits=2, milestone=0.5))
+        make_trainer(compression, max_epochs=2).fit(digit_module, datamodule=digit_data)
+        # The fit has 16 steps: the palette acts after the eighth.
+        assert len(distinct) == 16
+        assert all(count > 100 for count in distinct[:8])
+        assert all(count < distinct[0] for count in distinct[8:])
+
+
+class TestQuantization:
+    def test_weights_become_int8_in_the_package(self, digit_module, digit_data, make_trainer, package):
+        compression = Compression(
+            LinearQuantization(activation_dtype="float32", milestones=[0, 0.1, 0.7, 0.8]),
+            export=CoreMLExport(package),
+        )
+        make_trainer(compression).fit(digit_module, datamodule=digit_data)
+        layers = inspect(package).layers
+        assert {layer.technique for layer in layers if layer.parameters > 100} == {"quantized"}
+        assert all(layer.bits == 8 for layer in layers if layer.technique == "quantized")
+        assert "quantize" not in compression.exported.report.operations
+
+    @pytest.mark.parametrize("algorithm", ["vanilla", "learnable"])
+    def test_activations_become_int8_too(self, digit_module, digit_data, make_trainer, package, algorithm):
+        compression = Compression(
+            LinearQuantization(algorithm=algorithm, milestones=[0, 0.1, 0.7, 0.8]),
+            export=CoreMLExport(package),
+        )
+        make_trainer(compression).fit(digit_module, datamodule=digit_data)
+        operations = compression.exported.report.operations
+        assert operations["quantize"] >= 3
+        assert operations["dequantize"] >= 3
+        assert compression.exported.target.startswith("iOS17")
+
+    def test_observers_learn_nothing_from_validation(self, digit_module, digit_data, make_trainer):
+        compression = Compression(LinearQuantization())
+        seen: dict[str, torch.Tensor] = {}
+
+        def ranges() -> dict[str, torch.Tensor]:
+            return {
+                key: value.clone() for key, value in digit_module.state_dict().items() if "min_val" in key
+            }
+
+        digit_module.on_validation_epoch_start = lambda: seen.update(ranges())
+        make_trainer(compression, max_epochs=1).fit(digit_module, datamodule=digit_data)
+        after = ranges()
+        assert seen.keys() == after.keys()
+        assert all(torch.equal(seen[key], after[key]) for key in seen)
+
+
+class TestJointCompression:
+    @pytest.mark.parametrize("reverse", [False, True])
+    def test_pruning_and_palettization_keep_sparsity_and_palette_in_any_order(
+        self, digit_module, digit_data, make_trainer, package, reverse
+    ):
+        methods = [
+            MagnitudePruning(target_sparsity=0.5, scheduler={"begin_step": 0.0, "end_step": 0.4}),
+            DKMPalettization(n_bits=4),
+        ]
+        compression = Compression(*(methods[::-1] if reverse else methods), export=CoreMLExport(package))
+        make_trainer(compression).fit(digit_module, datamodule=digit_data)
+        for module in (compression.finalized.features[3], compression.finalized.head):
+            assert zeros_in(module.weight) >= 0.5 - 1e-3
+            assert module.weight.unique().numel() <= 16
+        joint = [layer for layer in inspect(package).layers if layer.parameters > 2048]
+        assert all(set(layer.technique.split(" + ")) == {"pruned", "palettized"} for layer in joint)
+
+    def test_pruning_and_quantization_keep_sparsity_and_integers(
+        self, digit_module, digit_data, make_trainer, package
+    ):
+        compression = Compression(
+            MagnitudePruning(target_sparsity=0.5),
+            LinearQuantization(milestones=[0, 0.1, 0.7, 0.8]),
+            export=CoreMLExport(package),
+        )
+        make_trainer(compression).fit(digit_module, datamodule=digit_data)
+        joint = [layer for layer in inspect(package).layers if layer.parameters > 2048]
+        assert len(joint) == 2
+        assert all(set(layer.technique.split(" + ")) == {"pruned", "quantized"} for layer in joint)
+        assert all(layer.sparsity >= 0.5 - 1e-3 for layer in joint)
+
+
+class TestFit:
+    def test_a_step_is_an_optimizer_step_and_not_a_batch(self, digit_module, digit_data, make_trainer):
+        compression = Compression(MagnitudePruning(scheduler={"update_steps": [4], "power": 1}))
+        levels: list[float] = []
+        digit_module.on_train_batch_start = lambda batch, index: levels.append(
+            zeros_in(digit_module.model.head.weight_mask)
+        )
+        make_trainer(compression, max_epochs=1, accumulate_grad_batches=2).fit(
+            digit_module, datamodule=digit_data
+        )
+        # 8 batches make 4 optimizer steps; the mask changes after the last of them.
+        assert levels == [0.0] * 8
+        assert zeros_in(digit_module.model.head.weight_mask) == pytest.approx(0.5, abs=1e-3)
+
+    def test_the_trained_module_stays_prepared_and_keeps_its_parameters(
+        self, digit_module, digit_data, make_trainer
+    ):
+        before = {name: parameter for name, parameter in digit_module.named_parameters()}
+        compression = Compression(DKMPalettization(n_bits=2))
+        trainer = make_trainer(compression)
+        trainer.fit(digit_module, datamodule=digit_data)
+        assert hasattr(digit_module.model.head, "weight_fake_quant")
+        assert not hasattr(compression.finalized.head, "weight_fake_quant")
+        assert all(parameter is before[name] for name, parameter in digit_module.named_parameters())
+        held = {
+            id(parameter) for group in trainer.optimizers[0].param_groups for parameter in group["params"]
+        }
+        assert held == {id(parameter) for parameter in digit_module.parameters()}
+
+    def test_sparsity_and_error_are_logged(self, digit_module, digit_data, make_trainer):
+        compression = Compression(MagnitudePruning(target_sparsity=0.5), DKMPalettization(n_bits=2))
+        trainer = make_trainer(compression, log_every_n_steps=1)
+        trainer.fit(digit_module, datamodule=digit_data)
+        assert float(trainer.callback_metrics["compression/sparsity"]) == pytest.approx(0.5, abs=1e-3)
+        assert 0 < float(trainer.callback_metrics["compression/weight_error"]) < 1
+
+    def test_layers_are_summarized(self, digit_module, digit_data, make_trainer, capsys):
+        compression = Compression(DKMPalettization(n_bits=2))
+        make_trainer(compression).fit(digit_module, datamodule=digit_data)
+        rows = {layer.name: layer for layer in compression.layers}
+        assert rows["features.0.weight"].technique == "dense"
+        assert rows["head.weight"].technique == "palettized"
+        assert rows["head.weight"].bits == 2
+        assert rows["head.weight"].bytes_before == 2 * 5120
+        assert rows["head.weight"].bytes_after == 5120 // 4 + 4 * 2
+        assert "head" in capsys.readouterr().out
+
+    def test_nothing_to_compress_still_exports(self, digit_module, digit_data, make_trainer, package):
+        compression = Compression(export=CoreMLExport(package))
+        make_trainer(compression, max_epochs=1).fit(digit_module, datamodule=digit_data)
+        assert {layer.technique for layer in inspect(package).layers} == {"dense"}
+
+    def test_a_rehearsal_does_not_replace_the_package(self, digit_module, digit_data, make_trainer, package):
+        make_trainer(Compression(export=CoreMLExport(package)), max_epochs=1).fit(
+            digit_module, datamodule=digit_data
+        )
+        before = {file: file.read_bytes() for file in package.rglob("*") if file.is_file()}
+        compression = Compression(
+            LinearQuantization(milestones=[0, 100, 200, 300]), module="model", export=CoreMLExport(package)
+        )
+        rehearsed = type(digit_module)()
+        make_trainer(compression, fast_dev_run=True).fit(rehearsed, datamodule=digit_data)
+        assert {file: file.read_bytes() for file in package.rglob("*") if file.is_file()} == before
+        assert compression.exported.path.name == "net.fast_dev_run.mlpackage"
+
+    def test_an_export_that_fails_leaves_the_earlier_package(
+        self, digit_module, digit_data, make_trainer, package
+    ):
+        make_trainer(Compression(export=CoreMLExport(package)), max_epochs=1).fit(
+            digit_module, datamodule=digit_data
+        )
+        before = {file: file.read_bytes() for file in package.rglob("*") if file.is_file()}
+
+        def breaks(module: nn.Module) -> nn.Module:
+            raise RuntimeError("no such output")
+
+        failing = Compression(export=CoreMLExport(package, wrapper=breaks))
+        with pytest.raises(RuntimeError, match="no such output"):
+            make_trainer(failing, max_epochs=1).fit(type(digit_module)(), datamodule=digit_data)
+        assert {file: file.read_bytes() for file in package.rglob("*") if file.is_file()} == before
+
+    def test_a_fit_cut_short_warns_that_less_was_compressed(self, digit_module, digit_data, make_trainer):
+        compression = Compression(MagnitudePruning(target_sparsity=0.5, scheduler={"begin_step": 0.9}))
+
+        def stop(batch: object, index: int) -> None:
+            digit_module.trainer.should_stop = index >= 1
+
+        digit_module.on_train_batch_start = stop
+        with pytest.warns(
+            UserWarning, match="the fit ended before the compression did: pruning stands at step"
+        ):
+            make_trainer(compression).fit(digit_module, datamodule=digit_data)
+
+    def test_a_second_fit_goes_on_with_the_prepared_module(self, digit_module, digit_data, make_trainer):
+        compression = Compression(DKMPalettization(n_bits=2))
+        make_trainer(compression).fit(digit_module, datamodule=digit_data)
+        first = compression.finalized
+        make_trainer(compression).fit(digit_module, datamodule=digit_data)
+        assert compression.finalized is not first
+        assert compression.finalized.head.weight.unique().numel() <= 4
+
+    def test_a_network_built_in_configure_model_is_found(self, digit_module, digit_data, make_trainer):
+        class BuiltLate(type(digit_module)):
+            def __init__(self) -> None:
+                super().__init__()
+                self.model = None
+
+            def configure_model(self) -> None:
+                if self.model is None:
+                    self.model = type(digit_module)().model
+
+        compression = Compression(DKMPalettization(n_bits=2), module="model")
+        make_trainer(compression).fit(BuiltLate(), datamodule=digit_data)
+        assert compression.finalized.head.weight.unique().numel() <= 4
+
+
+class TestRefusals:
+    """Each is raised before the first training step."""
+
+    @pytest.fixture
+    def fit(self, digit_module, digit_data, make_trainer):
+        def run(compression: Compression, **settings: object) -> None:
+            def fail(*arguments: object) -> None:
+                raise AssertionError("training began")
+
+            digit_module.training_step = fail
+            make_trainer(compression, **settings).fit(digit_module, datamodule=digit_data)
+
+        return run
+
+    def test_a_module_path_that_does_not_exist(self, fit):
+        with pytest.raises(ModuleNotFoundInModelError, match=r"module='modle'.*the nearest are \['model'"):
+            fit(Compression(DKMPalettization(), module="modle"))
+
+    def test_no_example_inputs_for_an_export(self, fit, digit_module, package):
+        digit_module.example_input_array = None
+        with pytest.raises(
+            ConfigurationError, match="CoreMLExport needs example inputs.*example_input_array in DigitModule"
+        ):
+            fit(Compression(export=CoreMLExport(package)))
+
+    def test_no_example_inputs_for_quantization(self, fit, digit_module):
+        digit_module.example_input_array = None
+        with pytest.raises(ConfigurationError, match="LinearQuantization needs example inputs"):
+            fit(Compression(LinearQuantization()))
+
+    def test_a_target_too_low_for_the_compression(self, fit, package):
+        export = CoreMLExport(package, minimum_deployment_target="iOS16")
+        with pytest.raises(CompressionError, match="iOS16.*cannot carry.*3 bits.*iOS18"):
+            fit(Compression(DKMPalettization(n_bits=3), export=export))
+
+    def test_a_joint_compression_below_ios18(self, fit, package):
+        export = CoreMLExport(package, minimum_deployment_target="iOS17")
+        with pytest.raises(CompressionError, match="more than one compression of the same weight.*iOS18"):
+            fit(Compression(MagnitudePruning(), DKMPalettization(n_bits=2), export=export))
+
+    def test_a_folder_that_cannot_be_written(self, fit, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(CompressionError, match="file"):
+            fit(Compression(export=CoreMLExport(tmp_path / "file" / "net.mlpackage")))
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_a_weight_that_is_not_finite(self, fit, digit_module, value):
+        digit_module.model.head.weight.data[3, 5] = value
+        with pytest.raises(WeightError, match="'head.*1 of 5120 values"):
+            fit(Compression(DKMPalettization(n_bits=2)))
+
+    def test_a_weight_that_is_no_longer_finite_at_the_end(self, digit_module, digit_data, make_trainer):
+        def spoil() -> None:
+            digit_module.model.head.bias.data[0] = float("nan")
+
+        digit_module.on_train_end = spoil
+        with pytest.raises(WeightError, match=r"'head.bias' holds NaN or infinity at the end of the fit"):
+            make_trainer(Compression(MagnitudePruning())).fit(digit_module, datamodule=digit_data)
+
+    def test_a_schedule_longer_than_the_fit(self, fit):
+        with pytest.raises(ConfigurationError, match="ends at optimizer step 500, but the fit has 16"):
+            fit(Compression(MagnitudePruning(scheduler={"begin_step": 500})))
+
+    def test_a_fraction_of_a_fit_of_unknown_length(self, fit):
+        compression = Compression(MagnitudePruning(scheduler={"begin_step": 0.5}))
+        with pytest.raises(
+            ConfigurationError, match=r"0.5, a fraction of the fit, but the length of the fit is unknown"
+        ):
+            fit(compression, max_epochs=-1, max_time={"seconds": 5})
+
+    def test_weights_averaged_before_they_are_prepared(self, digit_module, digit_data, make_trainer):
+        trainer = make_trainer(WeightAveraging(), Compression(DKMPalettization()))
+        with pytest.raises(ConfigurationError, match="WeightAveraging comes before Compression"):
+            trainer.fit(digit_module, datamodule=digit_data)
+
+    def test_a_module_with_two_networks_and_no_path(self, digit_module, fit):
+        digit_module.other = nn.Linear(2, 2)
+        with pytest.raises(ConfigurationError, match=r"\['model', 'other'\]; name the one to compress"):
+            fit(Compression(DKMPalettization()))
+
+    def test_an_untraceable_forward_names_the_module_to_exclude(self, digit_module, fit):
+        class Picky(nn.Module):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return x if x.sum() > 0 else -x
+
+        digit_module.model.features.append(Picky())
+        with pytest.raises(
+            CompressionError, match=r"cannot trace.*add \['features.7'\] to non_traceable_module_names"
+        ):
+            fit(Compression(LinearQuantization()))
+
+    def test_a_module_that_is_already_prepared(self, digit_module, digit_data, make_trainer):
+        trainer = make_trainer(
+            Compression(DKMPalettization(), module="model"),
+            Compression(MagnitudePruning(), module="model.head"),
+        )
+        with pytest.raises(ConfigurationError, match="already prepared"):
+            trainer.fit(digit_module, datamodule=digit_data)

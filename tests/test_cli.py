@@ -1,0 +1,96 @@
+"""The command as users call it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_compress import CoreMLExport
+from lightning_compress.cli import main
+
+
+def run(*words: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "lightning_compress.cli", *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        env={**os.environ, **environment},
+    )
+
+
+def test_help_names_the_commands(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    out = capsys.readouterr().out
+    assert "train" in out
+    assert "inspect" in out
+
+
+def test_a_wrong_command_names_the_nearest(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["trian"])
+    assert end.value.code == 2
+    assert "unknown command 'trian'; did you mean 'train'?" in capsys.readouterr().err
+
+
+def test_inspect_shows_what_a_package_holds(tmp_path):
+    torch.manual_seed(0)
+    CoreMLExport(tmp_path / "net.mlpackage").run(nn.Linear(64, 48).eval(), torch.zeros(1, 64))
+    result = run("inspect", "package=net.mlpackage", "json=report.json", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "linear" in result.stdout
+    assert "3,072" in result.stdout
+    assert '"parameters": 3072' in (tmp_path / "report.json").read_text()
+
+
+def test_an_error_is_one_line_and_not_a_traceback(tmp_path):
+    result = run("inspect", "package=missing.mlpackage", folder=tmp_path)
+    assert result.returncode == 1
+    assert "PackageError: there is nothing at 'missing.mlpackage'" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_wrong_key_is_named(tmp_path):
+    result = run("train", "compresion=palettize_2bit", folder=tmp_path)
+    assert result.returncode == 1
+    assert "compresion" in result.stderr
+
+
+def test_wrong_bits_on_the_command_line_are_one_line_too(tmp_path):
+    result = run("train", "compression.methods.palettization.n_bits=5", folder=tmp_path)
+    assert result.returncode == 1
+    assert "valid are [1, 2, 3, 4, 6, 8]" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_write_one_package(tmp_path):
+    result = run(
+        "train",
+        "trainer=ddp_cpu",
+        "float_fit.trainer.max_steps=2",
+        "compressed_fit.trainer.max_steps=2",
+        "data.train_images=16",
+        "data.val_images=4",
+        "data.image_size=64",
+        "data.batch_size=2",
+        "post_training_bits=[2]",
+        "hydra.run.dir=run",
+        folder=tmp_path,
+        OMP_NUM_THREADS="1",
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    packages = sorted(path.name for path in (tmp_path / "run").glob("*.mlpackage"))
+    assert packages == ["float16.mlpackage", "palettize_2bit.mlpackage", "post_training_2bit.mlpackage"]
+    assert result.stdout.count("Compression by layer") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
