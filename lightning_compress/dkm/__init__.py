@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from lightning_compress.dkm.fake_palettize import FakePalettize
+from lightning_compress.dkm.functional import palettize
 from lightning_compress.dkm.kmeans import kmeans_1d
+from lightning_compress.dkm.palettizer import DKMPalettizer
 
-__all__ = ["kmeans_1d"]
+__all__ = ["DKMPalettizer", "FakePalettize", "kmeans_1d", "palettize"]

@@ -19,6 +19,10 @@ import torch
 from torch import Tensor
 
 
+_LEAST_SHARE = 1e-14
+"""Share of the mass below which a centroid counts as attended by nothing."""
+
+
 @dataclass(frozen=True)
 class Clustering:
     """What a differentiable k-means does, apart from weights and palette.
@@ -75,7 +79,9 @@ def iterate(points: Tensor, masses: Tensor, centroids: Tensor, clustering: Clust
     for _ in range(clustering.iterations):
         difference, soft = attention(points, history[-1], clustering)
         sums = moments @ soft.clamp_min(clustering.attention_floor)
-        updated = sums[..., 1, :] / sums[..., 0, :]
+        # A centroid that no weight attends to stays where it is.
+        attended = sums[..., 0, :] > _LEAST_SHARE * masses.sum(dim=-1, keepdim=True)
+        updated = torch.where(attended, sums[..., 1, :] / sums[..., 0, :], history[-1])
         if clustering.fix_zero:
             updated[..., 0] = 0.0
         if active is not None:
@@ -139,11 +145,13 @@ def gradients(
         if clustering.fix_zero:
             gradient = torch.cat((torch.zeros_like(gradient[..., :1]), gradient[..., 1:]), dim=-1)
         mass = (masses.unsqueeze(-2) @ clamped).squeeze(-2)
-        share = gradient / mass
+        attended = mass > _LEAST_SHARE * masses.sum(dim=-1, keepdim=True)
+        share = torch.where(attended, gradient / mass, 0.0)
+        kept = torch.where(attended, 0.0, gradient)
         lever = (points.unsqueeze(-1) - after.unsqueeze(-2)) * share.unsqueeze(-2)
         reaction = _softmax_derivative(soft, open_, lever).mul_(toward)
         mass_slope = mass_slope + reaction.sum(dim=-1) + (clamped @ share.unsqueeze(-1)).squeeze(-1)
-        gradient = towards_before - (masses.unsqueeze(-2) @ reaction).squeeze(-2)
+        gradient = kept + towards_before - (masses.unsqueeze(-2) @ reaction).squeeze(-2)
     return PointGradients(output_slope, mass_slope, gradient)
 
 

@@ -24,6 +24,7 @@ def palettize(
     attention_floor: float = 0.0,
     fix_zero: bool = False,
     zero_preference: float = 0.0,
+    keep_zeros: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Cluster a weight softly around a palette and improve the palette, differentiably (DKM, arXiv 2108.12659).
 
@@ -42,6 +43,8 @@ def palettize(
         fix_zero: Hold the first centroid of each palette at zero.
         zero_preference: How much nearer, in squared distance, the first centroid seems than it is (coremltools'
             `prune_threshold`).
+        keep_zeros: Weights that are exactly zero stay zero and take no part; the first centroid of each palette is
+            zero and stands for them alone. For pruned weights.
 
     Returns:
         The palettized weight, of the weight's shape and type, and the new centroids, of the shape and type of
@@ -78,16 +81,23 @@ def palettize(
         raise ConfigurationError(f"iterations must be at least 1, not {iterations}")
     if weight.numel() == 0:
         return weight.clone(), centroids.clone()
+    if keep_zeros:
+        if centroids.shape[-2] == 1:
+            return weight * 0, torch.zeros_like(centroids)
+        zero, centroids = torch.zeros_like(centroids[..., :1, :]), centroids[..., 1:, :]
+        fix_zero, zero_preference = False, 0.0
     clustering = Clustering(temperature, iterations, epsilon, attention_floor, fix_zero, zero_preference)
     with torch.autocast(device_type=weight.device.type, enabled=False):
-        result: tuple[Tensor, Tensor] = _Palettize.apply(weight, centroids, groups, clustering)
-    return result
+        palettized, updated = _Palettize.apply(weight, centroids, groups, clustering, keep_zeros)
+    if keep_zeros:
+        updated = torch.cat((zero, updated), dim=-2)
+    return palettized, updated
 
 
 class _Palettize(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, centroids: Tensor, groups: int, clustering: Clustering
+        ctx: Any, weight: Tensor, centroids: Tensor, groups: int, clustering: Clustering, keep_zeros: bool
     ) -> tuple[Tensor, Tensor]:
         exact = weight.dtype == torch.float64
         work = weight.detach().reshape(groups, -1)
@@ -109,13 +119,17 @@ class _Palettize(torch.autograd.Function):
         grid: Grid | None = None
         if resolution is None or not resolution.fits:
             points = work.to(small)
-            masses = torch.ones_like(points)
+            masses = (points != 0).to(small) if keep_zeros else torch.ones_like(points)
         else:
             grid = Grid(work, low, high, resolution)
-            points, masses = grid.points, grid.masses()
+            points, masses = grid.points, grid.masses(work.reshape(-1) if keep_zeros else None)
         history = attention.iterate(points, masses, palette, clustering)
         function = attention.output(points, history[-2], history[-1], clustering)
         palettized = function if grid is None else grid.interpolate(function, work.reshape(-1))
+        palettized = palettized.view_as(work)
+        if keep_zeros:
+            palettized = palettized.mul_(work != 0)
+        ctx.keep_zeros = keep_zeros
         ctx.grid = grid
         if grid is None:
             points = points.new_empty(0)
@@ -126,11 +140,14 @@ class _Palettize(torch.autograd.Function):
     @staticmethod
     def backward(  # type: ignore[override]
         ctx: Any, output_gradient: Tensor, centroid_gradient: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None, None]:
+    ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         weight, points, masses, *history = ctx.saved_tensors
         weight_shape, centroid_shape, weight_dtype, centroid_dtype, groups = ctx.shapes
         grid: Grid | None = ctx.grid
         small = masses.dtype
+        if ctx.keep_zeros:
+            present = weight != 0
+            output_gradient = output_gradient * present
         by_centroids = centroid_gradient.reshape(groups, -1).to(small)
         if grid is None:
             points = weight.reshape(groups, -1).to(small)
@@ -144,9 +161,12 @@ class _Palettize(torch.autograd.Function):
             slope = result.output_slope * upstream + result.mass_slope
         else:
             slope = grid.chain(result.output_slope, result.mass_slope, weight.reshape(-1).float(), upstream)
+        if ctx.keep_zeros:
+            slope = slope.view_as(weight).mul_(present)
         return (
             slope.to(weight_dtype).view(weight_shape),
             result.centroids.to(centroid_dtype).view(centroid_shape),
+            None,
             None,
             None,
         )

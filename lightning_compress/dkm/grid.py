@@ -126,13 +126,24 @@ class Grid:
         self._low = low
         self._bin = panel / resolution.bins
 
-    def masses(self) -> Tensor:
-        """The weights' masses on the points, (G, M): sums over them of a smooth function equal those over weights."""
+    def masses(self, weights: Tensor | None = None) -> Tensor:
+        """The weights' masses on the points, (G, M): sums over them of a smooth function equal those over weights.
+
+        Args:
+            weights: If given, shape (G * N,), zeros among them have no mass.
+        """
         inside = self.places & ((1 << self.fraction_bits) - 1)
         shape = (self.groups, self.resolution.panels, self.resolution.bins)
         bins = self._bins()
-        count = self._total(bins, None).view(shape).to(self.points.dtype)
-        right = self._total(bins, inside.to(self.points.dtype)).view(shape) * 2.0**-self.fraction_bits
+        inside = inside.to(self.points.dtype)
+        if weights is None:
+            count = self._total(bins, None)
+        else:
+            present = (weights != 0).to(self.points.dtype)
+            inside = inside.mul_(present)
+            count = self._total(bins, present)
+        count = count.view(shape).to(self.points.dtype)
+        right = self._total(bins, inside).view(shape) * 2.0**-self.fraction_bits
         edges = torch.nn.functional.pad(count - right, (0, 1)) + torch.nn.functional.pad(right, (1, 0))
         at_edges, _ = self._matrices()
         return (edges @ at_edges).view(self.groups, -1)
