@@ -17,7 +17,7 @@ from ..datamodule import RecipeDataModule
 from .decoding import Detection
 from .evaluation import DetectionEvaluation
 
-#: Images are enlarged to this many pixels before labels of this height are written, so that they can be read.
+#: Images are enlarged at least twice, and to this many pixels, before labels of this height are written.
 _CELL = 320
 _TEXT = 12
 _COLORS = ("#ff3b30", "#0a84ff", "#b8860b", "#30d158", "#bf5af2", "#ff9f0a")
@@ -84,7 +84,7 @@ def save_sample_detections(
 
 def _draw(image: Tensor, detection: Detection, class_names: Sequence[str], threshold: float) -> Tensor:
     height, width = image.shape[-2:]
-    scale = max(1.0, _CELL / max(height, width))
+    scale = max(2.0, _CELL / max(height, width))
     enlarged = resize(image.cpu(), [round(height * scale), round(width * scale)], antialias=True).clamp(0, 1)
     # The strongest detection comes last, so that its label lies on top.
     shown = [index for index, score in enumerate(detection["scores"].tolist()) if score >= threshold][::-1]

@@ -89,6 +89,15 @@ def test_the_command_line_has_the_last_word(configured) -> None:
     assert isinstance(instantiate(config.data), ssd_resnet18.PennFudanDataModule)
 
 
+def test_the_detection_recipe_draws_what_it_finds(configured, tmp_path) -> None:
+    config = configured("recipe=ssd_resnet18", "data.image_size=64", "data.val_images=2")
+    draw = instantiate(config.recipe.picture)
+    path = draw(
+        instantiate(config.recipe.module), instantiate(config.data), tmp_path / "samples.png", count=2
+    )
+    assert path.is_file()
+
+
 def test_hyperparameters_are_plain_types(configured) -> None:
     built = instantiate(configured("recipe=ssd_resnet18").recipe.module)
     assert type(built.hparams["scales"]) is list

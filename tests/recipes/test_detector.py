@@ -28,13 +28,6 @@ from lightning_compress.runtime import load
 PEDESTRIANS = Path(__file__).resolve().parents[2] / "../shared/data/pedestrians"
 SIDE = 64
 
-# Lightning 2.6.6 asks torch 2.14's tree of inputs for a class that is deprecated; and on machines with many cores it
-# advises more workers, which data in memory does not need.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-]
-
 
 @pytest.fixture(scope="module")
 def data() -> DigitsDetectionDataModule:

@@ -19,13 +19,6 @@ from lightning_compress.coreml.save import save_package
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.runtime import load
 
-# Lightning 2.6.6 asks torch 2.14's tree of inputs for a class that is deprecated; and on machines with many cores it
-# advises more workers, which data in memory does not need.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-]
-
 
 @pytest.fixture(scope="module")
 def data() -> DigitsDataModule:
