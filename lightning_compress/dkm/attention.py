@@ -18,7 +18,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-
 _LEAST_SHARE = 1e-14
 """Share of the mass below which a centroid counts as attended by nothing."""
 

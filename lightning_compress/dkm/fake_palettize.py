@@ -63,6 +63,7 @@ class FakePalettize(CoreMLFakePalettize):  # type: ignore[misc]
         ConfigurationError: For a type of LUT or a mode that does not exist.
     """
 
+    enforce_zero: list[bool]
     palette: Tensor | None
     initialised: Tensor
     zeros_kept: Tensor
@@ -105,7 +106,9 @@ class FakePalettize(CoreMLFakePalettize):  # type: ignore[misc]
             raise ConfigurationError(f"lut_dtype is {lut_dtype!r}; valid are {sorted(_LUT_DTYPES)}")
         # The original fake-quantizes LUTs by an observer that it never switches on.
         self.need_to_quantize = False
-        self.served = self.cluster_dim == 1 and self.palett_mode == "dkm" and self.percentage_palett_enable >= 1
+        self.served = (
+            self.cluster_dim == 1 and self.palett_mode == "dkm" and self.percentage_palett_enable >= 1
+        )
         del self.per_channel_scaling_factor
         self.register_buffer("palette", None)
         self.register_buffer("per_channel_scaling_factor", None)
@@ -187,7 +190,7 @@ class FakePalettize(CoreMLFakePalettize):  # type: ignore[misc]
                 (channels, 1), dtype=_precision(weight), device=weight.device
             )
         for name in ("initialised", "zeros_kept", "fake_palett_enabled"):
-            self._buffers[name] = self._buffers[name].to(weight.device)  # type: ignore[union-attr]
+            self._buffers[name] = self._buffers[name].to(weight.device)
 
     @torch.no_grad()
     def initialise(self, weight: Tensor) -> None:
@@ -344,9 +347,12 @@ class FakePalettize(CoreMLFakePalettize):  # type: ignore[misc]
             "whose time and memory grow with the number of clusters"
         )
         gradients = torch.is_grad_enabled() and weights.requires_grad
-        with self._original_lists(self._permute(weights.detach())), torch.set_grad_enabled(gradients):
-            with torch.autocast(device_type=weights.device.type, enabled=False):
-                palettized: Tensor = super().forward(weights)
+        with (
+            self._original_lists(self._permute(weights.detach())),
+            torch.set_grad_enabled(gradients),
+            torch.autocast(device_type=weights.device.type, enabled=False),
+        ):
+            palettized: Tensor = super().forward(weights)
         return palettized
 
     @contextmanager

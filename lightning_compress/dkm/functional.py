@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_compress.dkm import attention
 from lightning_compress.dkm.attention import Clustering
-from lightning_compress.dkm.grid import POINTS, Grid, Resolution
+from lightning_compress.dkm.grid import Grid, Resolution
 from lightning_compress.errors import ConfigurationError, WeightError
 
 
@@ -138,7 +138,7 @@ class _Palettize(torch.autograd.Function):
         return palettized.to(weight.dtype).view_as(weight), updated
 
     @staticmethod
-    def backward(  # type: ignore[override]
+    def backward(
         ctx: Any, output_gradient: Tensor, centroid_gradient: Tensor
     ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         weight, points, masses, *history = ctx.saved_tensors

@@ -114,7 +114,9 @@ class Grid:
         above = weights.to(precision) - low.to(precision).unsqueeze(-1)
         places = torch.addcmul(half, above, scale, out=above).to(torch.int32)
         if self.groups > 1:
-            places += torch.arange(self.groups, device=weights.device).mul_(units).unsqueeze(-1).to(torch.int32)
+            places += (
+                torch.arange(self.groups, device=weights.device).mul_(units).unsqueeze(-1).to(torch.int32)
+            )
         self.places = places.view(-1)
         # Bins are as wide as the rounded scale makes them: the same rounding for all weights would shift their mean.
         panel = units / scale.view(-1).to(low.dtype) / resolution.panels

@@ -10,10 +10,13 @@ on weights, and the same on every machine.
 from __future__ import annotations
 
 import math
+import sys
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+_TINY = sys.float_info.min
 
 FloatArray = npt.NDArray[np.float64]
 IndexArray = npt.NDArray[np.int64]
@@ -150,7 +153,7 @@ def inertia(
         centroids: Ascending, shape (K,).
     """
     nearest = centroids.astype(np.float64)[assign(values.astype(np.float64), centroids.astype(np.float64))]
-    return float(np.sum(counts * (values - nearest) ** 2))
+    return float(np.sum(counts.astype(np.float64) * (values - nearest) ** 2))
 
 
 class _Intervals:
@@ -163,8 +166,7 @@ class _Intervals:
     def __init__(self, values: FloatArray, counts: FloatArray) -> None:
         self.size = values.size
         halves = values / 2  # the range of values near the largest float is itself no float
-        self._scale = 2 * max(float(halves[-1] - halves[0]), np.finfo(np.float64).tiny)
-        self._scale = min(self._scale, np.finfo(np.float64).max)
+        self._scale = min(2 * max(float(halves[-1] - halves[0]), _TINY), sys.float_info.max)
         self._offset = float(values[values.size // 2])
         points = (values / self._scale - self._offset / self._scale).astype(np.float64)
         masses = counts / counts.sum()
@@ -205,7 +207,7 @@ def _best_boundaries(intervals: _Intervals, n_clusters: int) -> IndexArray:
     boundaries = _refine(intervals, _search_grid(intervals, grid, n_clusters), np.diff(grid).max())
     for _ in range(_MAX_SHIFTS):
         moved = _refine(intervals, _shift_clusters(intervals, boundaries), 1)
-        gain = 1 - intervals.total(moved) / max(intervals.total(boundaries), np.finfo(np.float64).tiny)
+        gain = 1 - intervals.total(moved) / max(intervals.total(boundaries), _TINY)
         if gain > 0:
             boundaries = moved
         if gain < _LEAST_GAIN:
@@ -256,7 +258,7 @@ def _spread(intervals: _Intervals, count: int) -> IndexArray:
     width = np.diff(intervals.points[last])
     mass = np.diff(intervals.mass[edges])
     density = np.cbrt(mass * width * width)
-    share = density / max(float(density.sum()), np.finfo(np.float64).tiny) + 0.25 * mass / mass.sum()
+    share = density / max(float(density.sum()), _TINY) + 0.25 * mass / mass.sum()
     reach = np.concatenate((np.zeros(1), np.cumsum(share)))
     places = np.interp(np.linspace(0, reach[-1], count + 1), reach, edges.astype(np.float64))
     boundaries = np.rint(places).astype(np.int64)
@@ -269,7 +271,7 @@ def _strictly_ascending(boundaries: IndexArray, size: int) -> IndexArray:
     raised = np.maximum.accumulate(boundaries - steps) + steps
     lowered = np.minimum(raised, size - steps[::-1])
     lowered[0] = 0
-    return lowered
+    return np.asarray(lowered)
 
 
 def _search_grid(intervals: _Intervals, grid: IndexArray, n_clusters: int) -> IndexArray:
@@ -294,7 +296,7 @@ def _search_grid(intervals: _Intervals, grid: IndexArray, n_clusters: int) -> In
     for origin in origins[::-1]:
         place -= reach - int(origin[place])
         chosen.append(place)
-    return grid[np.array(chosen[::-1])]
+    return np.asarray(grid[np.array(chosen[::-1])])
 
 
 def _search_near(intervals: _Intervals, boundaries: IndexArray, spacing: int) -> IndexArray:

@@ -63,9 +63,9 @@ class DKMPalettizer(CoreMLDKMPalettizer):  # type: ignore[misc]
     @staticmethod
     def _attach_qconfig(module: nn.Module, *args: Any) -> None:
         CoreMLDKMPalettizer._attach_qconfig(module, *args)
-        original = module.qconfig
-        module.qconfig = torch.ao.quantization.QConfig(
-            activation=original.activation, weight=FakePalettize.with_args(**original.weight.p.keywords)
+        original: Any = module.qconfig
+        module.__dict__["qconfig"] = original._replace(
+            weight=FakePalettize.with_args(**original.weight.p.keywords)
         )
 
     def prepare(self, inplace: bool = False) -> nn.Module:
