@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
+from lightning_compress.errors import ConfigurationError, DataError
 from lightning_compress.recipes.digits import read_digits
 from lightning_compress.recipes.resnet50 import (
     DigitsDataModule,
     FashionMNISTDataModule,
     ImageFolderDataModule,
 )
-from PIL import Image
-
-from lightning_compress.errors import ConfigurationError, DataError
 
 
 def test_digits_are_rgb_images_of_the_size_asked_for() -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from lightning_compress.recipes.ssd_resnet18 import CocoDataModule
-from lightning_compress.recipes.ssd_resnet18.annotations import read_coco
 from PIL import Image
 
 from lightning_compress.errors import ConfigurationError, DataError
+from lightning_compress.recipes.ssd_resnet18 import CocoDataModule
+from lightning_compress.recipes.ssd_resnet18.annotations import read_coco
 
 PEDESTRIANS = Path(__file__).resolve().parents[2] / "../shared/data/pedestrians"
 

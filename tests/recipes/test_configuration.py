@@ -6,9 +6,10 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from omegaconf import DictConfig
+
 from lightning_compress.recipes import resnet50, ssd_resnet18
 from lightning_compress.recipes.datamodule import RecipeDataModule
-from omegaconf import DictConfig
 
 APPLICATION = """
 defaults:

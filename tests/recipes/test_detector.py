@@ -5,6 +5,14 @@ from pathlib import Path
 import coremltools as ct
 import pytest
 import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.ops import box_convert
+
+from lightning_compress.coreml import ImageInput
+from lightning_compress.coreml.convert import Interface, convert
+from lightning_compress.coreml.save import save_package
+from lightning_compress.errors import ConfigurationError
 from lightning_compress.recipes.resnet50 import DigitsDataModule
 from lightning_compress.recipes.ssd_resnet18 import (
     CocoDataModule,
@@ -15,14 +23,6 @@ from lightning_compress.recipes.ssd_resnet18 import (
     draw_detections,
     save_sample_detections,
 )
-from PIL import Image
-from torch import Tensor, nn
-from torchvision.ops import box_convert
-
-from lightning_compress.coreml import ImageInput
-from lightning_compress.coreml.convert import Interface, convert
-from lightning_compress.coreml.save import save_package
-from lightning_compress.errors import ConfigurationError
 from lightning_compress.runtime import load
 
 PEDESTRIANS = Path(__file__).resolve().parents[2] / "../shared/data/pedestrians"

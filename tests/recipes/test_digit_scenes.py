@@ -5,12 +5,12 @@ import hashlib
 import numpy as np
 import pytest
 import torch
-from lightning_compress.recipes.ssd_resnet18 import DigitsDetectionDataModule
-from lightning_compress.recipes.ssd_resnet18.dataset import evaluation_transform
-from lightning_compress.recipes.ssd_resnet18.digits_on_photographs import DigitScenes
 from torchvision.ops import box_iou
 
 from lightning_compress.errors import ConfigurationError
+from lightning_compress.recipes.ssd_resnet18 import DigitsDetectionDataModule
+from lightning_compress.recipes.ssd_resnet18.dataset import evaluation_transform
+from lightning_compress.recipes.ssd_resnet18.digits_on_photographs import DigitScenes
 
 
 def scenes(split: str = "train", *, side: int = 160, seed: int = 0, count: int = 40) -> DigitScenes:

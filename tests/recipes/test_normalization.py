@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import torch
-from lightning_compress.recipes.normalization import IMAGENET_MEAN, IMAGENET_STD, Normalize, example_images
 from torchvision.transforms import v2
+
+from lightning_compress.recipes.normalization import IMAGENET_MEAN, IMAGENET_STD, Normalize, example_images
 
 
 def test_it_normalizes_as_torchvision_does() -> None:

@@ -3,10 +3,10 @@ from __future__ import annotations
 import math
 
 import pytest
-from lightning_compress.recipes.optimization import one_cycle
 from torch import nn
 
 from lightning_compress.errors import ConfigurationError
+from lightning_compress.recipes.optimization import one_cycle
 
 SETTINGS = {
     "optimizer": "adamw",

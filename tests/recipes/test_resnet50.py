@@ -3,6 +3,12 @@ from __future__ import annotations
 import coremltools as ct
 import pytest
 import torch
+from torch import fx, nn
+
+from lightning_compress.coreml import ImageInput
+from lightning_compress.coreml.convert import Interface, convert
+from lightning_compress.coreml.save import save_package
+from lightning_compress.errors import ConfigurationError
 from lightning_compress.recipes.resnet50 import (
     ClassifierExport,
     DigitsDataModule,
@@ -11,12 +17,6 @@ from lightning_compress.recipes.resnet50 import (
     resnet50,
 )
 from lightning_compress.recipes.ssd_resnet18 import DigitsDetectionDataModule
-from torch import fx, nn
-
-from lightning_compress.coreml import ImageInput
-from lightning_compress.coreml.convert import Interface, convert
-from lightning_compress.coreml.save import save_package
-from lightning_compress.errors import ConfigurationError
 from lightning_compress.runtime import load
 
 

@@ -6,11 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lightning_compress.recipes.normalization import IMAGENET_MEAN, IMAGENET_STD, Normalize
-from lightning_compress.recipes.ssd_resnet18 import BoxDecoder, DetectorExport, SSDResNet18, default_boxes
-from lightning_compress.recipes.ssd_resnet18.decoding import DetectionThresholds, select_detections
-from lightning_compress.recipes.ssd_resnet18.default_boxes import ASPECT_RATIOS, SCALES, feature_map_sizes
-from lightning_compress.recipes.ssd_resnet18.loss import MultiBoxLoss
 from torch import fx, nn
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
@@ -19,6 +14,11 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_convert
 
 from lightning_compress.errors import ConfigurationError
+from lightning_compress.recipes.normalization import IMAGENET_MEAN, IMAGENET_STD, Normalize
+from lightning_compress.recipes.ssd_resnet18 import BoxDecoder, DetectorExport, SSDResNet18, default_boxes
+from lightning_compress.recipes.ssd_resnet18.decoding import DetectionThresholds, select_detections
+from lightning_compress.recipes.ssd_resnet18.default_boxes import ASPECT_RATIOS, SCALES, feature_map_sizes
+from lightning_compress.recipes.ssd_resnet18.loss import MultiBoxLoss
 
 SIDE = 96
 

@@ -4,13 +4,13 @@ import logging
 
 import pytest
 import torch
+from torchvision.models import ResNet18_Weights, ResNet50_Weights, resnet18
+
+from lightning_compress.errors import ConfigurationError
 from lightning_compress.recipes.resnet50 import ImageClassifier
 from lightning_compress.recipes.ssd_resnet18 import SSDResNet18
 from lightning_compress.recipes.ssd_resnet18.network import load_pretrained
 from lightning_compress.recipes.weights import load_weights, read_weights
-from torchvision.models import ResNet18_Weights, ResNet50_Weights, resnet18
-
-from lightning_compress.errors import ConfigurationError
 
 
 @pytest.fixture
