@@ -79,6 +79,8 @@ def open_package(package: str | Path | ct.models.MLModel) -> Package:
         path = Path(package).expanduser()
         specification, folder = _read(path)
     kind = specification.WhichOneof("Type")
+    if kind == "pipeline":
+        raise PackageError(f"{str(path)!r} holds a pipeline of models; give the package of one of them")
     if kind != "mlProgram":
         raise PackageError(
             f"{str(path)!r} holds a model of type {kind or 'unknown'}, not an ML Program; "

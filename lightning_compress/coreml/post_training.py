@@ -7,7 +7,6 @@ indices by one look-up each.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,21 +15,20 @@ from typing import Any
 import coremltools as ct
 import numpy as np
 import numpy.typing as npt
-from coremltools.converters.mil.backend.mil import load as backend
 from coremltools.converters.mil.frontend import _utils as frontend
 
-from lightning_compress.coreml.package import Package, open_package
+from lightning_compress.coreml.package import open_package
 from lightning_compress.coreml.quiet import quiet_conversion
-from lightning_compress.coreml.targets import palettization_capabilities, resolve_target, target_name
+from lightning_compress.coreml.rewriting import (
+    LOWEST_SPECIFICATION,
+    WEIGHT_THRESHOLD,
+    require_target,
+    written,
+)
+from lightning_compress.coreml.targets import palettization_capabilities
 from lightning_compress.coreml.weights import iterate_operations
 from lightning_compress.dkm.kmeans import ValueCounts, assign, count_float16, kmeans_1d
-from lightning_compress.errors import ConfigurationError, PackageError, TargetError, WeightError
-
-WEIGHT_THRESHOLD = 2048
-"""Weights with no more elements than this stay dense, as in coremltools."""
-
-_IOS16 = 7
-"""The first specification version with palettes."""
+from lightning_compress.errors import ConfigurationError, PackageError, WeightError
 
 
 @dataclass(frozen=True)
@@ -95,14 +93,15 @@ def palettize_package(
         raise ConfigurationError("n_bits is empty; give the widths to palettize at, such as [6, 2]")
     opened = open_package(package)
     for bits in n_bits:
-        _require_target(opened, bits)
+        for capability in palettization_capabilities(bits):
+            require_target(opened, capability)
     palettizers: list[Palettizer] = []
     models = {}
     with quiet_conversion():
         for bits in dict.fromkeys(n_bits):
             # The program is read anew for each width: replacing a weight changes it, and reading costs
             # little.
-            program = opened.program(_IOS16)
+            program = opened.program(LOWEST_SPECIFICATION)
             constants = [
                 constant for constant in _constants(program) if _is_palettizable(constant, weight_threshold)
             ]
@@ -115,19 +114,8 @@ def palettize_package(
                 with block:
                     for constant, palettizer in members:
                         _replace(block, constant, palettizer.palette(bits))
-            models[bits] = _written(opened, program)
+            models[bits] = written(opened, program)
     return models
-
-
-def _require_target(package: Package, n_bits: int) -> None:
-    needed = palettization_capabilities(n_bits)
-    lowest = resolve_target(None, needed)
-    has = max(package.specification_version, _IOS16)
-    if lowest.value > has:
-        raise TargetError(
-            f"{n_bits} bits cannot be stored in a package for {target_name(has)}; "
-            f"export it with minimum_deployment_target={target_name(lowest.value).split(' ')[0]!r} first"
-        )
 
 
 def _palettizer(constant: Any) -> Palettizer:
@@ -182,20 +170,3 @@ def _replace(block: Any, constant: Any, palette: Palette) -> None:
         anchor_op=constant, old_var=constant.outputs[0], new_var=variable, no_check_var_types=True
     )
     block.remove_ops([constant])
-
-
-def _written(package: Package, program: Any) -> ct.models.MLModel:
-    """The program as a model, with the description that the package had.
-
-    Written by coremltools' backend alone: its optimization passes have run once already, and one of them
-    fails on the dictionary of a classifier's probabilities (coremltools #1906).
-    """
-    version = max(package.specification_version, _IOS16)
-    with tempfile.TemporaryDirectory() as folder:
-        specification = backend.load(
-            program,
-            folder,
-            specification_version=version,
-            model_description=package.specification.description,
-        )
-        return ct.models.MLModel(specification, weights_dir=folder, skip_model_load=True)

@@ -50,7 +50,8 @@ def quiet_conversion() -> Iterator[None]:
         # coremltools 9, converter.py `_mil_convert`: leaves its temporary weights folder to the garbage
         # collector.
         warnings.filterwarnings("ignore", message="Implicitly cleaning up", category=ResourceWarning)
-        # coremltools 9 compares the ranges of integer and float16 types by casting one's largest value to the other.
+        # coremltools 9 compares the ranges of integer and float16 types by casting one's largest value to the
+        # other.
         warnings.filterwarnings(
             "ignore",
             message="overflow encountered in cast",

@@ -30,6 +30,12 @@ class Storage:
     stored_bytes: int
 
 
+_CONTENTS = frozenset(
+    ["data", "data_mask", "indices", "indices_mask", "indices_nonzero_data", "lut", "mask", "nonzero_data", "offset", "quantized_data", "scale", "source_val", "zero_point"]
+)
+"""Inputs of `constexpr_*` operations that hold what is stored, as opposed to shapes and axes."""
+
+
 def describe_storage(variable: Any) -> Storage:
     """How a weight, the output of a `const` or `constexpr_*` operation, is stored."""
     operations = list(_constexpr_operations(variable))
@@ -45,11 +51,8 @@ def describe_storage(variable: Any) -> Storage:
     lookup = next((o for o in operations if "lut" in o.inputs), None)
     if "sparse_to_dense" in kinds:
         techniques.append("pruned")
-        bits = (
-            8 * variable.op.nonzero_data.val.dtype.itemsize
-            if variable.op.nonzero_data.val is not None
-            else bits
-        )
+        if variable.op.nonzero_data.val is not None:
+            bits = _bit_width(variable.op.nonzero_data)
     if lookup is not None:
         techniques.append("palettized")
         lut = lookup.lut
@@ -93,10 +96,10 @@ def _leaves(variable: Any) -> Iterator[Any]:
         return
     seen: set[Any] = set()
     for operation in operations:
-        for source in operation.inputs.values():
+        for name, source in operation.inputs.items():
             if (
-                source is not None
-                and source.op is not None
+                name in _CONTENTS
+                and source is not None
                 and source.op.op_type == "const"
                 and source not in seen
             ):
@@ -105,10 +108,7 @@ def _leaves(variable: Any) -> Iterator[Any]:
 
 
 def _stored_bytes(constant: Any) -> int:
-    value = np.asarray(constant.val)
-    if value.dtype.kind not in "fiub":
-        return 0
-    return -(-value.size * _bit_width(constant) // 8)
+    return -(-int(np.asarray(constant.val).size) * _bit_width(constant) // 8)
 
 
 def _bit_width(constant: Any) -> int:

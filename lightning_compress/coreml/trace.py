@@ -133,7 +133,7 @@ def trace(module: nn.Module, example_inputs: ExampleInputs) -> Traced:
     if isinstance(example_inputs, Mapping):
         module = _ByName(module, list(example_inputs)).eval()
     with torch.no_grad(), without_autocast(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         try:
             outputs = _flatten(module(*inputs), name)
             # torch compares two traces node by node, which fails for torchvision's vision transformers

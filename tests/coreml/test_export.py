@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import hydra
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from lightning_compress import runtime
 from lightning_compress.coreml import Capability, CoreMLExport, ImageInput, inspect, softmax_outputs
@@ -118,3 +120,34 @@ def test_a_description_of_an_input_that_is_not_there_is_refused(network, digit, 
     with pytest.raises(ConfigurationError, match="input_descriptions names 'picture'; the package has input"):
         export.run(network, digit)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_hydra_can_make_one_from_plain_types(network, digit, tmp_path):
+    export = hydra.utils.instantiate(
+        OmegaConf.create(
+            {
+                "_target_": "lightning_compress.CoreMLExport",
+                "path": str(tmp_path / "net.mlpackage"),
+                "minimum_deployment_target": "macOS13",
+                "image": {
+                    "_target_": "lightning_compress.coreml.ImageInput",
+                    "scale": [1 / 255],
+                    "bias": 0,
+                    "color_layout": "GRAYSCALE",
+                },
+                "input_names": ["digit"],
+                "class_labels": [f"digit {index}" for index in range(10)],
+                "input_descriptions": {"digit": "A digit."},
+                "user_metadata": {"epochs": 3},
+                "wrapper": {
+                    "_target_": "hydra.utils.get_method",
+                    "path": "lightning_compress.coreml.softmax_outputs",
+                },
+            }
+        )
+    )
+    export.validate({Capability.LUT})
+    report = export.run(network, digit).report
+    assert report.target == "iOS16 / macOS13"
+    assert (report.inputs[0].name, report.inputs[0].description) == ("digit", "A digit.")
+    assert report.user_metadata["epochs"] == "3"
