@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_compress.dkm import attention
 from lightning_compress.dkm.attention import Clustering
 from lightning_compress.dkm.grid import Grid, Resolution
+from lightning_compress.dkm.panels import plan
 from lightning_compress.errors import ConfigurationError, WeightError
 
 
@@ -106,34 +107,35 @@ class _Palettize(torch.autograd.Function):
         palette = centroids.detach().reshape(groups, -1).to(small)
         low, high = torch.aminmax(work, dim=-1) if groups > 1 else (v.view(1) for v in torch.aminmax(work))
         low, high = low.to(small), high.to(small)
-        resolution = None
+        grid: Grid | None
         if work.device.type == "cpu":
-            if not bool(torch.isfinite(high - low).all()):
+            if not bool((torch.isfinite(low) & torch.isfinite(high)).all()):
                 raise WeightError("the weight holds NaN or infinity")
-            if not exact:
-                resolution = _resolution(low, high, palette, clustering)
+            grid = None if exact else plan(work, low, high, palette, clustering)
         else:
-            resolution = Resolution.for_panels(512)
+            # Looking at the range or at the palette would make the host wait.
+            panels = max(64, min(512, (1 << 15) // palette.shape[-1]))
+            grid = None if exact else Grid.uniform(low, high, Resolution.for_panels(panels))
         ctx.clustering = clustering
         ctx.shapes = (weight.shape, centroids.shape, weight.dtype, centroids.dtype, groups)
-        grid: Grid | None = None
-        if resolution is None or not resolution.fits:
-            points = work.to(small)
-            masses = (points != 0).to(small) if keep_zeros else torch.ones_like(points)
+        present = work != 0 if keep_zeros else None
+        if grid is None:
+            points, places = work.to(small), None
+            masses = torch.ones_like(points) if present is None else present.to(small)
         else:
-            grid = Grid(work, low, high, resolution)
-            points, masses = grid.points, grid.masses(work.reshape(-1) if keep_zeros else None)
+            points, places = grid.points, grid.locate(work)
+            masses = grid.masses(places, None if present is None else present.view(-1))
         history = attention.iterate(points, masses, palette, clustering)
         function = attention.output(points, history[-2], history[-1], clustering)
-        palettized = function if grid is None else grid.interpolate(function, work.reshape(-1))
-        palettized = palettized.view_as(work)
-        if keep_zeros:
-            palettized = palettized.mul_(work != 0)
+        if grid is None or places is None:
+            palettized = function
+        else:
+            palettized = grid.interpolate(function, places, work.view(-1)).view_as(work)
+        if present is not None:
+            palettized = palettized.mul_(present)
         ctx.keep_zeros = keep_zeros
         ctx.grid = grid
-        if grid is None:
-            points = points.new_empty(0)
-        ctx.save_for_backward(weight, points, masses, *history)
+        ctx.save_for_backward(weight, places, masses, *history)
         updated = history[-1].to(centroids.dtype).view_as(centroids)
         return palettized.to(weight.dtype).view_as(weight), updated
 
@@ -141,7 +143,7 @@ class _Palettize(torch.autograd.Function):
     def backward(
         ctx: Any, output_gradient: Tensor, centroid_gradient: Tensor
     ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        weight, points, masses, *history = ctx.saved_tensors
+        weight, places, masses, *history = ctx.saved_tensors
         weight_shape, centroid_shape, weight_dtype, centroid_dtype, groups = ctx.shapes
         grid: Grid | None = ctx.grid
         small = masses.dtype
@@ -154,13 +156,15 @@ class _Palettize(torch.autograd.Function):
             upstream = output_gradient.reshape(groups, -1).to(small)
             deposited = upstream
         else:
+            points = grid.points
             upstream = output_gradient.reshape(-1).float()
-            deposited = grid.deposit(upstream)
+            deposited = grid.deposit(places, upstream)
         result = attention.gradients(points, masses, deposited, by_centroids, history, ctx.clustering)
         if grid is None:
             slope = result.output_slope * upstream + result.mass_slope
         else:
-            slope = grid.chain(result.output_slope, result.mass_slope, weight.reshape(-1).float(), upstream)
+            work = weight.reshape(-1).float()
+            slope = grid.chain(result.output_slope, result.mass_slope, places, work, upstream)
         if ctx.keep_zeros:
             slope = slope.view_as(weight).mul_(present)
         return (
@@ -170,18 +174,3 @@ class _Palettize(torch.autograd.Function):
             None,
             None,
         )
-
-
-def _resolution(low: Tensor, high: Tensor, palette: Tensor, clustering: Clustering) -> Resolution | None:
-    """Panels no wider than the attention's narrowest switch, or None where the range has no place in float32."""
-    width = float((high - low).max())
-    if not 1e-30 < width < 1e30:
-        return None
-    ordered = palette.sort(dim=-1).values
-    middle = (ordered[:, 1:] + ordered[:, :-1]) / 2
-    middle = torch.minimum(torch.maximum(middle, low.unsqueeze(-1)), high.unsqueeze(-1))
-    _, soft = attention.attention(middle, palette, clustering)
-    mean = (soft @ palette.unsqueeze(-1)).squeeze(-1)
-    square = (soft @ (palette * palette).unsqueeze(-1)).squeeze(-1)
-    rate = float((square - mean * mean).clamp_min(0).amax().sqrt()) * 2 / clustering.temperature
-    return Resolution.for_panels(max(1, math.ceil(width * rate)))
