@@ -31,7 +31,10 @@ class Storage:
 
 
 _CONTENTS = frozenset(
-    ["data", "data_mask", "indices", "indices_mask", "indices_nonzero_data", "lut", "mask", "nonzero_data", "offset", "quantized_data", "scale", "source_val", "zero_point"]
+    [
+        *("data", "quantized_data", "nonzero_data", "source_val", "indices", "indices_nonzero_data", "lut"),
+        *("mask", "data_mask", "indices_mask", "scale", "offset", "zero_point"),
+    ]
 )
 """Inputs of `constexpr_*` operations that hold what is stored, as opposed to shapes and axes."""
 

@@ -4,8 +4,9 @@
 
 Prints the median times and their ratio, and for each width the largest and the mean excess of a tensor's inertia over
 the exact optimum (coremltools' dynamic programme), with centroids in double precision and with both sides' rounded to
-the float16 that packages store, as well as what that rounding costs the optimum itself. Weights are torchvision's random initialization unless `--checkpoint` names
-a state dict; k-means' work depends on their distribution only a little.
+the float16 that packages store, as well as what that rounding costs the optimum itself. Weights are torchvision's
+random initialization unless `--checkpoint` names a state dict; k-means' work depends on their distribution only a
+little.
 """
 
 from __future__ import annotations

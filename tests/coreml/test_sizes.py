@@ -23,7 +23,7 @@ def test_the_float16_size_of_a_compressed_package_is_that_of_a_real_float16_pack
 
 def test_it_is_so_too_where_batch_normalization_cannot_be_folded(tmp_path):
     torch.manual_seed(0)
-    network = torchvision.models.resnet18().eval()
+    network = torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1]).eval()
     float16 = CoreMLExport(tmp_path / "net.mlpackage").run(network, torch.rand(1, 3, 32, 32))
     configuration = MagnitudePrunerConfig.from_dict({"global_config": {"target_sparsity": 0.5}})
     pruner = MagnitudePruner(network, configuration)
