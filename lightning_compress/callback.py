@@ -14,9 +14,10 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from rich.console import Console
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from lightning_compress.coreml.export import CoreMLExport, ExportedPackage
 from lightning_compress.errors import (
@@ -84,6 +85,7 @@ class Compression(Callback):
         self._prepared: PreparedModule | None = None
         self._global_step = 0
         self._probe: WeightErrorProbe | None = None
+        self._loading: RemovableHandle | None = None
 
     @property
     def state_key(self) -> str:
@@ -95,9 +97,13 @@ class Compression(Callback):
         if stage == "fit":
             check_strategy(trainer)
             self._check_order(trainer)
-        elif self._prepared is None and not _loads_checkpoint(trainer):
-            return
-        if self._prepared is not None and self._is_prepared_in(pl_module):
+            self._prepare(pl_module)
+        elif not self._is_prepared_in(pl_module):
+            # Lightning does not tell a callback whether a checkpoint will be loaded; a network without one stays as it is.
+            self._loading = pl_module.register_load_state_dict_pre_hook(self._prepare_for_state)
+
+    def _prepare(self, pl_module: L.LightningModule) -> None:
+        if self._is_prepared_in(pl_module):
             return
         path, module = self._find_module(pl_module)
         self._example_inputs = self._inputs_for(pl_module)
@@ -106,10 +112,16 @@ class Compression(Callback):
         if self.export is not None:
             self.export.validate(self._prepared.capabilities)
 
+    def _prepare_for_state(self, module: nn.Module, state_dict: Mapping[str, Any], *_: Any) -> None:
+        """Prepare a network that is about to load the state of a prepared one."""
+        assert isinstance(module, L.LightningModule)
+        if any(key not in module.state_dict() for key in state_dict):
+            self._prepare(module)
+
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Resolve fractions of the fit into steps, now that data and model are there."""
         self._require().resolve_schedule(
-            FitLength(trainer.estimated_stepping_batches, rehearsal=bool(trainer.fast_dev_run))
+            FitLength(trainer.estimated_stepping_batches, rehearsal=_rehearses(trainer))
         )
 
     def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -123,12 +135,13 @@ class Compression(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remember where the count of optimizer steps stands, which after a resume is not 0."""
         self._global_step = trainer.global_step
+        self._require().start_training()
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Measure the error of the weights where this step will be logged."""
-        if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:
+        if (trainer.global_step + 1) % _log_interval(trainer) == 0:
             self._probe = WeightErrorProbe(self._require().module)
 
     def on_train_batch_end(
@@ -176,7 +189,7 @@ class Compression(Callback):
         prepared = self._require()
         self.finalized = self.exported = None
         for reason in prepared.unfinished():
-            if not trainer.fast_dev_run:
+            if not _rehearses(trainer):
                 rank_zero_warn(
                     f"the fit ended before the compression did: {reason}; the result is compressed less than asked"
                 )
@@ -184,6 +197,12 @@ class Compression(Callback):
         if self.finalized is None:
             self.finalized = prepared.finalize()
             self.layers = summarize(self.finalized)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Leave no hook on the module."""
+        if self._loading is not None:
+            self._loading.remove()
+            self._loading = None
 
     def state_dict(self) -> dict[str, Any]:
         """Progress that the module's buffers do not hold, in plain types."""
@@ -225,7 +244,7 @@ class Compression(Callback):
         if self.export is None:
             return
         export = self.export
-        if trainer.fast_dev_run:
+        if _rehearses(trainer):
             # A rehearsal must not replace a package that somebody ships.
             path = Path(export.path)
             export = dataclasses.replace(
@@ -250,7 +269,8 @@ class Compression(Callback):
         return [method.describe() for method in self.methods]
 
     def _is_prepared_in(self, pl_module: L.LightningModule) -> bool:
-        return any(submodule is self._require().module for submodule in pl_module.modules())
+        prepared = self._prepared
+        return prepared is not None and any(submodule is prepared.module for submodule in pl_module.modules())
 
     def _find_module(self, pl_module: L.LightningModule) -> tuple[str, nn.Module]:
         path = self.module_path
@@ -297,7 +317,7 @@ class Compression(Callback):
         )
 
     def _check_order(self, trainer: L.Trainer) -> None:
-        for callback in trainer.callbacks[: trainer.callbacks.index(self)]:
+        for callback in _before(trainer, self):
             if isinstance(callback, WeightAveraging | StochasticWeightAveraging):
                 raise ConfigurationError(
                     f"{type(callback).__name__} comes before Compression in the list of callbacks, "
@@ -314,8 +334,20 @@ def package_line(package: ExportedPackage) -> str:
     return f"{package.path} ({package.target}): {megabytes[0]:.2f} MB, weights {megabytes[1]:.2f} MB{smaller}"
 
 
-def _loads_checkpoint(trainer: L.Trainer) -> bool:
-    return trainer.ckpt_path is not None
+# The Trainer gets these attributes from its connectors, which type checkers do not see.
+
+
+def _rehearses(trainer: L.Trainer) -> bool:
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+
+
+def _log_interval(trainer: L.Trainer) -> int:
+    return max(int(trainer.log_every_n_steps), 1)  # type: ignore[attr-defined]
+
+
+def _before(trainer: L.Trainer, callback: Callback) -> list[Callback]:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks[: callbacks.index(callback)]
 
 
 def _has_submodule(module: nn.Module, path: str) -> bool:

@@ -67,6 +67,9 @@ class PreparedMethod(abc.ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore progress; may be called more than once, after the module's own state was loaded."""
 
+    def start_training(self) -> None:  # noqa: B027 - most techniques keep everything in buffers
+        """Called when training starts or goes on: apply what follows from the progress and stands in no buffer."""
+
     def evaluate(self, active: bool) -> None:  # noqa: B027 - most techniques observe nothing
         """Called with True before and False after validation, test or prediction; observers rest in between."""
 

@@ -87,6 +87,11 @@ class PreparedModule:
         for prepared in self.prepared.values():
             prepared.resolve_schedule(length)
 
+    def start_training(self) -> None:
+        """Apply what follows from the progress restored, in every technique."""
+        for prepared in self.prepared.values():
+            prepared.start_training()
+
     def step(self) -> None:
         """Advance every technique by one optimizer step."""
         for prepared in self.prepared.values():

@@ -252,8 +252,6 @@ class PreparedQuantization(PreparedMethod):
                 self._milestones[index] = point - 1
         length.check(self._last_step, source)
         self._quantizer._milestones = self._milestones
-        if self._quantizer._step_count:
-            self._freeze_batch_norm_if_due()
 
     def step(self) -> None:
         """Advance by one optimizer step and pass the milestones that are due."""
@@ -313,9 +311,8 @@ class PreparedQuantization(PreparedMethod):
         return {"step_count": self._quantizer._step_count}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the step count and what follows from it."""
+        """Restore the step count."""
         self._quantizer._step_count = state["step_count"]
-        self._freeze_batch_norm_if_due()
 
     def evaluate(self, active: bool) -> None:
         """Let the observers rest during evaluation: they would learn from it otherwise."""
@@ -332,8 +329,8 @@ class PreparedQuantization(PreparedMethod):
                 switch.fill_(1)
             self._resting = []
 
-    def _freeze_batch_norm_if_due(self) -> None:
-        # coremltools keeps "frozen" in no buffer: it follows from the step count.
+    def start_training(self) -> None:
+        """Freeze batch norm if its milestone has passed: coremltools keeps that in no buffer."""
         if self._milestones is not None and 0 <= self._milestones[3] < self._quantizer._step_count:
             self.module.apply(qat_modules.freeze_bn_stats)
 

@@ -25,6 +25,7 @@ TINY_DETECTION = [
     "data.image_size=64",
     "data.batch_size=4",
     "callbacks.progress_bar=null",
+    "trainer.log_every_n_steps=1",
     "trainer.accelerator=cpu",
 ]
 
@@ -190,6 +191,7 @@ def test_each_experiment_runs_one_rehearsal(configure, tmp_path, request, name):
         "trainer.fast_dev_run=true",
         "trainer.accelerator=cpu",
         "callbacks.progress_bar=null",
+        "trainer.log_every_n_steps=1",
     )
     results = TrainingJob(config, tmp_path).run()
     assert results[0].name == "float16"
