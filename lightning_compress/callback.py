@@ -99,7 +99,7 @@ class Compression(Callback):
             self._check_order(trainer)
             self._prepare(pl_module)
         elif not self._is_prepared_in(pl_module):
-            # Lightning does not tell a callback whether a checkpoint will be loaded; a network without one stays as it is.
+            # Lightning does not tell a callback whether a checkpoint will be loaded: without one nothing is prepared.
             self._loading = pl_module.register_load_state_dict_pre_hook(self._prepare_for_state)
 
     def _prepare(self, pl_module: L.LightningModule) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 
@@ -30,7 +30,7 @@ def on_rank_zero(function: Callable[[], Value]) -> Value | None:
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return function()
     # NCCL has a short timeout and needs the GPU; a group of its own has neither.
-    group = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    group: Any = dist.new_group(backend="gloo", timeout=_PATIENCE)
     value, failure, report = None, None, [""]
     if dist.get_rank() == 0:
         try:

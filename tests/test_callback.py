@@ -238,7 +238,7 @@ class TestFit:
     def test_the_trained_module_stays_prepared_and_keeps_its_parameters(
         self, digit_module, digit_data, make_trainer
     ):
-        before = {name: parameter for name, parameter in digit_module.named_parameters()}
+        before = dict(digit_module.named_parameters())
         compression = Compression(DKMPalettization(n_bits=2))
         trainer = make_trainer(compression)
         trainer.fit(digit_module, datamodule=digit_data)

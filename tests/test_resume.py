@@ -64,7 +64,7 @@ def ordered_data(digit_data):
 class StopAfter(L.Callback):
     """Ends the process's interest in a fit after an epoch, as a kill would."""
 
-    class Killed(RuntimeError):
+    class KilledError(RuntimeError):
         pass
 
     def __init__(self, epoch: int) -> None:
@@ -72,7 +72,7 @@ class StopAfter(L.Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.current_epoch == self.epoch:
-            raise self.Killed
+            raise self.KilledError
 
 
 # Lightning names each callback of the checkpoint that the resuming Trainer lacks.
@@ -96,7 +96,7 @@ def test_a_resumed_fit_ends_with_the_same_package(
 
     stopped = Compression(*METHODS[name](), export=CoreMLExport(tmp_path / "resumed.mlpackage"))
     saving = ModelCheckpoint(dirpath=tmp_path / "checkpoints", save_last=True)
-    with pytest.raises(StopAfter.Killed):
+    with pytest.raises(StopAfter.KilledError):
         make_trainer(stopped, saving, StopAfter(stop), max_epochs=4, enable_checkpointing=True).fit(
             copy.deepcopy(fresh), datamodule=ordered_data
         )

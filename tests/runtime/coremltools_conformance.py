@@ -39,7 +39,9 @@ def predict(model: MLModel, inputs: dict[str, object], state: object = None) -> 
             array = array.reshape(*array.shape[:2], -1).transpose(2, 0, 1)[None]
         tensors[item.name] = torch.from_numpy(array.copy()).to(item.dtype)
     outputs = module(**tensors)
-    return {name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in outputs.items()}
+    return {
+        name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in outputs.items()
+    }
 
 
 def compare(
