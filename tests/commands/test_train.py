@@ -98,7 +98,8 @@ def test_an_application_of_ones_own_takes_the_callback_from_the_groups(tmp_path)
     from hydra import compose, initialize_config_dir
 
     (tmp_path / "config.yaml").write_text(
-        "defaults:\n  - compression: prune_50_palettize_4bit\n  - export: default\n  - callbacks: compression\n  - _self_\n"
+        "defaults:\n  - compression: prune_50_palettize_4bit\n  - export: default\n"
+        "  - callbacks: compression\n  - _self_\n"
         "compression:\n  module: net\n"
         f"export:\n  path: {tmp_path}/net.mlpackage\n"
         "hydra:\n  searchpath: [pkg://lightning_compress.conf]\n"
