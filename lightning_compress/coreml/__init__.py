@@ -1,22 +1,18 @@
 """Core ML packages: conversion, interface, post-training compression, sizes, atomic save."""
 
-from lightning_compress.coreml.quiet import silence_import_messages
-
-silence_import_messages()
-
-from lightning_compress.coreml.export import CoreMLExport, ExportedPackage  # noqa: E402
-from lightning_compress.coreml.image import ImageInput  # noqa: E402
-from lightning_compress.coreml.inspection import PackageReport, decompressed_weights, inspect  # noqa: E402
-from lightning_compress.coreml.post_training import palettize_package  # noqa: E402
-from lightning_compress.coreml.rendering import render  # noqa: E402
-from lightning_compress.coreml.rewriting import prune_package, quantize_package  # noqa: E402
-from lightning_compress.coreml.save import save_package  # noqa: E402
-from lightning_compress.coreml.targets import (  # noqa: E402
+from lightning_compress.coreml.export import CoreMLExport, ExportedPackage
+from lightning_compress.coreml.image import ImageInput
+from lightning_compress.coreml.inspection import PackageReport, decompressed_weights, inspect
+from lightning_compress.coreml.post_training import palettize_package
+from lightning_compress.coreml.rendering import render
+from lightning_compress.coreml.rewriting import prune_package, quantize_package
+from lightning_compress.coreml.save import save_package
+from lightning_compress.coreml.targets import (
     Capability,
     palettization_capabilities,
     resolve_target,
 )
-from lightning_compress.coreml.wrappers import softmax_outputs  # noqa: E402
+from lightning_compress.coreml.wrappers import softmax_outputs
 
 __all__ = [
     "Capability",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,17 +15,19 @@ from torch import Tensor, nn
 
 from lightning_compress.coreml.image import ImageInput, Preprocessed
 from lightning_compress.coreml.quiet import quiet_conversion
+from lightning_compress.coreml.targets import target_name
 from lightning_compress.coreml.trace import (
     ExampleInputs,
     Traced,
     as_tuple,
+    by_position,
     convertible_copy,
     input_names,
     trace,
     without_autocast,
 )
 from lightning_compress.coreml.workarounds import mended_converter
-from lightning_compress.errors import ConfigurationError, WeightError
+from lightning_compress.errors import CompressionError, ConfigurationError, WeightError
 
 PRECISIONS = ("float16", "float32")
 """Precisions that a program may compute and store its dense weights in."""
@@ -74,6 +76,7 @@ def convert(
         TraceError: If the module cannot be traced.
         WeightError: If a weight holds NaN or infinity.
         ConfigurationError: If `interface` does not fit the module.
+        CompressionError: If coremltools cannot convert one of the module's operations.
     """
     interface = interface or Interface()
     if interface.image is not None:
@@ -81,14 +84,14 @@ def convert(
     inputs = as_tuple(example_inputs)
     names = _input_names(module, example_inputs, interface, len(inputs))
     _require_finite(module)
-    network: nn.Module = convertible_copy(module)
+    network = by_position(convertible_copy(module), example_inputs)
     if interface.image is not None:
         # Declared first, so that a wrong shape is told as such and not as whatever the network makes of it.
         image_type = interface.image.input_type(names[0], inputs[0].shape)
         if interface.image.in_program:
             network = Preprocessed(network, interface.image).eval()
     with quiet_conversion(), mended_converter(), without_autocast(), _same_random_numbers():
-        traced = trace(network, example_inputs)
+        traced = trace(network, inputs, name=type(module).__name__)
         input_types = [_array_type(name, tensor) for name, tensor in zip(names, inputs, strict=True)]
         if interface.image is not None:
             input_types[0] = image_type
@@ -96,17 +99,22 @@ def convert(
         output_names = None if labels is not None else _output_names(traced, interface)
         if labels is not None:
             _require_classes(traced, labels)
-        return ct.convert(
-            traced.module,
-            convert_to="mlprogram",
-            inputs=input_types,
-            outputs=None if output_names is None else [ct.TensorType(name=name) for name in output_names],
-            classifier_config=None if labels is None else ct.ClassifierConfig(list(labels)),
-            minimum_deployment_target=target,
-            compute_precision=getattr(ct.precision, compute_precision.upper()),
-            # Compiling the model, which macOS would do here, is for whoever runs it.
-            skip_model_load=True,
-        )
+        try:
+            return ct.convert(
+                traced.module,
+                convert_to="mlprogram",
+                inputs=input_types,
+                outputs=None if output_names is None else [ct.TensorType(name=name) for name in output_names],
+                classifier_config=None if labels is None else ct.ClassifierConfig(list(labels)),
+                minimum_deployment_target=target,
+                compute_precision=getattr(ct.precision, compute_precision.upper()),
+                # Compiling the model, which macOS would do here, is for whoever runs it.
+                skip_model_load=True,
+            )
+        except Exception as error:
+            raise CompressionError(
+                f"coremltools cannot convert {type(module).__name__} for {target_name(target.value)}: {error}"
+            ) from error
 
 
 @contextmanager
@@ -141,7 +149,7 @@ def _require_finite(module: nn.Module) -> None:
 def _first_of_batch(example_inputs: ExampleInputs) -> ExampleInputs:
     if isinstance(example_inputs, Tensor):
         return example_inputs[:1]
-    if isinstance(example_inputs, dict):
+    if isinstance(example_inputs, Mapping):
         return {name: value[:1] for name, value in example_inputs.items()}
     return tuple(value[:1] for value in as_tuple(example_inputs))
 

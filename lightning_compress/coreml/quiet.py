@@ -14,29 +14,6 @@ from contextlib import ExitStack, contextmanager
 
 from lightning_compress.coreml.workarounds import replaced
 
-_IMPORT_MESSAGES = (
-    # coremltools' runtime exists on macOS alone; everything here works without it.
-    "Failed to load _ML",
-    # Its range of tested versions ends before those that this package requires and tests.
-    "scikit-learn version ",
-    "Torch version ",
-)
-
-
-class _ImportMessageFilter(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith(_IMPORT_MESSAGES)
-
-
-def silence_import_messages() -> None:
-    """Keep coremltools from logging a dozen lines about missing macOS libraries at its import.
-
-    To be called before the first `import coremltools`; calling it again changes nothing.
-    """
-    logger = logging.getLogger("coremltools")
-    if not any(isinstance(existing, _ImportMessageFilter) for existing in logger.filters):
-        logger.addFilter(_ImportMessageFilter())
-
 
 @contextmanager
 def quiet_conversion() -> Iterator[None]:
@@ -57,6 +34,10 @@ def quiet_conversion() -> Iterator[None]:
             message="overflow encountered in cast",
             category=RuntimeWarning,
             module=r"coremltools\.converters\.mil\.mil\.passes\.defs\.optimize_repeat_ops",
+        )
+        # coremltools 9 turns arrays of one element into numbers, which numpy 1.25 and later deprecate.
+        warnings.filterwarnings(
+            "ignore", message="Conversion of an array with ndim > 0", category=DeprecationWarning
         )
         # A classifier's probabilities get a name of their own; that of the network's output is never seen.
         warnings.filterwarnings("ignore", message="Output, '.*', of the source model, has been renamed")

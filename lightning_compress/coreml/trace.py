@@ -109,8 +109,13 @@ class _ByName(nn.Module):
         return self.module(**dict(zip(self.names, inputs, strict=True)))
 
 
-def trace(module: nn.Module, example_inputs: ExampleInputs) -> Traced:
-    """Trace `module` on `example_inputs` and check that the trace computes the same.
+def by_position(module: nn.Module, example_inputs: ExampleInputs) -> nn.Module:
+    """The module, or where its inputs come by name, one that takes them by position in the order of the names."""
+    return _ByName(module, list(example_inputs)).eval() if isinstance(example_inputs, Mapping) else module
+
+
+def trace(module: nn.Module, inputs: tuple[Tensor, ...], *, name: str | None = None) -> Traced:
+    """Trace `module` on `inputs` and check that the trace computes the same.
 
     The module is used as it is: see `convertible_copy`. coremltools converts what `torch.jit.trace` makes of
     every model; what `torch.export` makes, it converts for some (not for those that `LinearQuantizer` has
@@ -122,16 +127,14 @@ def trace(module: nn.Module, example_inputs: ExampleInputs) -> Traced:
 
     Args:
         module: A module on the CPU, in evaluation mode.
-        example_inputs: What to call it with.
+        inputs: What to call it with, by position: see `as_tuple` and `by_position`.
+        name: What errors call the module; its class if not given.
 
     Raises:
         TraceError: If the module cannot be traced, gives anything but tensors, or its trace computes
             something else.
     """
-    inputs = as_tuple(example_inputs)
-    name = type(module).__name__
-    if isinstance(example_inputs, Mapping):
-        module = _ByName(module, list(example_inputs)).eval()
+    name = name or type(module).__name__
     with torch.no_grad(), without_autocast(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         try:

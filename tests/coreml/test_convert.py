@@ -11,7 +11,7 @@ from torch import nn
 from lightning_compress.coreml.convert import Interface, convert
 from lightning_compress.coreml.image import ImageInput
 from lightning_compress.coreml.inspection import inspect
-from lightning_compress.errors import ConfigurationError
+from lightning_compress.errors import CompressionError, ConfigurationError
 
 
 class TwoOutputs(nn.Module):
@@ -81,6 +81,30 @@ def test_an_input_that_is_no_image_of_the_layout_is_refused(network, shape):
     interface = Interface(image=ImageInput(color_layout="GRAYSCALE"))
     with pytest.raises(ConfigurationError, match=r"GRAYSCALE needs \(1, 1, height, width\)"):
         convert(network, torch.rand(shape), target=ct.target.iOS15, interface=interface)
+
+
+def test_an_image_by_name_with_scales_a_channel_is_converted():
+    class Named(nn.Module):
+        def forward(self, *, picture, weight):
+            return picture.mean() * weight
+
+    example = {"picture": torch.rand(1, 3, 6, 6), "weight": torch.ones(1)}
+    interface = Interface(image=ImageInput(scale=(1, 2, 3)))
+    report = inspect(convert(Named(), example, target=ct.target.iOS15, interface=interface))
+    assert [(feature.name, feature.type) for feature in report.inputs] == [
+        ("picture", "image RGB"),
+        ("weight", "array float32"),
+    ]
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_operation_that_coremltools_lacks_is_named_with_the_module():
+    class Unknown(nn.Module):
+        def forward(self, x):
+            return torch.special.bessel_j0(x)
+
+    with pytest.raises(CompressionError, match=r"cannot convert Unknown for iOS15.*bessel_j0"):
+        convert(Unknown(), torch.rand(3), target=ct.target.iOS15)
 
 
 def test_labels_make_a_classifier(network, digit):

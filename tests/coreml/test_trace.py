@@ -10,7 +10,8 @@ from coremltools.optimize.torch.pruning import MagnitudePruner, MagnitudePrunerC
 from torch import nn
 
 from lightning_compress.coreml.quiet import quiet_conversion
-from lightning_compress.coreml.trace import as_tuple, convertible_copy, input_names, trace
+from lightning_compress.coreml.trace import as_tuple, by_position, convertible_copy, input_names
+from lightning_compress.coreml.trace import trace as trace_by_position
 from lightning_compress.errors import ConfigurationError, TraceError
 
 
@@ -18,6 +19,12 @@ from lightning_compress.errors import ConfigurationError, TraceError
 def _quiet():
     with quiet_conversion():
         yield
+
+
+def trace(module, example_inputs):
+    return trace_by_position(
+        by_position(module, example_inputs), as_tuple(example_inputs), name=type(module).__name__
+    )
 
 
 class TwoInputs(nn.Module):
