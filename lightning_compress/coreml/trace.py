@@ -135,7 +135,13 @@ def trace(module: nn.Module, inputs: tuple[Tensor, ...], *, name: str | None = N
             something else.
     """
     name = name or type(module).__name__
-    with torch.no_grad(), without_autocast(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with (
+        torch.no_grad(),
+        without_autocast(),
+        _without_fused_attention(),
+        torch.random.fork_rng(devices=[]),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         try:
             outputs = _flatten(module(*inputs), name)
@@ -159,6 +165,17 @@ def without_autocast() -> Iterator[None]:
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
         yield
+
+
+@contextmanager
+def _without_fused_attention() -> Iterator[None]:
+    """Trace attention as the operations it is made of; coremltools has no conversion for torch's fused one."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 def _check_on_other_values(

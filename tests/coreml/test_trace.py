@@ -52,7 +52,10 @@ def test_inputs_can_come_by_position_or_by_name():
 def test_a_vision_transformer_can_be_traced():
     torch.manual_seed(0)
     network = torchvision.models.VisionTransformer(32, 16, 1, 2, 16, 32).eval()
-    assert trace(network, torch.rand(1, 3, 32, 32)).outputs[0].shape == (1, 1000)
+    traced = trace(convertible_copy(network), torch.rand(1, 3, 32, 32))
+    assert traced.outputs[0].shape == (1, 1000)
+    assert "_native_multi_head_attention" not in str(traced.module.inlined_graph)
+    assert torch.backends.mha.get_fastpath_enabled()
 
 
 def test_random_numbers_gradients_and_threads_go_on_as_if_nothing_had_happened(network, digit):
