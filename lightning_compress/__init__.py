@@ -10,6 +10,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from lightning_compress.import_messages import silence_import_messages
+
+silence_import_messages()
+
 if TYPE_CHECKING:
     from lightning_compress.callback import Compression
     from lightning_compress.coreml.export import CoreMLExport

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightning_compress.coreml.detector import RAW_OUTPUTS, NonMaximumSuppression, with_suppression
 from lightning_compress.coreml.image import ImageInput, Preprocessed
 from lightning_compress.coreml.quiet import quiet_conversion
 from lightning_compress.coreml.targets import target_name
@@ -42,13 +43,20 @@ class Interface:
         input_names: Names of the inputs; None takes those of a dictionary of example inputs, or else "image"
             or "input" for one input and the parameters of forward for several.
         output_names: Names of the outputs; None takes "output", or "output_0", "output_1" and so on.
-        class_labels: Labels by output index, for a classifier.
+        class_labels: Labels by output index, for a classifier, or for a detector with `nms`.
+        nms: Non-maximum suppression to put behind a detector.
     """
 
     image: ImageInput | None = None
     input_names: Sequence[str] | None = None
     output_names: Sequence[str] | None = None
     class_labels: Sequence[str] | None = None
+    nms: NonMaximumSuppression | None = None
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether the labels are those of a classifier."""
+        return self.class_labels is not None and self.nms is None
 
 
 def convert(
@@ -95,17 +103,17 @@ def convert(
         input_types = [_array_type(name, tensor) for name, tensor in zip(names, inputs, strict=True)]
         if interface.image is not None:
             input_types[0] = image_type
-        labels = interface.class_labels
-        output_names = None if labels is not None else _output_names(traced, interface)
-        if labels is not None:
+        labels = interface.class_labels or []
+        if interface.is_classifier:
             _require_classes(traced, labels)
+        output_types = None if interface.is_classifier else _output_types(traced, interface)
         try:
-            return ct.convert(
+            model = ct.convert(
                 traced.module,
                 convert_to="mlprogram",
                 inputs=input_types,
-                outputs=None if output_names is None else [ct.TensorType(name=name) for name in output_names],
-                classifier_config=None if labels is None else ct.ClassifierConfig(list(labels)),
+                outputs=output_types,
+                classifier_config=ct.ClassifierConfig(list(labels)) if interface.is_classifier else None,
                 minimum_deployment_target=target,
                 compute_precision=getattr(ct.precision, compute_precision.upper()),
                 # Compiling the model, which macOS would do here, is for whoever runs it.
@@ -115,6 +123,7 @@ def convert(
             raise CompressionError(
                 f"coremltools cannot convert {type(module).__name__} for {target_name(target.value)}: {error}"
             ) from error
+    return model if interface.nms is None else with_suppression(model, labels, interface.nms)
 
 
 @contextmanager
@@ -164,6 +173,17 @@ def _input_names(
     if len(names) != count:
         raise ConfigurationError(f"input_names={names!r} has {len(names)} names for {count} example inputs")
     return names
+
+
+def _output_types(traced: Traced, interface: Interface) -> list[ct.TensorType]:
+    if interface.nms is None:
+        return [ct.TensorType(name=name) for name in _output_names(traced, interface)]
+    if len(traced.outputs) != len(RAW_OUTPUTS):
+        raise ConfigurationError(
+            f"the module to export with nms returns {len(traced.outputs)} tensors; Core ML's non-maximum "
+            "suppression takes confidences and coordinates"
+        )
+    return [ct.TensorType(name=name, dtype=np.float32) for name in RAW_OUTPUTS]
 
 
 def _output_names(traced: Traced, interface: Interface) -> list[str]:

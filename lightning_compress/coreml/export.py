@@ -10,14 +10,20 @@ import coremltools as ct
 from torch import nn
 
 from lightning_compress.coreml.capabilities import require_present
+from lightning_compress.coreml.card import write_model_card
 from lightning_compress.coreml.convert import PRECISIONS, Interface, convert, require_identifiers
+from lightning_compress.coreml.detector import CONFIDENCE, COORDINATES, NonMaximumSuppression
 from lightning_compress.coreml.image import ImageInput
 from lightning_compress.coreml.inspection import PackageReport, inspect
 from lightning_compress.coreml.labels import read_labels
 from lightning_compress.coreml.save import require_writable, resolve, save_package
 from lightning_compress.coreml.targets import Capability, resolve_target, target_name
+from lightning_compress.coreml.tolerance import Tolerance
 from lightning_compress.coreml.trace import ExampleInputs
 from lightning_compress.errors import ConfigurationError
+
+_PREVIEW = "com.apple.coreml.model.preview.type"
+"""The metadata by which Xcode knows how to try a model."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,10 @@ class CoreMLExport:
         input_names: Names of the inputs.
         output_names: Names of the outputs.
         class_labels: Labels of a classifier, or a text file with one a line. The module must return one
-            probability a class: see `softmax_outputs` for one that returns logits.
+            probability a class: see `softmax_outputs` for one that returns logits. With `nms`, the labels of a
+            detector.
+        nms: Put Core ML's non-maximum suppression behind a detector, so that Vision takes the package; the
+            module must return confidences and coordinates.
         author: Shown by Xcode, as are the following.
         license: License of the model.
         description: What the model does.
@@ -65,6 +74,11 @@ class CoreMLExport:
         user_metadata: Further metadata, by key.
         wrapper: Called with the finalized module; what it returns is exported. For softmax, box decoding,
             picking outputs.
+        verify: Whether `lightning_compress.verification`, and with it `Compression`, runs the package before it
+            takes its place and compares it with the module.
+        tolerance: How far outputs may be apart then; None for one that fits the package: see
+            `lightning_compress.verification.tolerance_for`.
+        card: Whether to write a model card, a Markdown file, beside the package.
 
     Raises:
         ConfigurationError: If a value cannot be used.
@@ -86,6 +100,7 @@ class CoreMLExport:
     input_names: Sequence[str] | None = None
     output_names: Sequence[str] | None = None
     class_labels: Sequence[str] | str | Path | None = None
+    nms: NonMaximumSuppression | None = None
     author: str | None = None
     license: str | None = None
     description: str | None = None
@@ -94,6 +109,9 @@ class CoreMLExport:
     output_descriptions: Mapping[str, str] | None = None
     user_metadata: Mapping[str, object] | None = None
     wrapper: Callable[[nn.Module], nn.Module] | None = None
+    verify: bool = True
+    tolerance: Tolerance | None = None
+    card: bool = True
 
     def __post_init__(self) -> None:
         resolve(self.path)
@@ -108,7 +126,9 @@ class CoreMLExport:
                 raise ConfigurationError(f"{argument}={names!r} is a string; give a list of names")
             if names is not None:
                 require_identifiers(list(names), argument)
-        if self.class_labels is not None and self.output_names is not None:
+        if self.nms is not None:
+            self._check_nms()
+        elif self.class_labels is not None and self.output_names is not None:
             raise ConfigurationError(
                 "output_names cannot be given with class_labels; "
                 "a classifier's outputs are 'classLabel' and 'classLabel_probs'"
@@ -116,6 +136,17 @@ class CoreMLExport:
         if self.wrapper is not None and not callable(self.wrapper):
             raise ConfigurationError(
                 f"wrapper={self.wrapper!r} is not callable; it is called with the module"
+            )
+
+    def _check_nms(self) -> None:
+        if self.class_labels is None:
+            raise ConfigurationError("nms needs class_labels, one for each class; apps show them with the boxes")
+        if self.image is None:
+            raise ConfigurationError("nms needs an image input: image=ImageInput(...)")
+        if self.output_names is not None and tuple(self.output_names) != (CONFIDENCE, COORDINATES):
+            raise ConfigurationError(
+                f"output_names={list(self.output_names)!r} cannot be given with nms; a detector's outputs are "
+                f"{CONFIDENCE!r} and {COORDINATES!r}"
             )
 
     def validate(self, capabilities: Collection[Capability] = ()) -> None:
@@ -139,14 +170,19 @@ class CoreMLExport:
         module: nn.Module,
         example_inputs: ExampleInputs,
         capabilities: Collection[Capability] = (),
+        check: Callable[[Path], None] | None = None,
     ) -> ExportedPackage:
         """Wrap, trace, convert, check, write and measure.
+
+        A package cannot be run here: `lightning_compress.verification.export_verified` does that as well.
 
         Args:
             module: A finalized module; it is not changed.
             example_inputs: What to call it with.
             capabilities: What the compression needs of the package; that each is really in it is checked
                 before it is written.
+            check: Called with the written package before it takes the place of an earlier one; what it raises
+                ends the export.
 
         Raises:
             TraceError: If the module cannot be traced.
@@ -157,16 +193,18 @@ class CoreMLExport:
         target = resolve_target(self.minimum_deployment_target, capabilities)
         labels = None if self.class_labels is None else read_labels(self.class_labels)
         model = convert(
-            module if self.wrapper is None else self.wrapper(module),
+            self.wrapped(module),
             example_inputs,
             target=target,
-            interface=Interface(self.image, self.input_names, self.output_names, labels),
+            interface=Interface(self.image, self.input_names, self.output_names, labels, self.nms),
             compute_precision=self.compute_precision,
         )
         self._describe(model)
         require_present(capabilities, model)
-        path = save_package(model, self.path)
+        path = save_package(model, self.path, check)
         report = inspect(path)
+        if self.card:
+            write_model_card(report)
         return ExportedPackage(
             path=path,
             package_bytes=report.package_bytes,
@@ -175,6 +213,10 @@ class CoreMLExport:
             target=target_name(target.value),
             report=report,
         )
+
+    def wrapped(self, module: nn.Module) -> nn.Module:
+        """What is exported of a finalized module."""
+        return module if self.wrapper is None else self.wrapper(module)
 
     def _describe(self, model: ct.models.MLModel) -> None:
         for attribute, text in (
@@ -195,5 +237,8 @@ class CoreMLExport:
                         f"{argument} names {name!r}; the package has {', '.join(sorted(features))}"
                     )
                 features[name] = description
+        if self.image is not None and self.class_labels is not None:
+            kind = "imageClassifier" if self.nms is None else "objectDetector"
+            model.user_defined_metadata[_PREVIEW] = kind
         for key, value in (self.user_metadata or {}).items():
             model.user_defined_metadata[str(key)] = str(value)

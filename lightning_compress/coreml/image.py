@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import coremltools as ct
 import torch
@@ -12,6 +13,36 @@ from torch import Tensor, nn
 from lightning_compress.errors import ConfigurationError
 
 _LAYOUTS = {"RGB": 3, "BGR": 3, "GRAYSCALE": 1}
+
+
+@dataclass(frozen=True)
+class SizeRange:
+    """Sizes of an image between two bounds, in pixels, both included.
+
+    Args:
+        height: Least and greatest height.
+        width: Least and greatest width.
+
+    Raises:
+        ConfigurationError: If a bound is no positive whole number, or the least exceeds the greatest.
+    """
+
+    height: Sequence[int]
+    width: Sequence[int]
+
+    def __post_init__(self) -> None:
+        for name in ("height", "width"):
+            bounds = tuple(getattr(self, name))
+            if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1]:
+                raise ConfigurationError(
+                    f"{name}={list(bounds)!r} of a size range is no pair of a least and a greatest size in pixels"
+                )
+            object.__setattr__(self, name, bounds)
+
+    def __contains__(self, size: tuple[int, int]) -> bool:
+        return all(
+            low <= side <= high for side, (low, high) in zip(size, (self.height, self.width), strict=True)
+        )
 
 
 @dataclass(frozen=True)
@@ -25,9 +56,13 @@ class ImageInput:
         scale: Factor of the pixels, or one for each channel.
         bias: What is added after scaling, or one for each channel, in the order of `color_layout`.
         color_layout: "RGB", "BGR" or "GRAYSCALE": the order of channels that the network takes.
+        sizes: Sizes that the package takes besides that of the example image: pairs of height and width, or a
+            `SizeRange`; None for that one size. The network must compute what depends on the size in its
+            forward, as fully convolutional networks and those with adaptive pooling do.
 
     Raises:
-        ConfigurationError: If the layout is unknown, or `scale` or `bias` has another number of channels.
+        ConfigurationError: If the layout is unknown, or `scale` or `bias` has another number of channels, or a
+            size is no pair of positive whole numbers.
 
     Example:
         ImageNet's normalization, mean (0.485, 0.456, 0.406), standard deviation (0.229, 0.224, 0.225):
@@ -38,8 +73,11 @@ class ImageInput:
     scale: float | Sequence[float] = 1.0
     bias: float | Sequence[float] = 0.0
     color_layout: str = "RGB"
+    sizes: Sequence[Sequence[int]] | SizeRange | None = None
 
     def __post_init__(self) -> None:
+        if self.sizes is not None and not isinstance(self.sizes, SizeRange):
+            object.__setattr__(self, "sizes", _pairs(self.sizes))
         if self.color_layout not in _LAYOUTS:
             raise ConfigurationError(
                 f"color_layout={self.color_layout!r} is unknown; valid are {', '.join(_LAYOUTS)}"
@@ -80,6 +118,21 @@ class ImageInput:
         values = (value,) if isinstance(value, (int, float)) else tuple(value)
         return values * self.channels if len(values) == 1 else values
 
+    def sizes_to_verify(self, size: tuple[int, int]) -> list[tuple[int, int]]:
+        """Heights and widths that show whether the package works at all that it takes.
+
+        Args:
+            size: That of the example image.
+
+        Returns:
+            Every size where they are listed; else that of the example image and the least.
+        """
+        if self.sizes is None:
+            return [size]
+        if isinstance(self.sizes, SizeRange):
+            return list(dict.fromkeys([size, (self.sizes.height[0], self.sizes.width[0])]))
+        return list(dict.fromkeys([size, *((height, width) for height, width in self.sizes)]))
+
     @property
     def in_program(self) -> bool:
         """Whether the scales differ between channels, so that the program itself must apply them."""
@@ -99,11 +152,41 @@ class ImageInput:
         scale, bias = (1.0, (0.0,) * self.channels) if self.in_program else (self.scales()[0], self.biases())
         return ct.ImageType(
             name=name,
-            shape=tuple(shape),
+            shape=self._shape(shape),
             scale=scale,
             bias=bias[0] if self.channels == 1 else list(bias),
             color_layout=getattr(ct.colorlayout, self.color_layout),
         )
+
+    def _shape(self, shape: Sequence[int]) -> Any:
+        batch, channels, height, width = shape
+        if self.sizes is None:
+            return tuple(shape)
+        if not isinstance(self.sizes, SizeRange):
+            shapes = [(batch, channels, *size) for size in self.sizes_to_verify((height, width))]
+            return ct.EnumeratedShapes(shapes, default=tuple(shape)) if len(shapes) > 1 else tuple(shape)
+        if (height, width) not in self.sizes:
+            raise ConfigurationError(
+                f"the example image of {height} x {width} pixels is outside of the sizes asked for: height "
+                f"{self.sizes.height}, width {self.sizes.width}"
+            )
+        sides = [
+            ct.RangeDim(low, high, default=side)
+            for side, (low, high) in zip(
+                (height, width), (self.sizes.height, self.sizes.width), strict=True
+            )
+        ]
+        return ct.Shape((batch, channels, *sides))
+
+
+def _pairs(sizes: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
+    pairs = [tuple(size) if isinstance(size, Sequence) else (size,) for size in sizes]
+    for pair in pairs:
+        if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
+            raise ConfigurationError(
+                f"sizes holds {list(pair)!r}, which is no pair of height and width in pixels"
+            )
+    return tuple((height, width) for height, width in pairs)
 
 
 class Preprocessed(nn.Module):

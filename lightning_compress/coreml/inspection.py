@@ -12,6 +12,7 @@ import coremltools as ct
 import numpy as np
 import numpy.typing as npt
 
+from lightning_compress.coreml.detector import suppression_of
 from lightning_compress.coreml.package import Package, open_package
 from lightning_compress.coreml.sizes import float16_weight_bytes, package_bytes, weight_bytes
 from lightning_compress.coreml.targets import target_name
@@ -128,7 +129,7 @@ def inspect(package: str | Path | ct.models.MLModel) -> PackageReport:
     program = opened.program()
     weights = list(iterate_weights(program))
     operations = list(iterate_operations(program))
-    description = opened.specification.description
+    description = opened.description
     constants = _small_constants(operations)
     return PackageReport(
         path=opened.path,
@@ -236,10 +237,15 @@ def _feature(feature: Any, constants: Mapping[str, tuple[float, ...]]) -> Featur
         array = feature.type.multiArrayType
         name = f"array {array.ArrayDataType.Name(array.dataType).lower()}"
         shape = tuple(array.shape)
+    elif kind == "doubleType" and feature.type.isOptional:
+        name = "double, optional"
     return Feature(feature.name, name, shape, feature.shortDescription, scale, bias)
 
 
 def _labels(package: Package) -> tuple[str, ...]:
+    suppression = None if package.pipeline is None else suppression_of(package.pipeline)
+    if suppression is not None:
+        return tuple(suppression.nonMaximumSuppression.stringClassLabels.vector)
     for function in package.specification.mlProgram.functions.values():
         for block in function.block_specializations.values():
             for operation in block.operations:

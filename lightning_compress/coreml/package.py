@@ -28,13 +28,20 @@ class Package:
 
     Attributes:
         path: The `.mlpackage` folder.
-        specification: The `Model` message of Core ML's specification.
+        specification: The `Model` message of Core ML's specification that holds the program.
         weights_folder: The folder of the weight files, or None if the program has no large constants.
+        pipeline: The `Model` message of the pipeline that the program stands in, or None.
     """
 
     path: Path
     specification: Any
     weights_folder: Path | None
+    pipeline: Any | None = None
+
+    @property
+    def description(self) -> Any:
+        """The `ModelDescription` message that apps meet."""
+        return (self.specification if self.pipeline is None else self.pipeline).description
 
     @property
     def specification_version(self) -> int:
@@ -78,17 +85,28 @@ def open_package(package: str | Path | ct.models.MLModel) -> Package:
     else:
         path = Path(package).expanduser()
         specification, folder = _read(path)
+    pipeline = None
     kind = specification.WhichOneof("Type")
     if kind == "pipeline":
-        raise PackageError(f"{str(path)!r} holds a pipeline of models; give the package of one of them")
-    if kind != "mlProgram":
+        pipeline, specification = specification, _only_program(specification, path)
+    elif kind != "mlProgram":
         raise PackageError(
             f"{str(path)!r} holds a model of type {kind or 'unknown'}, not an ML Program; "
             "convert the original model again with convert_to='mlprogram'"
         )
-    opened = Package(path, specification, Path(folder) if folder else None)
+    opened = Package(path, specification, Path(folder) if folder else None, pipeline)
     _require_whole(opened)
     return opened
+
+
+def _only_program(pipeline: Any, path: Path) -> Any:
+    kinds = [model.WhichOneof("Type") for model in pipeline.pipeline.models]
+    if kinds.count("mlProgram") != 1:
+        raise PackageError(
+            f"{str(path)!r} holds a pipeline of {', '.join(map(str, kinds)) or 'nothing'}; one with one ML Program "
+            "can be read. Give the packages of its programs one by one"
+        )
+    return pipeline.pipeline.models[kinds.index("mlProgram")]
 
 
 def _read(path: Path) -> tuple[Any, str | None]:

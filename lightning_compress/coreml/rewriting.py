@@ -39,7 +39,22 @@ def written(package: Package, program: Any) -> ct.models.MLModel:
             specification_version=max(package.specification_version, LOWEST_SPECIFICATION),
             model_description=package.specification.description,
         )
+        if package.pipeline is not None:
+            specification = _in_pipeline(package, specification)
         return ct.models.MLModel(specification, weights_dir=folder, skip_model_load=True)
+
+
+def _in_pipeline(package: Package, specification: Any) -> Any:
+    """A copy of the package's pipeline with another program in the place of its own."""
+    pipeline = ct.proto.Model_pb2.Model()
+    pipeline.CopyFrom(package.pipeline)
+    for model in pipeline.pipeline.models:
+        if model.WhichOneof("Type") == "mlProgram":
+            model.CopyFrom(specification)
+        else:
+            model.specificationVersion = specification.specificationVersion
+    pipeline.specificationVersion = specification.specificationVersion
+    return pipeline
 
 
 def require_target(package: Package, capability: Capability) -> None:

@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import coremltools as ct
@@ -34,12 +34,16 @@ _REPLACED = ".replaced"
 """Ends the name that an earlier package has between the two renames."""
 
 
-def save_package(model: ct.models.MLModel, path: str | Path) -> Path:
+def save_package(
+    model: ct.models.MLModel, path: str | Path, check: Callable[[Path], None] | None = None
+) -> Path:
     """Write `model` to `path`, replacing an earlier package in one step.
 
     Args:
-        model: An ML Program.
+        model: An ML Program, or a pipeline with one.
         path: Where to write it, ending in `.mlpackage`; missing parent folders are made.
+        check: Called with the written package before it takes its place; what it raises leaves an earlier
+            one there.
 
     Returns:
         The absolute path.
@@ -58,6 +62,8 @@ def save_package(model: ct.models.MLModel, path: str | Path) -> Path:
             try:
                 written = folder / destination.name
                 model.save(str(written))
+                if check is not None:
+                    check(written)
                 _make_readable_as_any_folder(written)
                 _flush(folder)
                 _replace(destination, written)

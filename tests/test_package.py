@@ -1,0 +1,32 @@
+"""What the package promises about itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import lightning_compress
+
+
+@pytest.mark.parametrize("area", ["dkm", "coreml", "runtime"])
+def test_the_lower_areas_know_neither_lightning_nor_hydra_and_say_nothing(area):
+    code = f"import sys, lightning_compress.{area}; print([n for n in ('lightning', 'hydra', 'omegaconf') if n in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+    assert result.stderr == ""
+
+
+def test_the_names_that_stay_are_there():
+    assert set(lightning_compress.__all__) == {
+        "Compression",
+        "CoreMLExport",
+        "DKMPalettization",
+        "LinearQuantization",
+        "MagnitudePruning",
+    }
+    for name in lightning_compress.__all__:
+        assert getattr(lightning_compress, name).__name__ == name
+    with pytest.raises(AttributeError, match="'Palettization'"):
+        _ = lightning_compress.Palettization
