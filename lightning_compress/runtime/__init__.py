@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from lightning_compress.runtime.loading import load
 from lightning_compress.runtime.module import CoreMLProgram
+from lightning_compress.runtime.pipeline import CoreMLPipeline
 from lightning_compress.runtime.registry import supported_ops
 
-__all__ = ["CoreMLProgram", "load", "supported_ops"]
+__all__ = ["CoreMLPipeline", "CoreMLProgram", "load", "supported_ops"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from coremltools.converters.mil.frontend.milproto.load import load as load_mil
@@ -13,11 +13,20 @@ import lightning_compress.runtime.ops  # noqa: F401 - fills the table of ops
 from lightning_compress.errors import PackageError
 from lightning_compress.runtime.interface import read_inputs
 from lightning_compress.runtime.module import CoreMLProgram, Precision
+from lightning_compress.runtime.pipeline import CoreMLPipeline, NonMaximumSuppression
 from lightning_compress.runtime.program import lower
-from lightning_compress.runtime.reader import PackageContents, operations_of, programs_of, read_package
+from lightning_compress.runtime.reader import (
+    PackageContents,
+    models_of,
+    operations_of,
+    programs_of,
+    read_package,
+)
 from lightning_compress.runtime.registry import find, supported_ops
 
 _PRECISIONS = ("float32", "float16")
+
+CoreMLModule: TypeAlias = CoreMLProgram | CoreMLPipeline
 
 
 def load(
@@ -25,20 +34,21 @@ def load(
     *,
     precision: Precision = "float32",
     device: torch.device | str | None = None,
-) -> CoreMLProgram:
+) -> CoreMLModule:
     """Load a Core ML package as a torch module that computes what its program says.
 
     Reading a package executes nothing that is in it.
 
     Args:
-        path: a `.mlpackage` folder that holds an ML Program.
+        path: a `.mlpackage` folder that holds an ML Program, or a pipeline of programs and non-maximum suppression.
+            Of a package with several functions, the default one is loaded.
         precision: "float32" computes in float32 on the stored weights, the reference to compare a package with;
             "float16" computes in the types of the program, which are float16 unless it was converted otherwise.
             Without fast float16 arithmetic, on a CPU, values are held in float32 and each result is rounded.
         device: where to put the constants; the CPU by default. `module.to` moves them later.
 
     Returns:
-        A module in evaluation mode; see `CoreMLProgram` for how to call it.
+        A module in evaluation mode; see `CoreMLProgram`, and `CoreMLPipeline`, for how to call it.
 
     Raises:
         PackageError: when the path is no readable package, or its program has ops that the runtime has not.
@@ -55,7 +65,7 @@ def load(
     _check_ops(contents)
     # Constants outlive this call: made as inference tensors they could take no part in autograd later.
     with torch.inference_mode(False):
-        module = _load_program(contents.specification, contents, precision).eval()
+        module = _load_model(contents.specification, contents, precision).eval()
         return module if device is None else module.to(device)
 
 
@@ -74,11 +84,42 @@ def _check_ops(contents: PackageContents) -> None:
         )
 
 
+def _load_model(specification: Any, contents: PackageContents, precision: Precision) -> CoreMLModule:
+    kind = specification.WhichOneof("Type")
+    if kind == "mlProgram":
+        return _load_program(specification, contents, precision)
+    stages: list[CoreMLProgram | NonMaximumSuppression] = []
+    for position, model in enumerate(models_of(specification)):
+        if model.WhichOneof("Type") == "mlProgram":
+            stages.append(_load_program(model, contents, precision))
+        elif model.WhichOneof("Type") == "nonMaximumSuppression":
+            stages.append(NonMaximumSuppression(model))
+        else:
+            raise PackageError(
+                f"Model {position} of the pipeline in {contents.path} is of type {model.WhichOneof('Type')!r}. "
+                "Valid types: 'mlProgram', 'nonMaximumSuppression'."
+            )
+    description = specification.description
+    inputs = [item.name for item in description.input]
+    outputs = [item.name for item in description.output]
+    return CoreMLPipeline(stages, inputs, outputs, precision, str(contents.path))
+
+
 def _load_program(specification: Any, contents: PackageContents, precision: Precision) -> CoreMLProgram:
     try:
         program = load_mil(specification, specification.specificationVersion, str(contents.weights))
     except Exception as error:
         raise PackageError(f"coremltools cannot read the program in {contents.path}: {error}") from error
-    lowered = lower(program.functions["main"])
-    inputs = read_inputs(specification.description.input, lowered.input_types)
+    function, description = _main_function(program, specification)
+    lowered = lower(function)
+    inputs = read_inputs(description.input, lowered.input_types)
     return CoreMLProgram(lowered, inputs, precision, str(contents.path))
+
+
+def _main_function(program: Any, specification: Any) -> tuple[Any, Any]:
+    """The function to run and the description of its interface; a package of several has a default one."""
+    description = specification.description
+    if not description.functions:
+        return program.functions["main"], description
+    name = description.defaultFunctionName or "main"
+    return program.functions[name], next(item for item in description.functions if item.name == name)

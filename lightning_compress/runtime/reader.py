@@ -64,17 +64,20 @@ def read_package(path: str | os.PathLike[str]) -> PackageContents:
     return contents
 
 
+def models_of(specification: Any) -> list[Any]:
+    """The models of a pipeline, in order; empty for any other model."""
+    kind = specification.WhichOneof("Type")
+    if kind == "pipeline":
+        return list(specification.pipeline.models)
+    return list(getattr(specification, kind).pipeline.models) if kind in _PIPELINES else []
+
+
 def programs_of(specification: Any) -> Iterator[Any]:
     """Every ML Program (`MILSpec.Program`) in a specification, pipelines followed to their ends."""
-    kind = specification.WhichOneof("Type")
-    if kind == "mlProgram":
+    if specification.WhichOneof("Type") == "mlProgram":
         yield specification.mlProgram
-    elif kind == "pipeline":
-        for model in specification.pipeline.models:
-            yield from programs_of(model)
-    elif kind in _PIPELINES:
-        for model in getattr(specification, kind).pipeline.models:
-            yield from programs_of(model)
+    for model in models_of(specification):
+        yield from programs_of(model)
 
 
 def operations_of(program: Any) -> Iterator[Any]:
