@@ -123,8 +123,12 @@ class CoreMLPipeline(nn.Module):
         features: dict[str, Any] = dict(zip(names, values, strict=True))
         for stage in self.stages.children():
             if isinstance(stage, NonMaximumSuppression):
-                limits = [self._threshold(name, thresholds) for name in stage.threshold_names]
-                features |= stage(*(features[name] for name in stage.input_names), *limits)
+                iou_name, confidence_name = stage.threshold_names
+                features |= stage(
+                    *(features[name] for name in stage.input_names),
+                    self._threshold(iou_name, thresholds, 1.0),
+                    self._threshold(confidence_name, thresholds, float("inf")),
+                )
             elif isinstance(stage, CoreMLProgram):
                 features |= stage(**{item.name: features[item.name] for item in stage.inputs})
         return {name: features[name] for name in self.output_names}
@@ -157,13 +161,13 @@ class CoreMLPipeline(nn.Module):
             if name
         }
 
-    def _threshold(self, name: str, given: dict[str, Any]) -> float | None:
+    def _threshold(self, name: str, given: dict[str, Any], largest: float) -> float | None:
         if name not in given:
             return None
         value = float(given[name])
-        if not 0 <= value <= 1:
+        if not 0 <= value <= largest:
             raise PackageError(
-                f"Input {name!r} of {self.package} got {value}; it takes a number from 0 to 1."
+                f"Input {name!r} of {self.package} got {value}; valid: {'0 to 1' if largest == 1 else '0 or more'}."
             )
         return value
 

@@ -153,8 +153,10 @@ def test_programs_in_a_row(tmp_path):
 def test_a_threshold_out_of_range_or_a_wrong_name(package):
     module = runtime.load(package)
     image = torch.rand(1, 3, 8, 8)
-    with pytest.raises(PackageError, match=r"'iouThreshold' of .* got 40\.0; it takes a number from 0 to 1"):
+    with pytest.raises(PackageError, match=r"'iouThreshold' of .* got 40\.0; valid: 0 to 1"):
         module(image, iouThreshold=40)
+    with pytest.raises(PackageError, match=r"'confidenceThreshold' of .* got -1\.0; valid: 0 or more"):
+        module(image, confidenceThreshold=-1)
     with pytest.raises(PackageError, match="no input 'confidence'"):
         module(image, confidence=0.5)
 
