@@ -38,6 +38,10 @@ class PackageError(CompressionError, ValueError):
     """A Core ML package that is missing, damaged, or holds what cannot be read or run."""
 
 
+class VerificationError(CompressionError, ArithmeticError):
+    """A Core ML package that does not compute what the module does that it was made of."""
+
+
 class StrategyError(CompressionError, RuntimeError):
     """A Lightning strategy or feature that would lose or corrupt the compression."""
 

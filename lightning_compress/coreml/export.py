@@ -140,7 +140,9 @@ class CoreMLExport:
 
     def _check_nms(self) -> None:
         if self.class_labels is None:
-            raise ConfigurationError("nms needs class_labels, one for each class; apps show them with the boxes")
+            raise ConfigurationError(
+                "nms needs class_labels, one for each class; apps show them with the boxes"
+            )
         if self.image is None:
             raise ConfigurationError("nms needs an image input: image=ImageInput(...)")
         if self.output_names is not None and tuple(self.output_names) != (CONFIDENCE, COORDINATES):

@@ -172,9 +172,7 @@ class ImageInput:
             )
         sides = [
             ct.RangeDim(low, high, default=side)
-            for side, (low, high) in zip(
-                (height, width), (self.sizes.height, self.sizes.width), strict=True
-            )
+            for side, (low, high) in zip((height, width), (self.sizes.height, self.sizes.width), strict=True)
         ]
         return ct.Shape((batch, channels, *sides))
 

@@ -1,0 +1,217 @@
+"""The model card beside a package: what it is, how well it does, how it is compressed, how an app uses it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from lightning_compress.coreml.detector import CONFIDENCE, COORDINATES
+from lightning_compress.coreml.inspection import Feature, Layer, PackageReport
+from lightning_compress.coreml.rendering import format_bytes, storage
+
+METRICS = "metrics"
+"""Key in the metadata of a package's metrics, a JSON object."""
+
+_NOT_SHOWN = ("com.github.apple.", "com.apple.")
+"""Prefixes of metadata that tools write for one another."""
+
+
+def write_model_card(report: PackageReport) -> Path:
+    """Write the card of a package beside it: `net.md` for `net.mlpackage`.
+
+    Returns:
+        The path of the card.
+    """
+    path = report.path.with_suffix(".md")
+    path.write_text(model_card(report), encoding="utf-8")
+    return path
+
+
+def model_card(report: PackageReport) -> str:
+    """A package's card as Markdown.
+
+    Metrics are read from the metadata `metrics`, a JSON object, which `lightning-compress train` writes once the
+    package has been measured.
+    """
+    parts = [
+        f"# {report.path.stem}",
+        report.description,
+        _facts(report),
+        _metrics(report),
+        "## Inputs and outputs",
+        _features(report),
+        _labels(report),
+        "## Compression by layer",
+        _layers(report.layers),
+        "## In Swift",
+        _swift(report),
+        _metadata(report),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _facts(report: PackageReport) -> str:
+    ratio = report.float16_weight_bytes / max(report.weight_bytes, 1)
+    rows = [
+        ("package", format_bytes(report.package_bytes)),
+        ("weights", format_bytes(report.weight_bytes)),
+        ("weights at float16", f"{format_bytes(report.float16_weight_bytes)} ({ratio:.2f} times as large)"),
+        ("runs on", f"{report.target} and later"),
+        ("version", report.version),
+        ("author", report.author),
+        ("license", report.license),
+    ]
+    return _table(("", ""), [row for row in rows if row[1]])
+
+
+def _metrics(report: PackageReport) -> str:
+    text = report.user_metadata.get(METRICS)
+    if text is None:
+        return ""
+    try:
+        metrics = json.loads(text)
+    except ValueError:
+        return f"## Metrics\n\n{text}"
+    if not isinstance(metrics, dict):
+        return f"## Metrics\n\n{text}"
+    rows = [
+        (name, f"{value:.4f}" if isinstance(value, float) else str(value)) for name, value in metrics.items()
+    ]
+    return "## Metrics\n\n" + _table(("metric", "value"), rows)
+
+
+def _features(report: PackageReport) -> str:
+    rows = []
+    for kind, group in (("input", report.inputs), ("output", report.outputs)):
+        for feature in group:
+            shape = " x ".join(str(extent) for extent in feature.shape)
+            rows.append((kind, f"`{feature.name}`", feature.type, shape, feature.description))
+    return _table(("", "name", "type", "shape", "description"), rows)
+
+
+def _labels(report: PackageReport) -> str:
+    if not report.labels:
+        return ""
+    shown = ", ".join(report.labels[:20]) + (", …" if len(report.labels) > 20 else "")
+    return f"{len(report.labels)} labels: {shown}"
+
+
+def _layers(layers: Iterable[Layer]) -> str:
+    rows = [
+        (
+            f"`{layer.name}`",
+            "x".join(str(extent) for extent in layer.shape),
+            storage(layer),
+            f"{layer.sparsity:.1%}",
+            format_bytes(layer.float16_bytes),
+            format_bytes(layer.stored_bytes),
+        )
+        for layer in layers
+        if len(layer.shape) > 1
+    ]
+    return _table(("layer", "shape", "stored as", "zeros", "at float16", "stored"), rows)
+
+
+def _metadata(report: PackageReport) -> str:
+    rows = [
+        (key, value)
+        for key, value in report.user_metadata.items()
+        if key != METRICS and not key.startswith(_NOT_SHOWN)
+    ]
+    if not rows:
+        return ""
+    return "## Metadata\n\n" + "\n\n".join(f"{key}:\n\n```\n{_readable(value)}\n```" for key, value in rows)
+
+
+def _readable(value: str) -> str:
+    try:
+        content = json.loads(value)
+    except ValueError:
+        return value
+    return json.dumps(content, indent=2) if isinstance(content, dict) else value
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [_row(header), "|" + "---|" * len(header)]
+    return "\n".join([*lines, *(_row(row) for row in rows)])
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def _swift(report: PackageReport) -> str:
+    return f"```swift\n{_code(report)}\n```"
+
+
+def _code(report: PackageReport) -> str:
+    name = _class_name(report.path.stem)
+    outputs = {output.name for output in report.outputs}
+    takes_image = bool(report.inputs) and report.inputs[0].type.startswith("image")
+    if takes_image and report.labels and {CONFIDENCE, COORDINATES} <= outputs:
+        return _DETECTOR.format(name=name)
+    if takes_image and report.labels:
+        return _CLASSIFIER.format(name=name)
+    return _plain(name, report.inputs, report.outputs)
+
+
+def _class_name(stem: str) -> str:
+    """The name of the class that Xcode generates for a package."""
+    name = re.sub(r"\W", "_", stem)
+    return f"_{name}" if name[:1].isdigit() else name
+
+
+_CLASSIFIER = """\
+import CoreML
+import Vision
+
+let model = try VNCoreMLModel(for: {name}(configuration: MLModelConfiguration()).model)
+let request = VNCoreMLRequest(model: model) {{ request, _ in
+    guard let labels = request.results as? [VNClassificationObservation] else {{ return }}
+    for label in labels.prefix(3) {{
+        print(label.identifier, label.confidence)
+    }}
+}}
+request.imageCropAndScaleOption = .scaleFill
+try VNImageRequestHandler(cgImage: image).perform([request])"""
+
+_DETECTOR = """\
+import CoreML
+import Vision
+
+let model = try VNCoreMLModel(for: {name}(configuration: MLModelConfiguration()).model)
+model.featureProvider = try MLDictionaryFeatureProvider(dictionary: [
+    "iouThreshold": 0.45, "confidenceThreshold": 0.4,  // optional: other thresholds than the package's
+])
+let request = VNCoreMLRequest(model: model) {{ request, _ in
+    guard let objects = request.results as? [VNRecognizedObjectObservation] else {{ return }}
+    for object in objects {{
+        // Vision's boxes have their origin in the lower left corner, in shares of the image's sides.
+        print(object.labels[0].identifier, object.confidence, object.boundingBox)
+    }}
+}}
+request.imageCropAndScaleOption = .scaleFill
+try VNImageRequestHandler(cgImage: image).perform([request])"""
+
+
+def _plain(name: str, inputs: Sequence[Feature], outputs: Sequence[Feature]) -> str:
+    arguments = ", ".join(f"{feature.name}: {feature.name}" for feature in inputs)
+    lines = [
+        "import CoreML",
+        "",
+        *(
+            f"// {feature.name}: "
+            + (
+                f"CVPixelBuffer, {' x '.join(map(str, feature.shape))}"
+                if feature.type.startswith("image")
+                else f"MLMultiArray, {' x '.join(map(str, feature.shape))}"
+            )
+            for feature in inputs
+        ),
+        f"let model = try {name}(configuration: MLModelConfiguration())",
+        f"let result = try model.prediction({arguments})",
+        *(f"print(result.{feature.name})" for feature in outputs),
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,41 @@
+"""How far a package may be from the module that it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from lightning_compress.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """The largest difference allowed, output by output.
+
+    Args:
+        relative: As a share of the output's largest magnitude, for every output without an absolute one. For
+            probabilities, whose largest is near 1, it is about the difference in probability.
+        absolute: By name of output, in the output's own unit: `{"coordinates": 1 / 300}` is one pixel of an
+            image of 300 pixels where boxes are given in shares of its sides.
+        mean: Largest share that the mean difference of an output may have of what is allowed to its largest.
+            An error of float16 lies in few values; a wrong weight moves all of them.
+
+    Raises:
+        ConfigurationError: If a value is not positive.
+    """
+
+    relative: float = 1e-2
+    absolute: Mapping[str, float] = field(default_factory=dict)
+    mean: float = 0.25
+
+    def __post_init__(self) -> None:
+        given = {"relative": self.relative, "mean": self.mean}
+        given.update({f"absolute[{name!r}]": value for name, value in self.absolute.items()})
+        for name, value in given.items():
+            if not value > 0:
+                raise ConfigurationError(f"{name}={value!r} of a tolerance is not positive")
+
+    def allowed(self, output: str, largest: float) -> float:
+        """The largest difference allowed in an output whose largest magnitude is `largest`."""
+        # Where an output is 0 throughout there is nothing to be relative to.
+        return self.absolute.get(output, self.relative * max(largest, 1e-3))

@@ -1,0 +1,166 @@
+"""How far the outputs of a package are from those of the module that it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_compress.coreml.detector import COORDINATES
+from lightning_compress.coreml.export import CoreMLExport
+from lightning_compress.coreml.tolerance import Tolerance
+from lightning_compress.errors import VerificationError
+
+_RELATIVE = {"float16": 1e-2, "float32": 1e-3}
+
+
+@dataclass(frozen=True)
+class OutputDifference:
+    """One output, over all samples.
+
+    Attributes:
+        name: Its name in the package.
+        largest: Largest absolute difference; infinite where one of the two is not finite and the other is.
+        mean: Mean absolute difference.
+        largest_value: Largest magnitude in the module's output.
+        allowed: The largest difference that the tolerance allows.
+        allowed_mean: The mean difference that it allows.
+        pixels: What one pixel is in the output's unit, for boxes.
+    """
+
+    name: str
+    largest: float
+    mean: float
+    largest_value: float
+    allowed: float
+    allowed_mean: float
+    pixels: float | None = None
+
+    @property
+    def relative(self) -> float:
+        """The largest difference as a share of the largest magnitude."""
+        return self.largest / max(self.largest_value, 1e-12)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the output is within the tolerance."""
+        return self.largest <= self.allowed and self.mean <= self.allowed_mean
+
+
+@dataclass(frozen=True)
+class Verification:
+    """A package against a module.
+
+    Attributes:
+        package: Path of the package.
+        runner: What ran the package: "torch, float16", "Core ML".
+        samples: How many samples went through both.
+        outputs: One difference an output.
+    """
+
+    package: str
+    runner: str
+    samples: int
+    outputs: tuple[OutputDifference, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every output is within the tolerance."""
+        return all(output.passed for output in self.outputs)
+
+    def require_passed(self) -> None:
+        """Raise unless the package is within the tolerance.
+
+        Raises:
+            VerificationError: Naming each output that is not, with both differences.
+        """
+        wrong = [
+            f"{output.name!r} differs by {output.largest:.3g} at most and {output.mean:.3g} on average, and "
+            f"{output.allowed:.3g} and {output.allowed_mean:.3g} are allowed (its largest value is "
+            f"{output.largest_value:.3g})"
+            for output in self.outputs
+            if not output.passed
+        ]
+        if wrong:
+            raise VerificationError(
+                f"the package {self.package} does not compute what its module does: run by {self.runner} on "
+                f"{self.samples} samples, its output {'; '.join(wrong)}. Export with compute_precision='float32' if "
+                "half precision is too coarse for the network, or with another tolerance=Tolerance(...) if this is "
+                "near enough; verify=False exports without this check"
+            )
+
+
+def tolerance_for(export: CoreMLExport, image_size: tuple[int, int] | None = None) -> Tolerance:
+    """The tolerance that an export asks for, or the default one.
+
+    By default an output may be apart by 1% of its largest value, by 0.1% in float32, and a detector's boxes by
+    one pixel.
+
+    Args:
+        export: How the package is made.
+        image_size: Height and width of the images, in pixels.
+    """
+    if export.tolerance is not None:
+        return export.tolerance
+    boxes = {COORDINATES: 1 / max(image_size)} if export.nms is not None and image_size is not None else {}
+    return Tolerance(_RELATIVE[export.compute_precision], boxes)
+
+
+def compare(
+    expected: Sequence[Mapping[str, Tensor]],
+    found: Sequence[Mapping[str, Tensor]],
+    tolerance: Tolerance,
+    *,
+    pixels: Mapping[str, float] | None = None,
+) -> tuple[OutputDifference, ...]:
+    """Compare outputs, sample by sample.
+
+    Args:
+        expected: Outputs of the module by name, one mapping a sample.
+        found: Outputs of the package for the same samples.
+        tolerance: How far they may be apart.
+        pixels: What one pixel is, for outputs that hold boxes.
+
+    Raises:
+        VerificationError: If an output is missing or of another size.
+    """
+    names = list(expected[0])
+    differences = []
+    for name in names:
+        pairs = [_pair(name, one[name], other.get(name)) for one, other in zip(expected, found, strict=True)]
+        reference = torch.cat([pair[0] for pair in pairs])
+        distance = _distance(reference, torch.cat([pair[1] for pair in pairs]))
+        finite = reference[reference.isfinite()].abs()
+        largest_value = finite.max().item() if len(finite) else 0.0
+        allowed = tolerance.allowed(name, largest_value)
+        differences.append(
+            OutputDifference(
+                name=name,
+                largest=distance.max().item() if len(distance) else 0.0,
+                mean=distance.mean().item() if len(distance) else 0.0,
+                largest_value=largest_value,
+                allowed=allowed,
+                allowed_mean=allowed * tolerance.mean,
+                pixels=(pixels or {}).get(name),
+            )
+        )
+    return tuple(differences)
+
+
+def _pair(name: str, expected: Tensor, found: Tensor | None) -> tuple[Tensor, Tensor]:
+    if found is None:
+        raise VerificationError(f"the package has no output {name!r}")
+    if expected.numel() != found.numel():
+        raise VerificationError(
+            f"output {name!r} of the package has the shape {list(found.shape)}, and {list(expected.shape)} as the "
+            "module computes it"
+        )
+    return expected.detach().double().flatten(), found.detach().double().cpu().flatten()
+
+
+def _distance(expected: Tensor, found: Tensor) -> Tensor:
+    difference = (expected - found).abs()
+    same = (expected == found) | (expected.isnan() & found.isnan())
+    return torch.where(same, 0.0, difference.nan_to_num(nan=torch.inf))

@@ -1,0 +1,69 @@
+"""Export, and let the package take its place only if it computes what the module does."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from torch import nn
+
+from lightning_compress.coreml.detector import COORDINATES
+from lightning_compress.coreml.export import CoreMLExport, ExportedPackage
+from lightning_compress.coreml.targets import Capability
+from lightning_compress.coreml.trace import ExampleInputs, as_tuple, by_position, convertible_copy
+from lightning_compress.verification.comparison import Verification, compare, tolerance_for
+from lightning_compress.verification.running import output_names, program_of, reference_outputs, run_in_torch
+from lightning_compress.verification.samples import random_samples
+
+
+def export_verified(
+    export: CoreMLExport,
+    module: nn.Module,
+    example_inputs: ExampleInputs,
+    capabilities: Collection[Capability] = (),
+) -> ExportedPackage:
+    """Export a finalized module as `CoreMLExport.run` does, and verify the package if the export asks for it.
+
+    Args:
+        export: What the package shall be.
+        module: A finalized module; it is not changed.
+        example_inputs: What to call it with.
+        capabilities: What the compression needs of the package.
+
+    Raises:
+        VerificationError: If the package does not compute what the module does; an earlier package is then
+            still in place.
+        CompressionError: As `CoreMLExport.run` raises it.
+    """
+
+    def check(package: Path) -> None:
+        verify_export(export, package, module, example_inputs).require_passed()
+
+    return export.run(module, example_inputs, capabilities, check if export.verify else None)
+
+
+def verify_export(
+    export: CoreMLExport, package: Path, module: nn.Module, example_inputs: ExampleInputs
+) -> Verification:
+    """Compare a package with the module that it was exported from, on samples that need no data.
+
+    The package is run as it is typed, which is float16 by default, on the CPU.
+
+    Args:
+        export: How the package was made.
+        package: Path of the `.mlpackage` folder.
+        module: The finalized module.
+        example_inputs: What to call it with.
+    """
+    inputs = as_tuple(example_inputs)
+    samples = random_samples(example_inputs, export.image)
+    reference = convertible_copy(by_position(export.wrapped(module), example_inputs))
+    program = program_of(package)
+    size = (inputs[0].shape[-2], inputs[0].shape[-1]) if export.image is not None else None
+    differences = compare(
+        reference_outputs(reference, samples.module, output_names(program)),
+        run_in_torch(program, samples.package),
+        tolerance_for(export, size),
+        pixels={COORDINATES: 1 / max(size)} if export.nms is not None and size is not None else None,
+    )
+    return Verification(str(package.name), "torch, as typed", len(samples.module), differences)

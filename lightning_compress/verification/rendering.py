@@ -1,0 +1,35 @@
+"""A verification as a table to print with rich."""
+
+from __future__ import annotations
+
+from rich.table import Table
+from rich.text import Text
+
+from lightning_compress.verification.comparison import OutputDifference, Verification
+
+
+def verification_table(verification: Verification) -> Table:
+    """One row for each output."""
+    table = Table(
+        title=f"{verification.package}, {verification.samples} samples, run by {verification.runner}",
+        title_justify="left",
+    )
+    table.add_column("output", overflow="fold")
+    for heading in ("largest value", "largest difference", "relative", "mean difference", "allowed"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for output in verification.outputs:
+        table.add_row(
+            Text(output.name),
+            f"{output.largest_value:.4g}",
+            _in_pixels(output, output.largest),
+            f"{output.relative:.2e}",
+            _in_pixels(output, output.mean),
+            _in_pixels(output, output.allowed),
+            "[green]ok" if output.passed else "[bold red]differs",
+        )
+    return table
+
+
+def _in_pixels(output: OutputDifference, value: float) -> str:
+    return f"{value:.2e}" if output.pixels is None else f"{value / output.pixels:.3f} px"

@@ -1,0 +1,153 @@
+"""Run a module, a package on this machine, and on macOS a package in Core ML itself."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import coremltools as ct
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lightning_compress.coreml.detector import CONFIDENCE, COORDINATES, RAW_OUTPUTS
+from lightning_compress.errors import PackageError, VerificationError
+from lightning_compress.runtime import CoreMLProgram, load
+from lightning_compress.runtime.module import Precision
+
+Outputs = list[dict[str, Tensor]]
+"""Outputs by name, one mapping a sample."""
+
+
+def reference_outputs(
+    module: nn.Module, samples: Sequence[tuple[Tensor, ...]], names: Sequence[str]
+) -> Outputs:
+    """What a module computes.
+
+    Args:
+        module: On the CPU, in evaluation mode; returns a tensor, or tensors in tuples.
+        samples: Its inputs.
+        names: Names of its outputs, in order.
+
+    Raises:
+        VerificationError: If it returns more or fewer tensors.
+    """
+    results = []
+    with torch.no_grad():
+        for sample in samples:
+            tensors = list(_tensors(module(*sample)))
+            if len(tensors) != len(names):
+                raise VerificationError(
+                    f"the module returns {len(tensors)} tensors, and the package has {len(names)} outputs: "
+                    f"{', '.join(names)}"
+                )
+            results.append(dict(zip(names, tensors, strict=True)))
+    return results
+
+
+def program_of(package: str | Path, precision: Precision = "float16") -> CoreMLProgram:
+    """The program of a package as a module; that of a pipeline is the one before non-maximum suppression.
+
+    Raises:
+        PackageError: If the package cannot be loaded, or holds no program, or more than one.
+    """
+    programs = [
+        part for part in load(package, precision=precision).modules() if isinstance(part, CoreMLProgram)
+    ]
+    if len(programs) != 1:
+        raise PackageError(f"{str(package)!r} holds {len(programs)} programs; one can be verified")
+    return programs[0]
+
+
+def output_names(program: CoreMLProgram) -> list[str]:
+    """Names of a program's tensors: without a classifier's label, and a detector's as its package names them."""
+    names = list(program.output_names)
+    if program.class_labels is not None:
+        names = names[1:]
+    return [_FINAL_NAMES.get(name, name) for name in names]
+
+
+def run_in_torch(program: CoreMLProgram, samples: Sequence[tuple[Tensor, ...]]) -> Outputs:
+    """What a package computes, run by `lightning_compress.runtime`; of a detector every box."""
+    with torch.no_grad():
+        return [
+            {
+                _FINAL_NAMES.get(name, name): value
+                for name, value in program(*sample).items()
+                if isinstance(value, Tensor)
+            }
+            for sample in samples
+        ]
+
+
+def coreml_is_available() -> bool:
+    """Whether Core ML itself can run a package on this machine."""
+    return sys.platform == "darwin"
+
+
+def run_in_coreml(
+    package: str | Path,
+    samples: Sequence[tuple[Tensor, ...]],
+    thresholds: Mapping[str, float] | None = None,
+) -> Outputs:
+    """What a package computes, run by Core ML; macOS only.
+
+    Args:
+        package: Path of an `.mlpackage` folder.
+        samples: Its inputs, images as pixels of 0 to 255, RGB.
+        thresholds: Values of a detector's optional inputs.
+
+    Returns:
+        Its outputs; a classifier's probabilities in the order of its labels, a detector's boxes after
+        non-maximum suppression.
+
+    Raises:
+        PackageError: On any other system.
+    """
+    if not coreml_is_available():
+        raise PackageError(f"Core ML runs on macOS alone, and this is {sys.platform}")
+    model = ct.models.MLModel(str(package))
+    description = model.get_spec().description
+    inputs = [feature for feature in description.input if not feature.type.isOptional]
+    labels = load(package).class_labels
+    results = []
+    for sample in samples:
+        given: dict[str, Any] = {
+            feature.name: _coreml_value(feature, value) for feature, value in zip(inputs, sample, strict=True)
+        }
+        outputs = model.predict({**given, **(thresholds or {})})
+        results.append(
+            {
+                name: _tensor(value, labels)
+                for name, value in outputs.items()
+                if isinstance(value, (np.ndarray, dict))
+            }
+        )
+    return results
+
+
+_FINAL_NAMES = dict(zip(RAW_OUTPUTS, (CONFIDENCE, COORDINATES), strict=True))
+
+
+def _tensors(outputs: Any) -> Sequence[Tensor]:
+    if isinstance(outputs, Tensor):
+        return [outputs]
+    return [tensor for output in outputs for tensor in _tensors(output)]
+
+
+def _coreml_value(feature: Any, value: Tensor) -> Any:
+    if feature.type.WhichOneof("Type") != "imageType":
+        return value.numpy()
+    # Pillow comes with torchvision's image operations and is needed for Core ML's image inputs alone.
+    from PIL import Image
+
+    pixels = value[0].round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def _tensor(value: Any, labels: Sequence[Any] | None) -> Tensor:
+    if isinstance(value, dict):
+        return torch.tensor([float(value[label]) for label in labels or value])
+    return torch.from_numpy(np.asarray(value))
