@@ -7,6 +7,10 @@ for Neural Network Compression", arXiv 2108.12659):
 
 repeated, and f(x) = sum_j a_j(x) c'_j with the attention of the last iteration and the centroids after it.
 
+Everything but p itself is a product of p with thin matrices, in the derivatives too: with an upstream H_mj that is
+linear in x_m, the gradient by the logits is r = q H - p (sum_j q H), where q is p where the floor does not bind, and
+only sums of r over one of its two axes are wanted.
+
 Shapes: points and masses (G, M) for G groups with a palette each, centroids (G, K).
 """
 
@@ -17,6 +21,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+_BLOCK = 1 << 21
+"""Most elements of an attention matrix that is held at once."""
 
 _LEAST_SHARE = 1e-14
 """Share of the mass below which a centroid counts as attended by nothing."""
@@ -43,6 +50,22 @@ class Clustering:
     zero_preference: float = 0.0
 
 
+class Iteration(NamedTuple):
+    """One centroid update.
+
+    Attributes:
+        before: Centroids that the attention was paid to, (G, K).
+        after: Updated centroids, (G, K).
+        attended: Sum of masses times attention, (G, K).
+        active: 1 where the update was made and 0 where an earlier stop came first, or None where it surely was.
+    """
+
+    before: Tensor
+    after: Tensor
+    attended: Tensor
+    active: Tensor | None
+
+
 class PointGradients(NamedTuple):
     """Derivatives at the points, shapes (G, M), and of the first centroids, (G, K)."""
 
@@ -55,63 +78,86 @@ class PointGradients(NamedTuple):
     centroids: Tensor
 
 
-def attention(points: Tensor, centroids: Tensor, clustering: Clustering) -> tuple[Tensor, Tensor]:
-    """Differences x - c and the attention before its floor, both (G, M, K)."""
-    difference = points.unsqueeze(-1) - centroids.unsqueeze(-2)
-    logits = (difference * difference).mul_(-1.0 / clustering.temperature)
+def soft_assignment(points: Tensor, centroids: Tensor, clustering: Clustering) -> tuple[Tensor, Tensor]:
+    """The attention p before its floor, (G, M, K), and each point's squared distance to its nearest centroid, (G, M).
+
+    The distance is 0 where `epsilon` has no use for it.
+    """
+    temperature = clustering.temperature
+    # (x - c)^2 without x^2, which the softmax does not feel; around the palette's middle, where little is lost by it.
+    middle = centroids.mean(dim=-1, keepdim=True)
+    points, centroids = points - middle, centroids - middle
+    bias = centroids.square().mul_(-1 / temperature)
     if clustering.zero_preference:
-        logits[..., 0] += clustering.zero_preference / clustering.temperature
-    return difference, torch.softmax(logits, dim=-1)
+        bias[..., 0] += clustering.zero_preference / temperature
+    logits = torch.addcmul(
+        bias.unsqueeze(-2), points.unsqueeze(-1), centroids.unsqueeze(-2), value=2 / temperature
+    )
+    distance = points.new_zeros(())
+    if clustering.epsilon is not None:
+        distance = points.square() - temperature * logits.amax(dim=-1)
+    return torch.softmax(logits, dim=-1), distance
 
 
-def iterate(points: Tensor, masses: Tensor, centroids: Tensor, clustering: Clustering) -> list[Tensor]:
+def cluster(
+    points: Tensor, masses: Tensor, centroids: Tensor, clustering: Clustering
+) -> tuple[Tensor, list[Iteration]]:
     """Run the centroid updates.
 
     Returns:
-        The centroids before the first and after each iteration. Where `epsilon` stopped a device that must not wait
-        for the host, the list is of full length and its last entries repeat.
+        The palettized value f at each point, (G, M), and the iterations. On the CPU an early stop ends the list; a
+        device that must not wait for the host goes on, with iterations that do nothing.
     """
-    history = [centroids]
+    blocks = _blocks(points, centroids)
+    floor = clustering.attention_floor
+    moments = torch.stack((masses, masses * points), dim=-2)
+    total = masses.sum(dim=-1, keepdim=True)
+    iterations: list[Iteration] = []
     inertia: Tensor | None = None
     active: Tensor | None = None
-    moments = torch.stack((masses, masses * points), dim=-2)
+    held: Tensor | None = None
     for _ in range(clustering.iterations):
-        difference, soft = attention(points, history[-1], clustering)
-        sums = moments @ soft.clamp_min(clustering.attention_floor)
+        sums = torch.zeros((*centroids.shape[:-1], 2, centroids.shape[-1]), dtype=points.dtype, device=points.device)
+        present = points.new_zeros(())
+        for block in blocks:
+            soft, distance = soft_assignment(points[:, block], centroids, clustering)
+            held = _at_least(soft, floor) if len(blocks) == 1 else None
+            sums += moments[..., block] @ (_at_least(soft, floor) if held is None else held)
+            present = present + (masses[:, block] * distance).sum()
         # A centroid that no weight attends to stays where it is.
-        attended = sums[..., 0, :] > _LEAST_SHARE * masses.sum(dim=-1, keepdim=True)
-        updated = torch.where(attended, sums[..., 1, :] / sums[..., 0, :], history[-1])
+        attended = torch.where(sums[..., 0, :] > _LEAST_SHARE * total, sums[..., 0, :], torch.inf)
+        after = torch.where(attended < torch.inf, sums[..., 1, :] / attended, centroids)
         if clustering.fix_zero:
-            updated[..., 0] = 0.0
+            after = torch.cat((torch.zeros_like(after[..., :1]), after[..., 1:]), dim=-1)
         if active is not None:
-            updated = torch.where(active, updated, history[-1])
-        history.append(updated)
+            after = torch.where(active > 0, after, centroids)
+        iterations.append(Iteration(centroids, after, attended, active))
+        centroids = after
         if clustering.epsilon is not None:
-            distance = (difference * difference).amin(dim=-1)
-            present = (masses * distance).sum()
             if inertia is not None:
-                going_on = (inertia - present).abs() > clustering.epsilon
-                if points.device.type == "cpu":
-                    if not going_on:
-                        break
-                else:
-                    active = going_on if active is None else active & going_on
+                stop = ((inertia - present).abs() <= clustering.epsilon) & (inertia != 0)
+                if points.device.type != "cpu":
+                    going_on = (~stop).to(points.dtype)
+                    active = going_on if active is None else active * going_on
+                elif stop:
+                    break
             inertia = present
-    return history
-
-
-def output(points: Tensor, before: Tensor, after: Tensor, clustering: Clustering) -> Tensor:
-    """The palettized value f at each point, (G, M), from the centroids before and after the last iteration."""
-    _, soft = attention(points, before, clustering)
-    return (soft.clamp_min(clustering.attention_floor) @ after.unsqueeze(-1)).squeeze(-1)
+    last = _last(iterations)
+    if active is None and held is not None:
+        return (held @ last.after.unsqueeze(-1)).squeeze(-1), iterations
+    output = torch.empty_like(points)
+    for block in blocks:
+        soft, _ = soft_assignment(points[:, block], last.before, clustering)
+        output[:, block] = (_at_least(soft, floor) @ last.after.unsqueeze(-1)).squeeze(-1)
+    return output, iterations
 
 
 def gradients(
     points: Tensor,
     masses: Tensor,
     output_gradient: Tensor,
-    centroid_gradient: Tensor | None,
-    history: list[Tensor],
+    centroid_gradient: Tensor,
+    iterations: list[Iteration],
     clustering: Clustering,
 ) -> PointGradients:
     """Derivatives of a loss whose gradient by the output is `output_gradient`, carried by the points as masses are.
@@ -120,43 +166,115 @@ def gradients(
         points: Shape (G, M).
         masses: Shape (G, M).
         output_gradient: Shape (G, M): the weights' upstream gradients, deposited on the points.
-        centroid_gradient: The loss's gradient by the last centroids, (G, K), or None.
-        history: As `iterate` returned it.
+        centroid_gradient: The loss's gradient by the last centroids, (G, K).
+        iterations: As `cluster` returned them.
         clustering: The same as in the forward pass.
     """
-    floor = clustering.attention_floor
-    after = history[-1]
-    gradient = after.new_zeros(after.shape) if centroid_gradient is None else centroid_gradient
-    output_slope = mass_slope = torch.zeros_like(points)
-    for step in range(len(history) - 1, 0, -1):
-        before, after = history[step - 1], history[step]
-        difference, soft = attention(points, before, clustering)
-        # Derivative of the logits by the point; by the centroid it is the same with the other sign.
-        toward = difference.mul_(-2.0 / clustering.temperature)
-        clamped = soft.clamp_min(floor)
-        open_ = (soft >= floor) if floor else None
-        towards_before = torch.zeros_like(before)
-        if step == len(history) - 1:
-            gradient = gradient + (output_gradient.unsqueeze(-2) @ clamped).squeeze(-2)
-            reaction = _softmax_derivative(soft, open_, after.unsqueeze(-2).expand_as(soft)).mul_(toward)
-            output_slope = reaction.sum(dim=-1)
-            towards_before = -(output_gradient.unsqueeze(-2) @ reaction).squeeze(-2)
-        if clustering.fix_zero:
-            gradient = torch.cat((torch.zeros_like(gradient[..., :1]), gradient[..., 1:]), dim=-1)
-        mass = (masses.unsqueeze(-2) @ clamped).squeeze(-2)
-        attended = mass > _LEAST_SHARE * masses.sum(dim=-1, keepdim=True)
-        share = torch.where(attended, gradient / mass, 0.0)
-        kept = torch.where(attended, 0.0, gradient)
-        lever = (points.unsqueeze(-1) - after.unsqueeze(-2)) * share.unsqueeze(-2)
-        reaction = _softmax_derivative(soft, open_, lever).mul_(toward)
-        mass_slope = mass_slope + reaction.sum(dim=-1) + (clamped @ share.unsqueeze(-1)).squeeze(-1)
-        gradient = kept + towards_before - (masses.unsqueeze(-2) @ reaction).squeeze(-2)
+    last = _last(iterations)
+    gradient, before_gradient, output_slope = _output_gradients(points, output_gradient, last, clustering)
+    gradient = gradient + centroid_gradient
+    mass_slope = torch.zeros_like(points)
+    for position in range(len(iterations) - 1, -1, -1):
+        iteration = iterations[position]
+        update, slope = _update_gradients(points, masses, gradient, iteration, clustering)
+        # The attention of the output is that of the last iteration, and reaches back to the centroids before it.
+        if iteration.active is None:
+            gradient = update + before_gradient if position == len(iterations) - 1 else update
+            mass_slope += slope
+        else:
+            gradient = torch.where(iteration.active > 0, update, gradient)
+            mass_slope += slope * iteration.active
+            following = iterations[position + 1].active if position + 1 < len(iterations) else None
+            is_last = iteration.active * (1 - following) if following is not None else iteration.active
+            gradient = gradient + before_gradient * is_last
     return PointGradients(output_slope, mass_slope, gradient)
 
 
-def _softmax_derivative(soft: Tensor, open_: Tensor | None, upstream: Tensor) -> Tensor:
-    """Gradient by the logits of max(softmax, floor); `open_` marks where the floor does not bind."""
-    weighted = soft * upstream
-    if open_ is not None:
-        weighted = weighted.mul_(open_)
-    return weighted.sub_(soft * weighted.sum(dim=-1, keepdim=True))
+def _output_gradients(
+    points: Tensor, upstream: Tensor, last: Iteration, clustering: Clustering
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients by the centroids after and before the last iteration through f, and the slope of f."""
+    factor = 2 / clustering.temperature
+    before, after = last.before, last.after
+    by_after, by_before, slope = torch.zeros_like(after), torch.zeros_like(before), torch.empty_like(points)
+    for block in _blocks(points, after):
+        x, g = points[:, block], upstream[:, block]
+        soft, _ = soft_assignment(x, before, clustering)
+        free = _where_free(soft, clustering.attention_floor)
+        by_after += _over_points(_at_least(soft, clustering.attention_floor), g)[..., 0, :]
+        values, products = _over_clusters(free, after, after * before)
+        (mean,) = _over_clusters(soft, before)
+        slope[:, block] = factor * (products - values * mean)
+        freely = _over_points(free, g, g * x)
+        bound = _over_points(soft, g * values, g * x * values)
+        reaction = after.unsqueeze(-2) * freely - bound
+        by_before += factor * (reaction[..., 1, :] - before * reaction[..., 0, :])
+    return by_after, by_before, slope
+
+
+def _update_gradients(
+    points: Tensor, masses: Tensor, gradient: Tensor, iteration: Iteration, clustering: Clustering
+) -> tuple[Tensor, Tensor]:
+    """Gradient by the centroids before an update from that by those after it, and by the place of a unit of mass."""
+    factor = 2 / clustering.temperature
+    before, after = iteration.before, iteration.after
+    share = gradient / iteration.attended
+    # Centroids that nothing attended to stayed where they were.
+    by_before = torch.where(iteration.attended < torch.inf, 0.0, gradient)
+    if clustering.fix_zero:
+        free_to_move = torch.ones_like(share)
+        free_to_move[..., 0] = 0.0
+        share, by_before = share * free_to_move, by_before * free_to_move
+    offset = share * after
+    slope = torch.empty_like(points)
+    for block in _blocks(points, after):
+        x, n = points[:, block], masses[:, block]
+        soft, _ = soft_assignment(x, before, clustering)
+        free = _where_free(soft, clustering.attention_floor)
+        shares, offsets, share_products, offset_products = _over_clusters(
+            free, share, offset, share * before, offset * before
+        )
+        (mean,) = _over_clusters(soft, before)
+        lever = x * shares - offsets
+        slope[:, block] = factor * (x * share_products - offset_products - lever * mean)
+        slope[:, block] += _over_clusters(_at_least(soft, clustering.attention_floor), share)[0]
+        first = n * x
+        freely = _over_points(free, n, first, first * x)
+        bound = _over_points(soft, n * lever, first * lever)
+        reaction = share.unsqueeze(-2) * freely[..., 1:, :] - offset.unsqueeze(-2) * freely[..., :2, :] - bound
+        by_before = by_before + factor * (reaction[..., 1, :] - before * reaction[..., 0, :])
+    return by_before, slope
+
+
+def _last(iterations: list[Iteration]) -> Iteration:
+    """The last iteration that was active."""
+    last = iterations[0]
+    for iteration in iterations[1:]:
+        if iteration.active is None:
+            last = iteration
+        else:
+            chosen = [torch.where(iteration.active > 0, new, old) for new, old in zip(iteration[:3], last[:3], strict=True)]
+            last = Iteration(chosen[0], chosen[1], chosen[2], None)
+    return last
+
+
+def _blocks(points: Tensor, centroids: Tensor) -> list[slice]:
+    size = max(1, _BLOCK // centroids.numel())
+    return [slice(start, start + size) for start in range(0, points.shape[-1], size)]
+
+
+def _at_least(soft: Tensor, floor: float) -> Tensor:
+    return soft.clamp_min(floor) if floor else soft
+
+
+def _where_free(soft: Tensor, floor: float) -> Tensor:
+    """The attention where its floor does not bind, 0 elsewhere."""
+    return torch.threshold(soft, floor, 0.0) if floor else soft
+
+
+def _over_clusters(matrix: Tensor, *vectors: Tensor) -> tuple[Tensor, ...]:
+    return (matrix @ torch.stack(vectors, dim=-1)).unbind(dim=-1)
+
+
+def _over_points(matrix: Tensor, *vectors: Tensor) -> Tensor:
+    return torch.stack(vectors, dim=-2) @ matrix

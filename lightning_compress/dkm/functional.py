@@ -125,8 +125,7 @@ class _Palettize(torch.autograd.Function):
         else:
             points, places = grid.points, grid.locate(work)
             masses = grid.masses(places, None if present is None else present.view(-1))
-        history = attention.iterate(points, masses, palette, clustering)
-        function = attention.output(points, history[-2], history[-1], clustering)
+        function, iterations = attention.cluster(points, masses, palette, clustering)
         if grid is None or places is None:
             palettized = function
         else:
@@ -135,15 +134,16 @@ class _Palettize(torch.autograd.Function):
             palettized = palettized.mul_(present)
         ctx.keep_zeros = keep_zeros
         ctx.grid = grid
-        ctx.save_for_backward(weight, places, masses, *history)
-        updated = history[-1].to(centroids.dtype).view_as(centroids)
+        ctx.save_for_backward(weight, places, masses, *(tensor for step in iterations for tensor in step))
+        updated = iterations[-1].after.to(centroids.dtype).view_as(centroids)
         return palettized.to(weight.dtype).view_as(weight), updated
 
     @staticmethod
     def backward(
         ctx: Any, output_gradient: Tensor, centroid_gradient: Tensor
     ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        weight, places, masses, *history = ctx.saved_tensors
+        weight, places, masses, *saved = ctx.saved_tensors
+        iterations = [attention.Iteration(*saved[start : start + 4]) for start in range(0, len(saved), 4)]
         weight_shape, centroid_shape, weight_dtype, centroid_dtype, groups = ctx.shapes
         grid: Grid | None = ctx.grid
         small = masses.dtype
@@ -159,7 +159,7 @@ class _Palettize(torch.autograd.Function):
             points = grid.points
             upstream = output_gradient.reshape(-1).float()
             deposited = grid.deposit(places, upstream)
-        result = attention.gradients(points, masses, deposited, by_centroids, history, ctx.clustering)
+        result = attention.gradients(points, masses, deposited, by_centroids, iterations, ctx.clustering)
         if grid is None:
             slope = result.output_slope * upstream + result.mass_slope
         else:

@@ -79,7 +79,7 @@ def _greatest_rate(low: Tensor, high: Tensor, palette: Tensor, temperature: floa
     middle = torch.minimum(torch.maximum(middle, low.unsqueeze(-1)), high.unsqueeze(-1))
     if middle.shape[-1] == 0:
         return 0.0
-    _, soft = attention.attention(middle, ordered, Clustering(temperature, 1))
+    soft, _ = attention.soft_assignment(middle, ordered, Clustering(temperature, 1))
     mean = (soft @ ordered.unsqueeze(-1)).squeeze(-1)
     square = (soft @ (ordered * ordered).unsqueeze(-1)).squeeze(-1)
     return float((square - mean * mean).clamp_min(0).amax().sqrt()) * 2 / temperature
@@ -140,8 +140,8 @@ def _forecast(
     occupied = counts > 0
     masses = counts[occupied].double().unsqueeze(0)
     points = sums[occupied].double().unsqueeze(0) / masses
-    history = attention.iterate(points, masses, palette.unsqueeze(0), clustering)
-    return [centroids[0].numpy() for centroids in history[:-1]]
+    _, iterations = attention.cluster(points, masses, palette.unsqueeze(0), clustering)
+    return [iteration.before[0].numpy() for iteration in iterations]
 
 
 def _pad(edges: FloatArray, count: int) -> FloatArray:
