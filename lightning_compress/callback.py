@@ -12,29 +12,34 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging, WeightAveraging
-from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.callbacks import Callback
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from rich.console import Console
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_compress.coreml.export import CoreMLExport, ExportedPackage
-from lightning_compress.errors import (
-    CompressionError,
-    ConfigurationError,
-    ModuleNotFoundInModelError,
-    nearest,
+from lightning_compress.averaging import ExactState, check_order
+from lightning_compress.checkpoints import (
+    STATE_VERSION,
+    check_configuration,
+    check_version,
+    compression_states,
+    read_checkpoint,
+    select_state,
+    warn_of_incomplete_best,
 )
+from lightning_compress.coreml.export import CoreMLExport, ExportedPackage
+from lightning_compress.errors import CompressionError, ConfigurationError
+from lightning_compress.fit import callbacks_of, fit_steps, fits, rehearses, will_log
 from lightning_compress.methods.base import Method
-from lightning_compress.methods.joint import PreparedModule, in_order
+from lightning_compress.methods.joint import PreparedModule, from_descriptions, in_order
 from lightning_compress.methods.probe import WeightErrorProbe
 from lightning_compress.methods.schedule import FitLength
 from lightning_compress.methods.summary import LayerSummary, summarize, summary_table
-from lightning_compress.processes import on_rank_zero
+from lightning_compress.placement import Placement
+from lightning_compress.processes import broadcast_buffers, on_rank_zero
 from lightning_compress.strategies import check_strategy
-
-_STATE_VERSION = 1
+from lightning_compress.verification import export_verified
 
 
 class Compression(Callback):
@@ -83,9 +88,62 @@ class Compression(Callback):
         self._given_inputs = example_inputs
         self._example_inputs: tuple[Any, ...] | None = None
         self._prepared: PreparedModule | None = None
+        self._path: str | None = None
+        self._exact: ExactState | None = None
+        self._steps = 0
+        self._steps_before = 0
+        self._resumed = False
+        self._epochs: int | None = None
         self._global_step = 0
         self._probe: WeightErrorProbe | None = None
         self._loading: RemovableHandle | None = None
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        path: str | Path,
+        pl_module: L.LightningModule,
+        *,
+        module: str | None = None,
+        example_inputs: torch.Tensor | tuple[Any, ...] | None = None,
+        export: CoreMLExport | None = None,
+    ) -> Compression:
+        """Prepare a fresh LightningModule as a checkpoint says, and load its weights.
+
+        Afterwards `pl_module` is prepared and can be run, validated, or trained on with the callback returned;
+        `finalize` makes the finalized module, and the package if `export` is given.
+
+        Args:
+            path: A checkpoint that a Trainer with `Compression` wrote.
+            pl_module: A fresh instance of the LightningModule that was trained.
+            module: Which compression to take, where the checkpoint holds several.
+            example_inputs: As in the constructor.
+            export: As in the constructor.
+
+        Raises:
+            ConfigurationError: The file is missing, is no checkpoint, or holds no compression.
+
+        Example:
+            >>> compression = Compression.load_from_checkpoint("last.ckpt", LitDetector())
+            >>> compression.finalize()
+        """
+        checkpoint = read_checkpoint(path)
+        state = select_state(checkpoint, module, path)
+        compression = cls(
+            *from_descriptions(state["configuration"]),
+            module=state["module"],
+            example_inputs=example_inputs,
+            export=export,
+        )
+        compression._prepare(pl_module)
+        pl_module.load_state_dict(checkpoint["state_dict"])
+        compression.load_state_dict(state)
+        for reason in state["unfinished"]:
+            rank_zero_warn(
+                f"the checkpoint {str(path)!r} was written before the compression ended: {reason}; the result is "
+                "compressed less than asked"
+            )
+        return compression
 
     @property
     def state_key(self) -> str:
@@ -96,33 +154,91 @@ class Compression(Callback):
         """Prepare the module: the one place before weights load, DDP wraps and the optimizer collects parameters."""
         if stage == "fit":
             check_strategy(trainer)
-            self._check_order(trainer)
+            check_order(callbacks_of(trainer), self)
             self._prepare(pl_module)
-        elif not self._is_prepared_in(pl_module):
+            self._exact = ExactState(pl_module, self._require().module)
+            self._resumed = False
+
+        def before_loading(module: nn.Module, state_dict: Mapping[str, Any], *arguments: Any) -> None:
+            assert isinstance(module, L.LightningModule)
+            if stage == "fit":
+                self._explain_misfit(trainer, module, state_dict)
             # Lightning does not tell a callback whether a checkpoint will be loaded: without one nothing is prepared.
-            self._loading = pl_module.register_load_state_dict_pre_hook(self._prepare_for_state)
+            elif not self._is_prepared_in(module) and state_dict.keys() - module.state_dict().keys():
+                self._prepare(module)
+
+        self._loading = pl_module.register_load_state_dict_pre_hook(before_loading)  # type: ignore[no-untyped-call]
 
     def _prepare(self, pl_module: L.LightningModule) -> None:
         if self._is_prepared_in(pl_module):
             return
-        path, module = self._find_module(pl_module)
+        placement = Placement.find(pl_module, self.module_path)
         self._example_inputs = self._inputs_for(pl_module)
-        self._prepared = PreparedModule(module, self.methods, self._example_inputs)
-        _set_submodule(pl_module, path, self._prepared.module)
+        self._prepared = PreparedModule(placement.module, self.methods, self._example_inputs)
+        self._path = placement.path
+        self._steps = self._steps_before = 0
+        placement.replace(pl_module, self._prepared.module)
         if self.export is not None:
             self.export.validate(self._prepared.capabilities)
 
-    def _prepare_for_state(self, module: nn.Module, state_dict: Mapping[str, Any], *_: Any) -> None:
-        """Prepare a network that is about to load the state of a prepared one."""
-        assert isinstance(module, L.LightningModule)
-        if any(key not in module.state_dict() for key in state_dict):
-            self._prepare(module)
+    def _explain_misfit(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, state_dict: Mapping[str, Any]
+    ) -> None:
+        """Say why the weights of a checkpoint do not fit, before torch lists the names of tensors."""
+        if trainer.ckpt_path is None or state_dict.keys() == pl_module.state_dict().keys():
+            return
+        states = compression_states(trainer.strategy.load_checkpoint(trainer.ckpt_path))
+        if not states:
+            raise ConfigurationError(
+                f"the checkpoint {str(trainer.ckpt_path)!r} was written without Compression and cannot be resumed with "
+                "it; to compress what it holds, load its weights before the fit: "
+                'lit.load_state_dict(torch.load(path)["state_dict"])'
+            )
+        for state in states:
+            if state["module"] == self._path:
+                check_configuration(state["configuration"], self._describe())
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Find this callback's state, whichever way the module was named when it was written.
+
+        Raises:
+            ConfigurationError: A fit would go on without its progress.
+        """
+        states = checkpoint.setdefault("callbacks", {})
+        if self.state_key in states or self._prepared is None:
+            return
+        state = next((s for s in compression_states(checkpoint) if s["module"] == self._path), None)
+        if state is not None:
+            states[self.state_key] = state
+        elif fits(trainer):
+            raise ConfigurationError(
+                f"the checkpoint {str(trainer.ckpt_path)!r} holds no state of Compression for the module "
+                f"{self._path!r}; it compresses {[s['module'] for s in compression_states(checkpoint)]}"
+            )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore progress; Lightning may call this more than once.
+
+        Raises:
+            ConfigurationError: The checkpoint was written with another configuration; says what differs.
+        """
+        if not state_dict or self._prepared is None:
+            return
+        check_version(state_dict)
+        check_configuration(state_dict["configuration"], self._describe())
+        self._prepared.load_state_dict(state_dict["progress"])
+        self._steps, self._steps_before = state_dict["steps"], state_dict["steps_before"]
+        self._resumed = True
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Resolve fractions of the fit into steps, now that data and model are there."""
-        self._require().resolve_schedule(
-            FitLength(trainer.estimated_stepping_batches, rehearsal=_rehearses(trainer))
-        )
+        # StochasticWeightAveraging adds an epoch that steps no optimizer after this hook.
+        self._epochs = trainer.max_epochs
+        if trainer.global_step == 0 and not self._resumed:
+            self._steps_before = self._steps
+        self._resolve_schedule(trainer, pl_module)
 
     def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Let observers rest."""
@@ -135,23 +251,29 @@ class Compression(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remember where the count of optimizer steps stands, which after a resume is not 0."""
         self._global_step = trainer.global_step
+        # BatchSizeFinder has changed the length of the fit by now.
+        self._resolve_schedule(trainer, pl_module)
         self._require().start_training()
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Measure the error of the weights where this step will be logged."""
-        if (trainer.global_step + 1) % _log_interval(trainer) == 0:
+        if will_log(trainer):
             self._probe = WeightErrorProbe(self._require().module)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Step if the optimizer has: with gradient accumulation not every batch ends in a step."""
+        """Step if an optimizer has: with gradient accumulation not every batch ends in a step."""
         prepared = self._require()
         if trainer.global_step != self._global_step:
+            # With several optimizers the count advances by more than one, for one step of the training.
             self._global_step = trainer.global_step
+            self._steps += 1
             prepared.step()
+        if self._exact is not None:
+            self._exact.fit_shapes(callbacks_of(trainer))
         if self._probe is not None:
             values = prepared.metrics()
             error = self._probe.error()
@@ -164,9 +286,56 @@ class Compression(Callback):
         """Let observers rest."""
         self._rest(True)
 
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Complete averaged weights, before they are validated."""
+        self._share(trainer)
+
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Wake observers, before ModelCheckpoint saves."""
         self._rest(False)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Make observers and running means the same on every process."""
+        broadcast_buffers(self._require().module)
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Complete averaged weights, before they are saved."""
+        self._share(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Progress that the module's buffers do not hold, in plain types."""
+        if self._prepared is None:
+            return {}
+        return {
+            "version": STATE_VERSION,
+            "module": self._path,
+            "configuration": self._describe(),
+            "progress": self._prepared.state_dict(),
+            "steps": self._steps,
+            "steps_before": self._steps_before,
+            "unfinished": self._prepared.unfinished(),
+        }
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Complete averaged weights, which take the place of those in training after this hook."""
+        self._require().end_training()
+        self._share(trainer)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Finalize a copy and export it; the model is on the CPU and unwrapped by now."""
+        prepared = self._require()
+        self.finalized = self.exported = None
+        if not rehearses(trainer):
+            for reason in prepared.unfinished():
+                rank_zero_warn(
+                    f"the fit ended before the compression did: {reason}; the result is compressed less than asked"
+                )
+        on_rank_zero(lambda: self._finish(trainer, prepared))
+        if self.finalized is None:
+            self.finalized = prepared.finalize()
+            self.layers = summarize(self.finalized)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Let observers rest."""
@@ -184,75 +353,80 @@ class Compression(Callback):
         """Wake observers."""
         self._rest(False)
 
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Finalize a copy and export it; the model is on the CPU and unwrapped by now."""
-        prepared = self._require()
-        self.finalized = self.exported = None
-        for reason in prepared.unfinished():
-            if not _rehearses(trainer):
-                rank_zero_warn(
-                    f"the fit ended before the compression did: {reason}; the result is compressed less than asked"
-                )
-        on_rank_zero(lambda: self._finish(trainer, prepared))
-        if self.finalized is None:
-            self.finalized = prepared.finalize()
-            self.layers = summarize(self.finalized)
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Leave the module as a fit would: Lightning calls neither the ends of loops nor `teardown`."""
+        if self._probe is not None:
+            self._probe.error()
+            self._probe = None
+        self._rest(False)
+        self._stop_listening()
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Leave no hook on the module."""
-        if self._loading is not None:
-            self._loading.remove()
-            self._loading = None
+        self._stop_listening()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Progress that the module's buffers do not hold, in plain types."""
-        if self._prepared is None:
-            return {}
-        return {
-            "version": _STATE_VERSION,
-            "configuration": self._describe(),
-            "progress": self._prepared.state_dict(),
-        }
+    def finalize(self) -> nn.Module:
+        """Finalize a copy of the prepared module on the CPU, and write the package if there is an `export`.
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore progress; Lightning may call this more than once.
+        A fit does this at its end; call it after `load_from_checkpoint`.
+
+        Returns:
+            The finalized module, which is also `finalized`.
 
         Raises:
-            ConfigurationError: The checkpoint was written with another configuration; says what differs.
+            CompressionError: Nothing is prepared, a weight is not finite, or the export fails.
         """
-        if not state_dict:
+        prepared = self._require()
+        self.exported = None
+        self._finalize(prepared)
+        if self.export is not None:
+            self._export(prepared, self.export)
+        assert self.finalized is not None
+        return self.finalized
+
+    def _resolve_schedule(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        prepared = self._require()
+        if self._steps_before and not prepared.unfinished():
+            # A further fit keeps what an earlier one has completed.
             return
-        if state_dict.get("version") != _STATE_VERSION:
-            raise ConfigurationError(
-                f"the checkpoint holds compression state of version {state_dict.get('version')!r}; "
-                f"valid is {_STATE_VERSION}"
-            )
-        differences = _differences(state_dict["configuration"], self._describe())
-        if differences:
-            raise ConfigurationError(
-                "the checkpoint was written with another compression: "
-                + "; ".join(differences)
-                + ". Resume with the same "
-                "configuration, or start a new fit from the weights alone"
-            )
-        self._require().load_state_dict(state_dict["progress"])
+        steps = fit_steps(trainer, pl_module, self._epochs)
+        prepared.resolve_schedule(FitLength(steps + self._steps_before, rehearsal=rehearses(trainer)))
 
     def _finish(self, trainer: L.Trainer, prepared: PreparedModule) -> None:
-        self.finalized = prepared.finalize()
-        self.layers = summarize(self.finalized)
-        Console().print(summary_table(self.layers))
+        self._finalize(prepared)
+        warn_of_incomplete_best(trainer.checkpoint_callbacks, self._path)
         if self.export is None:
             return
         export = self.export
-        if _rehearses(trainer):
+        if rehearses(trainer):
             # A rehearsal must not replace a package that somebody ships.
             path = Path(export.path)
             export = dataclasses.replace(
                 export, path=path.with_name(f"{path.stem}.fast_dev_run{path.suffix}")
             )
+        self._export(prepared, export)
+
+    def _finalize(self, prepared: PreparedModule) -> None:
+        self.finalized = prepared.finalize()
+        self.layers = summarize(self.finalized)
+        Console().print(summary_table(self.layers))
+
+    def _export(self, prepared: PreparedModule, export: CoreMLExport) -> None:
+        assert self.finalized is not None
         assert self._example_inputs is not None
-        self.exported = export.run(self.finalized, self._example_inputs, prepared.capabilities)
+        self.exported = export_verified(export, self.finalized, self._example_inputs, prepared.capabilities)
         print(package_line(self.exported))
+
+    def _share(self, trainer: L.Trainer) -> None:
+        if self._exact is not None and fits(trainer):
+            self._exact.share(callbacks_of(trainer))
+
+    def _stop_listening(self) -> None:
+        if self._loading is not None:
+            self._loading.remove()
+            self._loading = None
 
     def _rest(self, active: bool) -> None:
         if self._prepared is not None:
@@ -271,29 +445,6 @@ class Compression(Callback):
     def _is_prepared_in(self, pl_module: L.LightningModule) -> bool:
         prepared = self._prepared
         return prepared is not None and any(submodule is prepared.module for submodule in pl_module.modules())
-
-    def _find_module(self, pl_module: L.LightningModule) -> tuple[str, nn.Module]:
-        path = self.module_path
-        missing = path is None or not _has_submodule(pl_module, path)
-        if missing and is_overridden("configure_model", pl_module):
-            # Lightning calls it after this hook, and documents that it may be called twice.
-            pl_module.configure_model()
-        if path is None:
-            path = _only_child(pl_module)
-        if path == "" or not _has_submodule(pl_module, path):
-            names = [name for name, _ in pl_module.named_modules() if name]
-            close = nearest(path, names)
-            raise ModuleNotFoundInModelError(
-                f"module={path!r} of Compression is no module of {type(pl_module).__name__}; "
-                + (
-                    f"the nearest are {close}"
-                    if close
-                    else f"it has {[n for n, _ in pl_module.named_children()]}"
-                )
-                + ". A network built in LightningModule.setup is not there yet when callbacks prepare: build it in "
-                "__init__ or configure_model"
-            )
-        return path, pl_module.get_submodule(path)
 
     def _inputs_for(self, pl_module: L.LightningModule) -> tuple[Any, ...] | None:
         given = self._given_inputs if self._given_inputs is not None else pl_module.example_input_array
@@ -316,15 +467,6 @@ class Compression(Callback):
             f"the module's forward"
         )
 
-    def _check_order(self, trainer: L.Trainer) -> None:
-        for callback in _before(trainer, self):
-            if isinstance(callback, WeightAveraging | StochasticWeightAveraging):
-                raise ConfigurationError(
-                    f"{type(callback).__name__} comes before Compression in the list of callbacks, "
-                    "and would average the "
-                    f"module as it was before it was prepared; put Compression first"
-                )
-
 
 def package_line(package: ExportedPackage) -> str:
     """One line on what was written: where, for which systems, and how much smaller than float16."""
@@ -332,55 +474,3 @@ def package_line(package: ExportedPackage) -> str:
     smaller = f", {ratio:.1f} times smaller than at float16" if ratio > 1.05 else ""
     megabytes = package.package_bytes / 1e6, package.weight_bytes / 1e6
     return f"{package.path} ({package.target}): {megabytes[0]:.2f} MB, weights {megabytes[1]:.2f} MB{smaller}"
-
-
-# The Trainer gets these attributes from its connectors, which type checkers do not see.
-
-
-def _rehearses(trainer: L.Trainer) -> bool:
-    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
-
-
-def _log_interval(trainer: L.Trainer) -> int:
-    return max(int(trainer.log_every_n_steps), 1)  # type: ignore[attr-defined]
-
-
-def _before(trainer: L.Trainer, callback: Callback) -> list[Callback]:
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return callbacks[: callbacks.index(callback)]
-
-
-def _has_submodule(module: nn.Module, path: str) -> bool:
-    try:
-        module.get_submodule(path)
-    except AttributeError:
-        return False
-    return True
-
-
-def _set_submodule(root: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(root.get_submodule(parent), name, module)
-
-
-def _only_child(pl_module: L.LightningModule) -> str:
-    candidates = [
-        name for name, child in pl_module.named_children() if next(child.parameters(), None) is not None
-    ]
-    if len(candidates) != 1:
-        raise ConfigurationError(
-            "Compression(module=None) needs a LightningModule with one child that has parameters; "
-            f"{type(pl_module).__name__} "
-            f"has {candidates or 'none'}; name the one to compress with module=..."
-        )
-    return candidates[0]
-
-
-def _differences(saved: Any, current: Any, path: str = "compression") -> list[str]:
-    if isinstance(saved, Mapping) and isinstance(current, Mapping):
-        keys = [*saved, *(key for key in current if key not in saved)]
-        return [d for key in keys for d in _differences(saved.get(key), current.get(key), f"{path}.{key}")]
-    if isinstance(saved, list) and isinstance(current, list) and len(saved) == len(current):
-        pairs = enumerate(zip(saved, current, strict=True))
-        return [d for index, pair in pairs for d in _differences(*pair, f"{path}[{index}]")]
-    return [] if saved == current else [f"{path} was {saved!r} and is {current!r}"]

@@ -6,7 +6,9 @@ import datetime
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
+from torch import nn
 
 from lightning_compress.errors import CompressionError
 
@@ -44,3 +46,17 @@ def on_rank_zero(function: Callable[[], Value]) -> Value | None:
     if report[0]:
         raise CompressionError(f"rank 0 failed: {report[0]}")
     return value
+
+
+def broadcast_buffers(module: nn.Module) -> None:
+    """Give every process the buffers that rank 0 has; without a process group it does nothing.
+
+    DDP does the same before each forward pass, so training is not changed. Between the last pass of an epoch and
+    the next, buffers that follow a process's own data (observers, running means) would differ.
+    """
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return
+    with torch.no_grad():
+        for buffer in module.buffers():
+            if buffer.numel():
+                dist.broadcast(buffer, src=0)

@@ -70,6 +70,9 @@ class PreparedMethod(abc.ABC):
     def start_training(self) -> None:  # noqa: B027 - most techniques keep everything in buffers
         """Called when training starts or goes on: apply what follows from the progress and stands in no buffer."""
 
+    def end_training(self) -> None:  # noqa: B027 - most techniques wait for nobody
+        """Called on every process when training ends, before one of them finalizes."""
+
     def evaluate(self, active: bool) -> None:  # noqa: B027 - most techniques observe nothing
         """Called with True before and False after validation, test or prediction; observers rest in between."""
 
@@ -100,6 +103,11 @@ class Method(abc.ABC):
             own: Further keyword arguments of this class.
         """
         return cls(**read_yaml(source), **own)
+
+    @classmethod
+    def from_description(cls: type[MethodType], description: Mapping[str, Any]) -> MethodType:
+        """Build the method again from what `describe` returned, which a checkpoint holds."""
+        return cls(**{key: value for key, value in description.items() if key != "technique"})
 
     @property
     def needs_example_inputs(self) -> bool:

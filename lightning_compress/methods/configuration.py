@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import attrs
+import torch
 import yaml
 from torch import nn
 
@@ -216,13 +217,19 @@ class Configuration:
         return {
             "technique": self.schema.technique,
             "global_config": _describe(self.global_config),
-            "module_type_configs": {
-                key.__name__ if isinstance(key, type) else str(key): _describe(entry)
-                for key, entry in self.by_type.items()
-            },
+            "module_type_configs": {_name(key): _describe(entry) for key, entry in self.by_type.items()},
             "module_name_configs": {key: _describe(entry) for key, entry in self.by_name.items()},
             **{key: _describe(value) for key, value in self.extra.items()},
         }
+
+
+def _name(key: Any) -> str:
+    """A type or function as the string that stands for it in `module_type_configs`."""
+    if isinstance(key, type):
+        return key.__name__
+    if callable(key):
+        return f"{'torch' if key.__module__ is None else key.__module__.lstrip('_')}.{key.__name__}"
+    return str(key)
 
 
 def _describe(value: Any) -> Any:
@@ -230,6 +237,9 @@ def _describe(value: Any) -> Any:
         return {str(key): _describe(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_describe(entry) for entry in value]
+    if isinstance(value, torch.dtype):
+        return str(value).removeprefix("torch.")
+    value = getattr(value, "value", value)
     return value if isinstance(value, bool | int | float | str | None) else str(value)
 
 

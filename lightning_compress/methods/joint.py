@@ -19,8 +19,8 @@ from lightning_compress.methods.quantization import LinearQuantization
 from lightning_compress.methods.schedule import FitLength
 
 _ORDER: tuple[type[Method], ...] = (LinearQuantization, DKMPalettization, MagnitudePruning)
-"""coremltools inserts fake quantization first; its swap of modules would lose pruning hooks. "
-"Finalize runs the same way."""
+"""coremltools inserts fake quantization first, whose swap of modules would lose pruning hooks. Finalize runs the same
+way."""
 
 
 def in_order(methods: Sequence[Method]) -> list[Method]:
@@ -47,6 +47,21 @@ def in_order(methods: Sequence[Method]) -> list[Method]:
             "MagnitudePruning with either of them"
         )
     return sorted(methods, key=lambda method: _ORDER.index(next(k for k in _ORDER if isinstance(method, k))))
+
+
+def from_descriptions(descriptions: Sequence[Mapping[str, Any]]) -> list[Method]:
+    """Build methods again from what their `describe` returned.
+
+    Raises:
+        ConfigurationError: A technique that this version does not have.
+    """
+    known = {kind.schema.technique: kind for kind in _ORDER}
+    for description in descriptions:
+        if description["technique"] not in known:
+            raise ConfigurationError(
+                f"unknown technique {description['technique']!r}; valid are {list(known)}"
+            )
+    return [known[description["technique"]].from_description(description) for description in descriptions]
 
 
 class PreparedModule:
@@ -92,6 +107,11 @@ class PreparedModule:
         for prepared in self.prepared.values():
             prepared.start_training()
 
+    def end_training(self) -> None:
+        """Tell every technique that training has ended; call it on every process."""
+        for prepared in self.prepared.values():
+            prepared.end_training()
+
     def step(self) -> None:
         """Advance every technique by one optimizer step."""
         for prepared in self.prepared.values():
@@ -124,7 +144,7 @@ class PreparedModule:
             prepared.load_state_dict(state[name])
 
     def finalize(self) -> nn.Module:
-        """A finalized copy on the CPU, in evaluation mode; the prepared module stays as it is.
+        """A finalized copy on the CPU, in float32 and evaluation mode; the prepared module stays as it is.
 
         Raises:
             WeightError: A weight holds NaN or infinity.
@@ -137,10 +157,16 @@ class PreparedModule:
                     f"learning rate and the loss"
                 )
         finalized = copy.deepcopy(self.module).cpu().eval()
+        # Palettes and scales are computed in float32, and converters trace in it.
+        finalized._apply(_in_float32)  # type: ignore[no-untyped-call]
         rematerialize(finalized)
         for prepared in self.prepared.values():
             finalized = prepared.finalize(finalized)
         return finalized.eval()
+
+
+def _in_float32(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def _refuse_prepared(module: nn.Module) -> None:

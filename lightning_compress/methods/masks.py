@@ -43,7 +43,7 @@ def magnitude_mask(weight: torch.Tensor, sparsity: float) -> torch.Tensor:
 
 
 def _getstate_without_pruned_tensor(module: nn.Module) -> dict[str, Any]:
-    state = module.__dict__.copy()
+    state: dict[str, Any] = nn.Module.__getstate__(module)  # type: ignore[no-untyped-call]
     method = state.get("pruning_method")
     if method is not None and method._tensor_name in state:
         # Not a leaf, so it cannot be copied; the next forward computes it again.

@@ -266,11 +266,6 @@ class PreparedQuantization(PreparedMethod):
         Raises:
             CompressionError: The observers never saw a value, so no scale is known.
         """
-        if self._rehearsal:
-            # Too short for its milestones; what follows shall run all the same.
-            module.apply(aoquant.enable_observer)
-            with torch.no_grad():
-                module(*self._example_inputs)
         blind = [name for name, observer in _observers(module) if _saw_nothing(observer)]
         total = sum(1 for _ in _observers(module))
         if blind and len(blind) == total:
@@ -290,6 +285,15 @@ class PreparedQuantization(PreparedMethod):
                 submodule.__dict__["synchronize"] = False
         finalized: nn.Module = self._quantizer.finalize(module, inplace=True)
         return finalized
+
+    def end_training(self) -> None:
+        """Let observers see the example inputs where a rehearsal was too short for its milestones."""
+        if self._rehearsal:
+            # On every process: observers of coremltools reduce over all of them.
+            self.module.apply(aoquant.enable_observer)
+            parameter = next(self.module.parameters())
+            with torch.no_grad():
+                self.module(*(_like(given, parameter) for given in self._example_inputs))
 
     def metrics(self) -> dict[str, float]:
         """Nothing that a step does not measure."""
@@ -362,6 +366,12 @@ def _check_milestones(milestones: Any, source: str) -> None:
             f"milestones of {source} fake-quantize at {quantize}, before they observe at {observe}; valid is the same "
             f"point or a later one"
         )
+
+
+def _like(given: Any, like: torch.Tensor) -> Any:
+    if not isinstance(given, torch.Tensor):
+        return given
+    return given.to(like.device, like.dtype if given.is_floating_point() else given.dtype)
 
 
 def _first(milestones: list[int] | None) -> int | None:

@@ -1,0 +1,93 @@
+"""Averages of weights beside a compression: only weights are averaged, never masks, palettes or observers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging, WeightAveraging
+from torch import nn
+
+from lightning_compress.errors import ConfigurationError
+
+
+def check_order(callbacks: list[Callback], compression: Callback) -> None:
+    """Refuse averaging callbacks that come before the compression.
+
+    Raises:
+        ConfigurationError: Such a callback would copy the module before it was prepared.
+    """
+    for callback in callbacks[: callbacks.index(compression)]:
+        if isinstance(callback, WeightAveraging | StochasticWeightAveraging):
+            raise ConfigurationError(
+                f"{type(callback).__name__} comes before Compression in the list of callbacks, and would average the "
+                "module as it was before it was prepared; put Compression first"
+            )
+
+
+class ExactState:
+    """Keeps the compression's own state in averaged models equal to that in training.
+
+    An average of masks is no mask, an observer's range begins at infinity, and a palette at zero. So the averaged
+    weights get the masks, palettes, scales and switches of the model in training.
+
+    Args:
+        pl_module: The LightningModule that is trained, prepared.
+        module: The prepared module inside it.
+    """
+
+    def __init__(self, pl_module: L.LightningModule, module: nn.Module) -> None:
+        own = {id(tensor) for tensor in _own_tensors(module)}
+        self._names = {
+            name
+            for name, tensor in _named_tensors(pl_module)
+            if id(tensor) in own or not tensor.is_floating_point()
+        }
+        self._pl_module = pl_module
+
+    def share(self, callbacks: list[Callback]) -> None:
+        """Copy the state into the averaged model of every `WeightAveraging` in `callbacks`."""
+        for average in _averages(callbacks):
+            tensors = dict(_named_tensors(average))
+            for name, tensor in _named_tensors(self._pl_module):
+                if name in self._names:
+                    _copy(tensors[name], tensor)
+
+    def fit_shapes(self, callbacks: list[Callback]) -> None:
+        """Resize the state in averaged models: observers take their shape from the first weight that they see."""
+        for average in _averages(callbacks):
+            tensors = dict(_named_tensors(average))
+            for name, tensor in _named_tensors(self._pl_module):
+                if tensors[name].shape != tensor.shape:
+                    _copy(tensors[name], tensor)
+
+
+def _averages(callbacks: list[Callback]) -> Iterator[nn.Module]:
+    for callback in callbacks:
+        # Lightning 2.6 gives the average no public name. StochasticWeightAveraging averages parameters only.
+        if isinstance(callback, WeightAveraging) and callback._average_model is not None:
+            yield callback._average_model.module
+
+
+def _named_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from module.named_parameters()
+    yield from module.named_buffers()
+
+
+def _own_tensors(module: nn.Module) -> Iterator[torch.Tensor]:
+    """What preparing added to a module: all tensors of fake quantization, and masks."""
+    for name, submodule in module.named_modules():
+        if name.rpartition(".")[2].endswith("_fake_quant") or hasattr(submodule, "fake_quant_enabled"):
+            yield from submodule.parameters()
+            yield from submodule.buffers()
+        if hasattr(submodule, "pruning_method"):
+            yield from submodule.buffers(recurse=False)
+
+
+@torch.no_grad()
+def _copy(target: torch.Tensor, source: torch.Tensor) -> None:
+    if target.shape != source.shape:
+        target.data = source.detach().to(target.device, copy=True)
+    else:
+        target.copy_(source)

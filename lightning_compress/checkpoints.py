@@ -1,0 +1,126 @@
+"""What a checkpoint says about the compression that it was written with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning_utilities.core.rank_zero import rank_zero_warn
+
+from lightning_compress.errors import ConfigurationError
+
+STATE_VERSION = 1
+"""Of the callback's state; another is refused."""
+
+_KEY = "Compression"
+
+
+def compression_states(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The states of all `Compression` callbacks in a checkpoint, in plain types."""
+    callbacks: Mapping[str, Any] = checkpoint.get("callbacks") or {}
+    return [state for key, state in callbacks.items() if key.startswith(_KEY) and state]
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint of Lightning on the CPU.
+
+    Raises:
+        ConfigurationError: There is no such file, or it holds something else.
+    """
+    if not Path(path).is_file():
+        raise ConfigurationError(f"there is no checkpoint at {str(path)!r}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ConfigurationError(f"{str(path)!r} cannot be read as a checkpoint: {error}") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise ConfigurationError(f"{str(path)!r} is no checkpoint of Lightning: it holds no 'state_dict'")
+    return checkpoint
+
+
+def select_state(checkpoint: Mapping[str, Any], module: str | None, path: str | Path) -> dict[str, Any]:
+    """The state of the one `Compression` in a checkpoint, or of the one for `module`.
+
+    Raises:
+        ConfigurationError: There is none, or more than one and no `module` to tell them apart.
+    """
+    states = compression_states(checkpoint)
+    paths = [state["module"] for state in states]
+    if not states:
+        raise ConfigurationError(
+            f"the checkpoint {str(path)!r} holds no state of Compression: it was written without that callback, or "
+            "with save_weights_only=True"
+        )
+    chosen = [state for state in states if module is None or state["module"] == module]
+    if len(chosen) != 1:
+        raise ConfigurationError(
+            f"module={module!r}, and the checkpoint {str(path)!r} compresses {paths}; name one"
+        )
+    check_version(chosen[0])
+    return chosen[0]
+
+
+def check_version(state: Mapping[str, Any]) -> None:
+    """Refuse a state of another version.
+
+    Raises:
+        ConfigurationError: With both versions.
+    """
+    if state.get("version") != STATE_VERSION:
+        raise ConfigurationError(
+            f"the checkpoint holds compression state of version {state.get('version')!r}; valid is {STATE_VERSION}"
+        )
+
+
+def check_configuration(saved: list[dict[str, Any]], current: list[dict[str, Any]]) -> None:
+    """Refuse to go on with another configuration.
+
+    Raises:
+        ConfigurationError: Says what differs.
+    """
+    found = differences(saved, current)
+    if found:
+        raise ConfigurationError(
+            f"the checkpoint was written with another compression: {'; '.join(found)}. Resume with the same "
+            "configuration, or start a new fit from the weights alone"
+        )
+
+
+def warn_of_incomplete_best(callbacks: Sequence[Checkpoint], module: str | None) -> None:
+    """Warn of a "best" checkpoint that dates from before the compression of `module` was complete."""
+    for callback in callbacks:
+        if not isinstance(callback, ModelCheckpoint) or callback.monitor is None:
+            continue
+        path = Path(callback.best_model_path)
+        if not path.is_file():
+            continue
+        # Mapped: the tensors are not read.
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        for state in compression_states(checkpoint):
+            if state["module"] == module and state["unfinished"]:
+                rank_zero_warn(
+                    f"the best checkpoint by {callback.monitor!r}, {path.name}, was written before the compression was "
+                    f"complete: {'; '.join(state['unfinished'])}. Monitor from the end of the schedule on, or "
+                    "shorten the schedule"
+                )
+
+
+def differences(saved: Any, current: Any, path: str = "compression") -> list[str]:
+    """Where two descriptions in plain types differ, one phrase each."""
+    if isinstance(saved, Mapping) and isinstance(current, Mapping):
+        keys = [*saved, *(key for key in current if key not in saved)]
+        return [d for key in keys for d in differences(saved.get(key), current.get(key), f"{path}.{key}")]
+    if isinstance(saved, list) and isinstance(current, list):
+        if len(saved) == len(current):
+            pairs = enumerate(zip(saved, current, strict=True))
+            return [d for index, pair in pairs for d in differences(*pair, f"{path}[{index}]")]
+        if _techniques(saved) != _techniques(current):
+            return [f"{path} was {_techniques(saved)} and is {_techniques(current)}"]
+    return [] if saved == current else [f"{path} was {saved!r} and is {current!r}"]
+
+
+def _techniques(entries: list[Any]) -> list[Any]:
+    return [entry.get("technique", entry) if isinstance(entry, Mapping) else entry for entry in entries]

@@ -1,0 +1,94 @@
+"""Where in a LightningModule the module to compress stands, and how another is put in its place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import lightning as L
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import nn
+from torch._dynamo.eval_frame import OptimizedModule
+
+from lightning_compress.errors import ConfigurationError, ModuleNotFoundInModelError, nearest
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A module inside a LightningModule.
+
+    Attributes:
+        path: Its dotted path.
+        module: The module itself, without the wrapper of `torch.compile`.
+        compiled: The wrapper of `torch.compile`, if there is one.
+    """
+
+    path: str
+    module: nn.Module
+    compiled: OptimizedModule | None
+
+    @classmethod
+    def find(cls, pl_module: L.LightningModule, path: str | None) -> Placement:
+        """Find the module to compress.
+
+        Args:
+            pl_module: Where to look.
+            path: Its dotted path, or `None` for the only child that has parameters.
+
+        Raises:
+            ModuleNotFoundInModelError: There is no module at the path; names the nearest.
+            ConfigurationError: No path is given, and there is not exactly one child with parameters.
+        """
+        missing = path is None or not _has_submodule(pl_module, path)
+        if missing and is_overridden("configure_model", pl_module):
+            # Lightning calls it after callbacks have prepared, and documents that it may be called twice.
+            pl_module.configure_model()
+        if path is None:
+            path = _only_child(pl_module)
+        if path == "" or not _has_submodule(pl_module, path):
+            raise ModuleNotFoundInModelError(_not_found(pl_module, path))
+        module = pl_module.get_submodule(path)
+        if isinstance(module, OptimizedModule):
+            return cls(path, module._orig_mod, module)
+        return cls(path, module, None)
+
+    def replace(self, pl_module: L.LightningModule, module: nn.Module) -> None:
+        """Put `module` in the place of the one found, compiled as that was."""
+        if self.compiled is not None:
+            # A compiled module keeps calling the one that it was made for.
+            module = OptimizedModule(module, self.compiled.dynamo_ctx)
+        elif self.module._compiled_call_impl is not None and module is not self.module:
+            raise ConfigurationError(
+                f"the module {self.path!r} is compiled in place (module.compile()), and LinearQuantization replaces it "
+                "by another; use torch.compile(module), or compile when training starts"
+            )
+        parent, _, name = self.path.rpartition(".")
+        setattr(pl_module.get_submodule(parent), name, module)
+
+
+def _not_found(pl_module: L.LightningModule, path: str) -> str:
+    close = nearest(path, [name for name, _ in pl_module.named_modules() if name])
+    hint = f"the nearest are {close}" if close else f"it has {[n for n, _ in pl_module.named_children()]}"
+    return (
+        f"module={path!r} of Compression is no module of {type(pl_module).__name__}; {hint}. A network built in "
+        "LightningModule.setup is not there yet when callbacks prepare: build it in __init__ or configure_model"
+    )
+
+
+def _has_submodule(module: nn.Module, path: str) -> bool:
+    try:
+        module.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
+
+
+def _only_child(pl_module: L.LightningModule) -> str:
+    candidates = [
+        name for name, child in pl_module.named_children() if next(child.parameters(), None) is not None
+    ]
+    if len(candidates) != 1:
+        raise ConfigurationError(
+            "Compression(module=None) needs a LightningModule with one child that has parameters; "
+            f"{type(pl_module).__name__} has {candidates or 'none'}; name the one to compress with module=..."
+        )
+    return candidates[0]
