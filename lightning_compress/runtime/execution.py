@@ -41,12 +41,37 @@ def execute(steps: Sequence[Step], values: list[Any], arithmetic: Arithmetic) ->
             parameter: [values[i] for i in slots] if isinstance(slots, tuple) else values[slots]
             for parameter, slots in step.operands
         }
-        outcome = step.function(**operands, **step.attributes)
+        if step.blocks:
+            outcome = _run_blocks(step, operands, values, arithmetic)
+        else:
+            outcome = step.function(**operands, **step.attributes)
         results = outcome if isinstance(outcome, tuple) else (outcome,)
         for slot, result, type_ in zip(step.results, results, step.types, strict=True):
             values[slot] = result if as_is or step.exact else settle(result, type_)
         for slot in step.frees:
             values[slot] = None
+
+
+def _run_blocks(
+    step: Step, operands: dict[str, Any], values: list[Any], arithmetic: Arithmetic
+) -> tuple[Any, ...]:
+    """A condition, or a loop."""
+    if step.op_type == "cond":
+        block = step.blocks[0 if operands["pred"] else 1]
+        execute(block.steps, values, arithmetic)
+        return tuple(values[slot] for slot in block.outputs)
+    test, body = step.blocks
+    current = operands["loop_vars"]
+    while True:
+        for slot, value in zip(test.inputs, current, strict=True):
+            values[slot] = value
+        execute(test.steps, values, arithmetic)
+        if not values[test.outputs[0]]:
+            return tuple(current)
+        for slot, value in zip(body.inputs, current, strict=True):
+            values[slot] = value
+        execute(body.steps, values, arithmetic)
+        current = [values[slot] for slot in body.outputs]
 
 
 def _to_type(result: Any, type_: torch.dtype | None) -> Any:

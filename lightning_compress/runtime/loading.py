@@ -12,9 +12,9 @@ from coremltools.converters.mil.frontend.milproto.load import load as load_mil
 import lightning_compress.runtime.ops  # noqa: F401 - fills the table of ops
 from lightning_compress.errors import PackageError
 from lightning_compress.runtime.interface import read_inputs
+from lightning_compress.runtime.lowering import lower
 from lightning_compress.runtime.module import CoreMLProgram, Precision
 from lightning_compress.runtime.pipeline import CoreMLPipeline, NonMaximumSuppression
-from lightning_compress.runtime.program import lower
 from lightning_compress.runtime.reader import (
     PackageContents,
     models_of,
@@ -25,6 +25,9 @@ from lightning_compress.runtime.reader import (
 from lightning_compress.runtime.registry import find, supported_ops
 
 _PRECISIONS = ("float32", "float16")
+
+# coremltools' reader gives this op another name than packages do.
+_READER_NAMES = {"write_state": "coreml_update_state"}
 
 CoreMLModule: TypeAlias = CoreMLProgram | CoreMLPipeline
 
@@ -74,7 +77,7 @@ def _check_ops(contents: PackageContents) -> None:
         operation.type
         for program in programs_of(contents.specification)
         for operation in operations_of(program)
-        if operation.type != "const" and find(operation.type) is None
+        if operation.type != "const" and find(_READER_NAMES.get(operation.type, operation.type)) is None
     )
     if missing:
         listed = ", ".join(f"{op_type!r} ({count} times)" for op_type, count in sorted(missing.items()))

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_compress.errors import PackageError
 from lightning_compress.runtime.execution import Arithmetic, execute
 from lightning_compress.runtime.interface import FLOATS, ProgramInput, bind
 from lightning_compress.runtime.program import Leaf, Output, Program, Shape
@@ -27,6 +28,9 @@ class CoreMLProgram(nn.Module):
 
     Images are tensors [N, 3, H, W] (or [N, 1, H, W]) of pixel values from 0 to 255, float or uint8, always in RGB
     order: a package with the BGR layout gets its channels reordered, as Core ML does with a pixel buffer.
+
+    A stateful program keeps its states in buffers (`states`, not saved) from call to call, until `reset_states`; it
+    takes one sample at a time.
 
     A classifier returns its most probable label for each sample as a list, and its probabilities as a tensor
     [N, classes] in the order of `class_labels`.
@@ -54,6 +58,13 @@ class CoreMLProgram(nn.Module):
         self.constants = nn.Module()
         self._leaf_paths = {leaf.slot: self._store(leaf) for leaf in program.leaves}
         self._program = replace(program, leaves=())
+        self.states = nn.Module()
+        self._state_paths: dict[int, str] = {}
+        for name, (slot, dtype, shape) in program.states.items():
+            key = _attribute_name(self.states, name)
+            held = torch.float32 if precision == "float32" and dtype.is_floating_point else dtype
+            self.states.register_buffer(key, torch.zeros(shape, dtype=held), persistent=False)
+            self._state_paths[slot] = f"states.{key}"
         self._template: list[Any] | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -68,6 +79,10 @@ class CoreMLProgram(nn.Module):
         values = bind(self.inputs, args, kwargs, self.package)
         counts = [item.samples(value, self.package) for item, value in zip(self.inputs, values, strict=True)]
         samples = max(counts, default=1)
+        if samples > 1 and self._state_paths:
+            raise PackageError(
+                f"{self.package} keeps a state from call to call; give it one sample at a time."
+            )
         with torch.autocast(self._device.type, enabled=False):
             tensors = [self._prepare(item, value) for item, value in zip(self.inputs, values, strict=True)]
             if samples == 1:
@@ -77,6 +92,11 @@ class CoreMLProgram(nn.Module):
             else:
                 results = self._run_separately(tensors, counts, samples)
         return dict(zip(self.output_names, map(self._present, self._program.outputs, results), strict=True))
+
+    def reset_states(self) -> None:
+        """Set every state of a stateful program back to zeros, as a new Core ML state is."""
+        for state in self.states.buffers():
+            state.zero_()
 
     def decompressed_weights(self) -> dict[str, Tensor]:
         """Every floating-point weight that the program computes with, by its name there: dense, in its stored type."""
@@ -131,6 +151,8 @@ class CoreMLProgram(nn.Module):
         values = self._filled_template()
         for slot, tensor in zip(self._program.inputs.values(), tensors, strict=True):
             values[slot] = tensor
+        for slot, path in self._state_paths.items():
+            values[slot] = self.get_buffer(path)
         execute(self._program.steps, values, self._arithmetic)
         return [values[output.slot] for output in self._program.outputs]
 

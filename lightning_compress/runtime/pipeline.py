@@ -117,7 +117,7 @@ class CoreMLPipeline(nn.Module):
         Raises:
             PackageError: when an input has the wrong name, type or shape.
         """
-        thresholds = {name: kwargs.pop(name) for name in self._threshold_names if name in kwargs}
+        thresholds = {name: kwargs.pop(name) for name in self.threshold_names if name in kwargs}
         names = [item.name for item in self.inputs]
         values = bind(self.inputs, args, kwargs, self.package)
         features: dict[str, Any] = dict(zip(names, values, strict=True))
@@ -152,7 +152,8 @@ class CoreMLPipeline(nn.Module):
         return [stage for stage in self.stages.children() if isinstance(stage, CoreMLProgram)]
 
     @property
-    def _threshold_names(self) -> set[str]:
+    def threshold_names(self) -> set[str]:
+        """Names of the inputs that override the thresholds of non-maximum suppression."""
         return {
             name
             for stage in self.stages.children()

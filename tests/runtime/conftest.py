@@ -13,8 +13,8 @@ from coremltools.converters.mil.mil import Function, types
 
 import lightning_compress.runtime.ops  # noqa: F401 - fills the table of ops
 from lightning_compress.runtime.interface import ProgramInput, Size
+from lightning_compress.runtime.lowering import lower
 from lightning_compress.runtime.module import CoreMLProgram
-from lightning_compress.runtime.program import lower
 
 
 @pytest.fixture(autouse=True)
