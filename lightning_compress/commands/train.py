@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
-import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,24 +12,25 @@ import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import RichProgressBar
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
-from torchmetrics import Metric
 
 from lightning_compress.callback import Compression, package_line
+from lightning_compress.commands.measuring import measure
+from lightning_compress.commands.recipe import recipe_export
 from lightning_compress.commands.results import Result, results_table, write_results
+from lightning_compress.coreml.card import METRICS
 from lightning_compress.coreml.export import CoreMLExport
-from lightning_compress.coreml.package import open_package
+from lightning_compress.coreml.metadata import add_metadata
 from lightning_compress.coreml.post_training import palettize_package
 from lightning_compress.coreml.save import save_package
-from lightning_compress.coreml.sizes import package_bytes, weight_bytes
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.methods.joint import PreparedModule
 from lightning_compress.methods.schedule import FitLength
 from lightning_compress.processes import on_rank_zero
 from lightning_compress.runtime import load
+from lightning_compress.verification import export_verified
 
 _console = Console()
 
@@ -105,7 +104,7 @@ class TrainingJob:
         network = copy.deepcopy(module.get_submodule(self.config.recipe.network)).cpu().eval()
         inputs = module.example_input_array
         assert inputs is not None
-        package = self._export("float16").run(network, cast(Any, inputs))
+        package = export_verified(self._export("float16"), network, cast(Any, inputs))
         _console.print(package_line(package))
         self._measure("float16", package.path)
 
@@ -135,20 +134,7 @@ class TrainingJob:
         return Compression(*self.methods, module=self.config.recipe.network, export=self._export(name))
 
     def _export(self, name: str) -> CoreMLExport:
-        wrapper = instantiate(self.config.recipe.wrapper)
-        export: CoreMLExport = instantiate(
-            self.config.export,
-            path=str(self.folder / f"{name}.mlpackage"),
-            wrapper=wrapper,
-            input_names=list(wrapper.func.input_names),
-            output_names=list(wrapper.func.output_names),
-            _convert_="all",
-        )
-        labels = list(getattr(self.data, "class_names", []))
-        metadata = {**(export.user_metadata or {}), "compression": name, "recipe": self.config.recipe.name}
-        if labels:
-            metadata["classes"] = ",".join(labels)
-        return dataclasses.replace(export, user_metadata=metadata)
+        return recipe_export(self.config, self.data, self.folder / f"{name}.mlpackage")
 
     def _module(self, stage: str) -> L.LightningModule:
         merged = _merged(self.config.recipe.module, self.config[stage].module)
@@ -187,30 +173,25 @@ class TrainingJob:
         recipe = self.config.recipe
         exported = load(package)
         evaluation: L.LightningModule = instantiate(recipe.evaluator)(exported)
-        for metric in evaluation.modules():
-            if isinstance(metric, Metric):
-                # Other processes of a DDP fit do not take part.
-                metric.sync_on_compute = False
-        with _without_notices():
-            trainer = L.Trainer(
-                accelerator="cpu",
-                devices=1,
-                logger=False,
-                enable_checkpointing=False,
-                enable_model_summary=False,
-                fast_dev_run=self.config.trainer.fast_dev_run,
-                default_root_dir=str(self.folder),
-                callbacks=[RichProgressBar()],
-            )
-            trainer.test(evaluation, datamodule=self.data, verbose=False)
-        value = float(trainer.callback_metrics[f"test/{recipe.metric}"])
-        opened = open_package(package)
-        sizes = package_bytes(package), weight_bytes(opened)
+        value = measure(
+            evaluation,
+            self.data,
+            recipe.metric,
+            self.folder,
+            fast_dev_run=self.config.trainer.fast_dev_run,
+        )
+        metric = recipe.metric.rpartition("/")[2]
+        report = add_metadata(
+            package,
+            {"compression": name, METRICS: json.dumps({metric: value})},
+            card=bool(self.config.export.card),
+        )
         self.results.append(
             Result(
                 name,
-                *sizes,
-                metric=recipe.metric.rpartition("/")[2],
+                report.package_bytes,
+                report.weight_bytes,
+                metric=metric,
                 value=value,
                 package=str(package),
             )
@@ -230,18 +211,6 @@ class TrainingJob:
     @rank_zero_only
     def _announce(self, stage: str) -> None:
         _console.rule(f"[bold]{stage}", align="left")
-
-
-@contextmanager
-def _without_notices() -> Iterator[None]:
-    """Lightning introduces itself for each Trainer; once a fit is enough."""
-    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _merged(base: DictConfig, own: DictConfig) -> DictConfig:

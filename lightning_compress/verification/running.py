@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_compress.coreml.detector import CONFIDENCE, COORDINATES, RAW_OUTPUTS
+from lightning_compress.coreml.package import open_package
 from lightning_compress.errors import PackageError, VerificationError
 from lightning_compress.runtime import CoreMLProgram, load
 from lightning_compress.runtime.module import Precision
@@ -87,41 +88,34 @@ def coreml_is_available() -> bool:
     return sys.platform == "darwin"
 
 
-def run_in_coreml(
-    package: str | Path,
-    samples: Sequence[tuple[Tensor, ...]],
-    thresholds: Mapping[str, float] | None = None,
-) -> Outputs:
+def run_in_coreml(package: str | Path, samples: Sequence[tuple[Tensor, ...]]) -> Outputs:
     """What a package computes, run by Core ML; macOS only.
 
     Args:
         package: Path of an `.mlpackage` folder.
         samples: Its inputs, images as pixels of 0 to 255, RGB.
-        thresholds: Values of a detector's optional inputs.
 
     Returns:
-        Its outputs; a classifier's probabilities in the order of its labels, a detector's boxes after
-        non-maximum suppression.
+        Its outputs; a classifier's probabilities in the order of its labels, of a detector every box.
 
     Raises:
         PackageError: On any other system.
     """
     if not coreml_is_available():
         raise PackageError(f"Core ML runs on macOS alone, and this is {sys.platform}")
-    model = ct.models.MLModel(str(package))
-    description = model.get_spec().description
-    inputs = [feature for feature in description.input if not feature.type.isOptional]
+    opened = open_package(package)
+    model = ct.models.MLModel(opened.specification, weights_dir=str(opened.weights_folder))
+    inputs = opened.specification.description.input
     labels = load(package).class_labels
     results = []
     for sample in samples:
         given: dict[str, Any] = {
             feature.name: _coreml_value(feature, value) for feature, value in zip(inputs, sample, strict=True)
         }
-        outputs = model.predict({**given, **(thresholds or {})})
         results.append(
             {
-                name: _tensor(value, labels)
-                for name, value in outputs.items()
+                _FINAL_NAMES.get(name, name): _tensor(value, labels)
+                for name, value in model.predict(given).items()
                 if isinstance(value, (np.ndarray, dict))
             }
         )

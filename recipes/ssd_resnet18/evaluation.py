@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import lightning as L
 import torch
 from torch import Tensor, nn
 from torchmetrics.detection import MeanAveragePrecision
 
+from lightning_compress.coreml.detector import (
+    CONFIDENCE,
+    CONFIDENCE_THRESHOLD,
+    COORDINATES,
+    IOU_THRESHOLD,
+)
 from lightning_compress.errors import ConfigurationError
+from lightning_compress.runtime import CoreMLPipeline
 
 from ..datamodule import check_task
 from .decoding import Detection, DetectionThresholds, select_detections
@@ -91,7 +98,8 @@ class ExportedDetector(DetectionEvaluation):
 
     Args:
         exported: takes images, N x 3 x H x W, and returns what `DetectorExport` returns: scores and
-            boxes, as a pair or as a mapping of `DetectorExport.output_names`.
+            boxes, as a pair or as a mapping of `DetectorExport.output_names`; or a loaded package with
+            non-maximum suppression, which then suppresses with these thresholds instead of its own.
         white: what a white pixel is in the images that `exported` takes: 1, or 255 for a loaded package.
         score_threshold: detections below it are dropped.
         nms_threshold: overlap from which the weaker of two detections is dropped.
@@ -120,8 +128,27 @@ class ExportedDetector(DetectionEvaluation):
         """Scored boxes of images in [0, 1]; see `DetectionEvaluation`."""
         images = images * self.white
         parts = [images] if self.batched else torch.split(images, 1)
+        if isinstance(self.exported, CoreMLPipeline):
+            return _padded([self._suppressed(self.exported, part) for part in parts])
         outputs = [_scores_and_boxes(self.exported(part)) for part in parts]
         return torch.cat([scores for scores, _ in outputs]), torch.cat([boxes for _, boxes in outputs])
+
+    def _suppressed(self, detector: CoreMLPipeline, images: Tensor) -> Mapping[str, list[Tensor]]:
+        ours = {IOU_THRESHOLD: self.thresholds.iou, CONFIDENCE_THRESHOLD: self.thresholds.score}
+        adjustable = detector.threshold_names
+        outputs: Mapping[str, list[Tensor]] = detector(
+            images, **{name: value for name, value in ours.items() if name in adjustable}
+        )
+        return outputs
+
+
+def _padded(outputs: Sequence[Mapping[str, list[Tensor]]]) -> tuple[Tensor, Tensor]:
+    """Boxes of images that have more or fewer, filled up with boxes of no confidence."""
+    scores, boxes = (
+        nn.utils.rnn.pad_sequence([tensor for part in outputs for tensor in part[name]], batch_first=True)
+        for name in (CONFIDENCE, COORDINATES)
+    )
+    return scores, boxes
 
 
 def _scores_and_boxes(output: tuple[Tensor, Tensor] | Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

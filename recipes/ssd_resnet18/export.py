@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from ..normalization import Normalize
@@ -15,7 +16,8 @@ class DetectorExport(nn.Module):
     """Puts normalization before a detector, a softmax and box decoding after it.
 
     The outputs are what Core ML's non-maximum suppression and Vision take: coordinates are centre x, centre
-    y, width and height, each a share of the image's side, from its upper left corner.
+    y, width and height, each a share of the image's side, from its upper left corner. Boxes are cut at the
+    image's edges, so that suppression sees them as `select_detections` does.
 
     Args:
         network: takes normalized images, returns class logits and box regression, as `SSDResNet18` does.
@@ -48,4 +50,15 @@ class DetectorExport(nn.Module):
         """Confidence and coordinates."""
         logits, regression = self.network(self.normalize(image))
         confidence = logits.softmax(dim=-1)[..., 1:]
-        return confidence.squeeze(0), self.decoder(regression).squeeze(0)
+        return confidence.squeeze(0), cut_at_edges(self.decoder(regression)).squeeze(0)
+
+
+def cut_at_edges(boxes: Tensor) -> Tensor:
+    """Boxes without what lies outside of the image.
+
+    Shapes:
+        Input and output: ... x 4, centre x, centre y, width, height in shares of the image's sides.
+    """
+    centers, halves = boxes[..., :2], boxes[..., 2:] / 2
+    upper_left, lower_right = (centers - halves).clamp(0, 1), (centers + halves).clamp(0, 1)
+    return torch.cat([(upper_left + lower_right) / 2, lower_right - upper_left], dim=-1)

@@ -1,0 +1,63 @@
+"""How well a package or a module does the job: a recipe's metric on its validation data."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.callbacks import RichProgressBar
+from torchmetrics import Metric
+
+
+def measure(
+    evaluation: L.LightningModule,
+    data: L.LightningDataModule,
+    metric: str,
+    folder: Path,
+    *,
+    fast_dev_run: bool | int = False,
+    limit_batches: int | float | None = None,
+) -> float:
+    """Test on this machine, in this process alone.
+
+    Args:
+        evaluation: Logs the metric in its test.
+        data: Where the test's batches come from.
+        metric: Which one, such as "map", logged as "test/map".
+        folder: Where a Trainer may write.
+        fast_dev_run: As Lightning's.
+        limit_batches: As Lightning's `limit_test_batches`.
+    """
+    for part in evaluation.modules():
+        if isinstance(part, Metric):
+            # Other processes of a DDP fit do not take part.
+            part.sync_on_compute = False
+    with _without_notices():
+        trainer = L.Trainer(
+            accelerator="cpu",
+            devices=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            fast_dev_run=fast_dev_run,
+            limit_test_batches=limit_batches,
+            default_root_dir=str(folder),
+            callbacks=[RichProgressBar()],
+        )
+        trainer.test(evaluation, datamodule=data, verbose=False)
+    return float(trainer.callback_metrics[f"test/{metric}"])
+
+
+@contextmanager
+def _without_notices() -> Iterator[None]:
+    """Lightning introduces itself for each Trainer; once a fit is enough."""
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
