@@ -117,7 +117,9 @@ def cluster(
     active: Tensor | None = None
     held: Tensor | None = None
     for _ in range(clustering.iterations):
-        sums = torch.zeros((*centroids.shape[:-1], 2, centroids.shape[-1]), dtype=points.dtype, device=points.device)
+        sums = torch.zeros(
+            (*centroids.shape[:-1], 2, centroids.shape[-1]), dtype=points.dtype, device=points.device
+        )
         present = points.new_zeros(())
         for block in blocks:
             soft, distance = soft_assignment(points[:, block], centroids, clustering)
@@ -241,7 +243,9 @@ def _update_gradients(
         first = n * x
         freely = _over_points(free, n, first, first * x)
         bound = _over_points(soft, n * lever, first * lever)
-        reaction = share.unsqueeze(-2) * freely[..., 1:, :] - offset.unsqueeze(-2) * freely[..., :2, :] - bound
+        reaction = (
+            share.unsqueeze(-2) * freely[..., 1:, :] - offset.unsqueeze(-2) * freely[..., :2, :] - bound
+        )
         by_before = by_before + factor * (reaction[..., 1, :] - before * reaction[..., 0, :])
     return by_before, slope
 
@@ -253,7 +257,10 @@ def _last(iterations: list[Iteration]) -> Iteration:
         if iteration.active is None:
             last = iteration
         else:
-            chosen = [torch.where(iteration.active > 0, new, old) for new, old in zip(iteration[:3], last[:3], strict=True)]
+            chosen = [
+                torch.where(iteration.active > 0, new, old)
+                for new, old in zip(iteration[:3], last[:3], strict=True)
+            ]
             last = Iteration(chosen[0], chosen[1], chosen[2], None)
     return last
 

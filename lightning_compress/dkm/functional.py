@@ -115,7 +115,7 @@ class _Palettize(torch.autograd.Function):
         else:
             # Looking at the range or at the palette would make the host wait.
             panels = max(64, min(512, (1 << 15) // palette.shape[-1]))
-            grid = None if exact else Grid.uniform(low, high, Resolution.for_panels(panels))
+            grid = None if exact else Grid.uniform(low, high, Resolution.for_panels(panels, work.shape[-1]))
         ctx.clustering = clustering
         ctx.shapes = (weight.shape, centroids.shape, weight.dtype, centroids.dtype, groups)
         present = work != 0 if keep_zeros else None
@@ -124,12 +124,9 @@ class _Palettize(torch.autograd.Function):
             masses = torch.ones_like(points) if present is None else present.to(small)
         else:
             points, places = grid.points, grid.locate(work)
-            masses = grid.masses(places, None if present is None else present.view(-1))
+            masses = grid.masses(places, present)
         function, iterations = attention.cluster(points, masses, palette, clustering)
-        if grid is None or places is None:
-            palettized = function
-        else:
-            palettized = grid.interpolate(function, places, work.view(-1)).view_as(work)
+        palettized = function if grid is None or places is None else grid.interpolate(function, places, work)
         if present is not None:
             palettized = palettized.mul_(present)
         ctx.keep_zeros = keep_zeros
@@ -157,13 +154,13 @@ class _Palettize(torch.autograd.Function):
             deposited = upstream
         else:
             points = grid.points
-            upstream = output_gradient.reshape(-1).float()
+            upstream = output_gradient.reshape(groups, -1).float()
             deposited = grid.deposit(places, upstream)
         result = attention.gradients(points, masses, deposited, by_centroids, iterations, ctx.clustering)
         if grid is None:
             slope = result.output_slope * upstream + result.mass_slope
         else:
-            work = weight.reshape(-1).float()
+            work = weight.reshape(groups, -1).float()
             slope = grid.chain(result.output_slope, result.mass_slope, places, work, upstream)
         if ctx.keep_zeros:
             slope = slope.view_as(weight).mul_(present)

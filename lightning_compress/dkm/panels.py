@@ -56,7 +56,11 @@ def plan(weights: Tensor, low: Tensor, high: Tensor, palette: Tensor, clustering
     panels = max(1, math.ceil(width * _greatest_rate(low, high, palette, clustering.temperature)))
     clusters = palette.shape[-1]
     if panels <= _MOST_UNIFORM_PANELS and panels * POINTS * clusters <= _UNIFORM_SIZE:
-        return None if _exact_is_cheaper(weights, panels) else Grid.uniform(low, high, Resolution.for_panels(panels))
+        return (
+            None
+            if _exact_is_cheaper(weights, panels)
+            else Grid.uniform(low, high, Resolution.for_panels(panels, weights.shape[-1]))
+        )
     edges = [
         _edges(group, float(bottom), float(top), centroids, clustering)
         for group, bottom, top, centroids in zip(weights, low, high, palette, strict=True)
@@ -65,7 +69,7 @@ def plan(weights: Tensor, low: Tensor, high: Tensor, palette: Tensor, clustering
     if panels > _MOST_PANELS or _exact_is_cheaper(weights, panels):
         return None
     padded = torch.from_numpy(np.stack([_pad(group, panels + 1) for group in edges]))
-    return Grid(padded.to(low), Resolution.for_panels(panels), uniform=False)
+    return Grid(padded.to(low), Resolution.for_panels(panels, weights.shape[-1]), uniform=False)
 
 
 def _exact_is_cheaper(weights: Tensor, panels: int) -> bool:

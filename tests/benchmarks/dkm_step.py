@@ -1,0 +1,119 @@
+"""Price of palettization in a training step of ResNet18: `python -m tests.benchmarks.dkm_step`.
+
+Prints, at each number of bits, the time of a training step over that of the plain model's step (interleaved in one
+process, medians), the extra time of the first step in plain steps, and the extra peak memory (each in a process of its
+own); then the floor: the bytes that the kernel's passes must move over the memory bandwidth measured here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+import torch
+import torchvision
+from coremltools.optimize.torch.palettization import DKMPalettizerConfig
+from torch import nn
+
+from lightning_compress.dkm import DKMPalettizer
+
+_BYTES_PER_WEIGHT = 4 * 17
+"""Bytes of the passes: forward reads the weight for its range and its place, writes and reads the place thrice, reads
+the weight and writes the result; backward reads place, upstream gradient and weight twice and writes the gradient."""
+
+
+class Step:
+    """A training step of ResNet18 on random images, plain or palettized."""
+
+    def __init__(self, bits: int | None, kernel: str, batch: int, size: int) -> None:
+        torch.manual_seed(0)
+        self.model: nn.Module = torchvision.models.resnet18(num_classes=1000)
+        if bits is not None:
+            config = DKMPalettizerConfig.from_dict({"global_config": {"n_bits": bits}})
+            self.model = DKMPalettizer(self.model, config, kernel=kernel).prepare(inplace=True)
+        self.model.train()
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9)
+        self.images = torch.randn(batch, 3, size, size)
+        self.labels = torch.randint(0, 1000, (batch,))
+
+    def __call__(self) -> float:
+        start = time.perf_counter()
+        loss = nn.functional.cross_entropy(self.model(self.images), self.labels)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return time.perf_counter() - start
+
+
+def peak_memory(bits: int | None, arguments: argparse.Namespace) -> float:
+    """Peak resident memory in MB of a process that makes three steps."""
+    command = [sys.executable, "-m", "tests.benchmarks.dkm_step", "--peak", str(bits or 0)]
+    command += ["--batch", str(arguments.batch), "--size", str(arguments.size), "--kernel", arguments.kernel]
+    command += ["--threads", str(arguments.threads)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return float(output.split()[-1])
+
+
+def bandwidth() -> float:
+    """Bytes a second that a copy of 256 MB moves."""
+    source = torch.randn(1 << 26)
+    target = torch.empty_like(source)
+    times = []
+    for _ in range(7):
+        start = time.perf_counter()
+        target.copy_(source)
+        times.append(time.perf_counter() - start)
+    return 2 * source.numel() * 4 / statistics.median(times)
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bits", type=int, nargs="+", default=[2, 4, 6, 8])
+    parser.add_argument("--steps", type=int, default=7)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--kernel", choices=["histogram", "coremltools"], default="histogram")
+    parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.peak is not None:
+        step = Step(arguments.peak or None, arguments.kernel, arguments.batch, arguments.size)
+        for _ in range(3):
+            step()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        return
+    plain = Step(None, arguments.kernel, arguments.batch, arguments.size)
+    for _ in range(2):
+        plain()
+    plain_memory = peak_memory(None, arguments)
+    weights = sum(m.weight.numel() for m in plain.model.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+    speed = bandwidth()
+    floor = weights * _BYTES_PER_WEIGHT / speed
+    print(
+        f"ResNet18, batch {arguments.batch}, {arguments.size} px, {arguments.threads} threads, kernel {arguments.kernel}"
+    )
+    print(f"{'bits':>4} {'plain s':>8} {'palettized s':>12} {'ratio':>6} {'first step':>10} {'peak MB':>8} {'over floor':>10}")
+    for bits in arguments.bits:
+        step = Step(bits, arguments.kernel, arguments.batch, arguments.size)
+        first = step()
+        pairs = [(plain(), step()) for _ in range(arguments.steps)]
+        usual = statistics.median(before for before, _ in pairs)
+        palettized = statistics.median(after for _, after in pairs)
+        ratio = statistics.median(after / before for before, after in pairs)
+        extra_memory = peak_memory(bits, arguments) - plain_memory
+        print(
+            f"{bits:>4} {usual:>8.3f} {palettized:>12.3f} {ratio:>6.2f} {(first - usual) / usual:>+10.2f} "
+            f"{extra_memory:>+8.0f} {(palettized - usual) / floor:>10.1f}",
+            flush=True,
+        )
+    print(f"floor: {weights / 1e6:.1f} M weights x {_BYTES_PER_WEIGHT} bytes / {speed / 1e9:.1f} GB/s = {floor * 1e3:.0f} ms")
+
+
+if __name__ == "__main__":
+    main()
