@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 import hydra
@@ -63,6 +64,8 @@ def _run(command: str, overrides: list[str]) -> None:
     def job(config: DictConfig) -> None:
         # Lightning starts the other processes of a DDP fit with these words, the command among them.
         sys.argv = given
+        # Lightning 2.6 asks torch 2.14's pytree in a way that torch deprecates: no user can act on it.
+        warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning)
         try:
             function(config)
         except CompressionError as error:

@@ -52,4 +52,11 @@ def quiet_conversion() -> Iterator[None]:
         level = logger.level
         stack.callback(logger.setLevel, level)
         logger.setLevel(max(logger.getEffectiveLevel(), logging.WARNING))
+        # Several outputs are what a detector is asked for.
+        logger.addFilter(_is_not_about_tuples)
+        stack.callback(logger.removeFilter, _is_not_about_tuples)
         yield
+
+
+def _is_not_about_tuples(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Tuple detected at graph output")
