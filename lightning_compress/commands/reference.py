@@ -51,7 +51,7 @@ class Reference:
     measure: Callable[[nn.Module, float, Path], float] | None = None
 
 
-def reference_of_recipe(config: DictConfig) -> Reference:
+def reference_of_recipe(config: DictConfig, report: PackageReport) -> Reference:
     """A recipe's network with the weights of a checkpoint, finalized if it was compressed, and validation data.
 
     Raises:
@@ -67,7 +67,7 @@ def reference_of_recipe(config: DictConfig) -> Reference:
     wrapped = convertible_copy(export.wrapped(network))
     size = (config.data.image_size, config.data.image_size)
     images = (_validation_images(data, config.samples) * 255).round()
-    tolerance = tolerance_for(export, size)
+    tolerance = tolerance_for(export, size, quantized_activations="quantize" in report.operations)
 
     def measure_with(exported: nn.Module, white: float, folder: Path) -> float:
         evaluation: L.LightningModule = instantiate(config.recipe.evaluator, white=white)(exported)

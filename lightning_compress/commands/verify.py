@@ -68,7 +68,7 @@ def run(config: DictConfig) -> None:
         raise ConfigurationError(f"precision={config.precision!r} is unknown; valid are float16, float32")
     report = inspect(config.package)
     reference = (
-        reference_of_recipe(config)
+        reference_of_recipe(config, report)
         if config.get("recipe") is not None
         else reference_of_saved_module(config, report)
     )

@@ -92,18 +92,28 @@ class Verification:
             )
 
 
-def tolerance_for(export: CoreMLExport, image_size: tuple[int, int] | None = None) -> Tolerance:
+def tolerance_for(
+    export: CoreMLExport,
+    image_size: tuple[int, int] | None = None,
+    *,
+    quantized_activations: bool = False,
+) -> Tolerance:
     """The tolerance that an export asks for, or the default one.
 
     By default an output may be apart by 1% of its largest value, by 0.1% in float32, and a detector's boxes by
-    one pixel.
+    one pixel. Quantized activations are judged by their mean difference, 0.5% of the largest value: a value that
+    lies between two steps falls to one or the other by float16's rounding of a scale, and a step in an early layer
+    may move a single output far. The float model and its observers do the same to one another.
 
     Args:
         export: How the package is made.
         image_size: Height and width of the images, in pixels.
+        quantized_activations: Whether the package computes with quantized activations.
     """
     if export.tolerance is not None:
         return export.tolerance
+    if quantized_activations:
+        return Tolerance(relative=0.5, mean=0.01)
     boxes = {COORDINATES: 1 / max(image_size)} if export.nms is not None and image_size is not None else {}
     return Tolerance(_RELATIVE[export.compute_precision], boxes)
 

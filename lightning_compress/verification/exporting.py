@@ -37,13 +37,17 @@ def export_verified(
     """
 
     def check(package: Path) -> None:
-        verify_export(export, package, module, example_inputs).require_passed()
+        verify_export(export, package, module, example_inputs, capabilities).require_passed()
 
     return export.run(module, example_inputs, capabilities, check if export.verify else None)
 
 
 def verify_export(
-    export: CoreMLExport, package: Path, module: nn.Module, example_inputs: ExampleInputs
+    export: CoreMLExport,
+    package: Path,
+    module: nn.Module,
+    example_inputs: ExampleInputs,
+    capabilities: Collection[Capability] = (),
 ) -> Verification:
     """Compare a package with the module that it was exported from, on samples that need no data.
 
@@ -54,6 +58,7 @@ def verify_export(
         package: Path of the `.mlpackage` folder.
         module: The finalized module.
         example_inputs: What to call it with.
+        capabilities: What the compression needs of the package; see `tolerance_for`.
     """
     inputs = as_tuple(example_inputs)
     samples = random_samples(example_inputs, export.image)
@@ -63,7 +68,7 @@ def verify_export(
     differences = compare(
         reference_outputs(reference, samples.module, output_names(program)),
         run_in_torch(program, samples.package),
-        tolerance_for(export, size),
+        tolerance_for(export, size, quantized_activations=Capability.INT8_ACTIVATIONS in capabilities),
         pixels={COORDINATES: 1 / max(size)} if export.nms is not None and size is not None else None,
     )
     return Verification(str(package.name), "torch, as typed", len(samples.module), differences)

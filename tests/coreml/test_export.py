@@ -65,7 +65,7 @@ def test_a_failed_conversion_leaves_the_earlier_package(network, digit, tmp_path
     with pytest.raises(TraceError):
         export.run(network, torch.rand(1, 3, 8, 8))
     assert decompressed_weights(path).keys() == before.keys()
-    assert [entry.name for entry in tmp_path.iterdir()] == ["net.mlpackage"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["net.md", "net.mlpackage"]
 
 
 def test_a_weight_that_is_not_a_number_is_named(network, digit, tmp_path):

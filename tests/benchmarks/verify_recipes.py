@@ -1,0 +1,155 @@
+"""Both recipes, at float16 and with every shipped compression: trained a little, exported, verified.
+
+Prints how far each package is from its torch model on validation images, as `lightning-compress verify` finds it:
+
+    python tests/benchmarks/verify_recipes.py --steps 60 --compressed-steps 40
+
+`--set` passes overrides on, such as `--set recipe.module.weights=resnet18.pth`. The exit status is 1 if a package
+differs from its model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import sys
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_module
+from rich.console import Console
+from rich.table import Table
+
+from lightning_compress.commands import verify
+from lightning_compress.commands.train import TrainingJob
+from lightning_compress.errors import VerificationError
+
+DATA = {
+    "ssd_resnet18": [
+        "data.image_size=300",
+        "data.train_images=64",
+        "data.val_images=40",
+        "data.batch_size=8",
+    ],
+    "resnet50": ["data.image_size=32"],
+}
+COMPRESSIONS = [
+    "none",
+    "palettize_4bit",
+    "palettize_2bit",
+    "prune_75",
+    "quantize_w8",
+    "quantize_w8a8",
+    "prune_50_palettize_4bit",
+]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table; the result is the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--recipes", nargs="+", default=list(DATA), choices=list(DATA))
+    parser.add_argument("--compressions", nargs="+", default=COMPRESSIONS, choices=COMPRESSIONS)
+    parser.add_argument("--steps", type=int, default=60, help="optimizer steps of the float fit")
+    parser.add_argument("--compressed-steps", type=int, default=40)
+    parser.add_argument("--samples", type=int, default=16, help="images compared output by output")
+    parser.add_argument(
+        "--set", nargs="*", default=[], dest="overrides", help="further overrides of the recipe"
+    )
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    table = Table("recipe", "compression", "output", "largest", "mean", "metric", "torch", "package", "")
+    passed = True
+    console = Console(width=140)
+    for recipe in given.recipes:
+        with tempfile.TemporaryDirectory() as folder:
+            for name, result in _verify_recipe(recipe, Path(folder), given):
+                passed = passed and result["passed"]
+                _add_rows(table, recipe, name, result)
+                console.print(f"{recipe} {name}: {'ok' if result['passed'] else 'differs'}")
+    console.print(table)
+    return 0 if passed else 1
+
+
+def _verify_recipe(recipe: str, folder: Path, given: argparse.Namespace) -> Any:
+    shared = [f"recipe={recipe}", *DATA[recipe], *given.overrides]
+    weights = None
+    for name in given.compressions:
+        own = folder / name
+        own.mkdir()
+        start = (
+            [f"float_fit.trainer.max_steps={given.steps}", "+float_fit.trainer.max_epochs=-1"]
+            if weights is None
+            else ["float_fit.enabled=false", f"float_fit.weights='{weights}'"]
+        )
+        config = _compose(
+            "train",
+            *shared,
+            *start,
+            f"compression={name}",
+            f"++compressed_fit.trainer.max_steps={given.compressed_steps}",
+            "++compressed_fit.trainer.max_epochs=-1",
+            "post_training_bits=[]",
+            "pictures.count=0",
+            "callbacks.progress_bar=null",
+            "callbacks.learning_rate=null",
+            "trainer.accelerator=cpu",
+            "trainer.limit_val_batches=0",
+        )
+        with contextlib.redirect_stdout(io.StringIO()):
+            TrainingJob(config, own).run()
+        if weights is None:
+            weights = next((own / "float_fit").rglob("*.ckpt"))
+            yield "float16", _verify(shared, own / "float16.mlpackage", weights, given.samples)
+        if name != "none":
+            checkpoint = next((own / "compressed_fit").rglob("*.ckpt"))
+            yield name, _verify(shared, own / f"{name}.mlpackage", checkpoint, given.samples)
+
+
+def _verify(shared: Sequence[str], package: Path, checkpoint: Path, samples: int) -> dict[str, Any]:
+    report = package.with_suffix(".json")
+    config = _compose(
+        "verify",
+        *shared,
+        f"package='{package}'",
+        f"checkpoint='{checkpoint}'",
+        f"samples={samples}",
+        f"json='{report}'",
+    )
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(VerificationError):
+        verify.run(config)
+    content: dict[str, Any] = json.loads(report.read_text())
+    return content
+
+
+def _compose(command: str, *overrides: str) -> Any:
+    with initialize_config_module("lightning_compress.conf", version_base="1.3"):
+        return compose(command, overrides=list(overrides))
+
+
+def _add_rows(table: Table, recipe: str, name: str, result: dict[str, Any]) -> None:
+    metric = result["metric"]
+    for index, output in enumerate(result["runs"][0]["outputs"]):
+        pixel = output["pixels"]
+        largest, mean = (
+            f"{output[key] / pixel:.3f} px" if pixel else f"{output[key]:.2e}" for key in ("largest", "mean")
+        )
+        rest = (
+            (metric["name"], f"{metric['module']:.4f}", f"{metric['package']:.4f}")
+            if index == 0
+            else ("", "", "")
+        )
+        passed = output["passed"] and (metric["passed"] or index > 0)
+        table.add_row(recipe, name, output["name"], largest, mean, *rest, "ok" if passed else "differs")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
