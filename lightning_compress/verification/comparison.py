@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_compress.coreml.detector import COORDINATES
+from lightning_compress.coreml.detector import CONFIDENCE, COORDINATES
 from lightning_compress.coreml.export import CoreMLExport
 from lightning_compress.coreml.tolerance import Tolerance
 from lightning_compress.errors import VerificationError
@@ -118,6 +118,10 @@ def tolerance_for(
     return Tolerance(_RELATIVE[export.compute_precision], boxes)
 
 
+_DETECTIONS = 200
+"""Boxes of an image that are compared: as many as detectors commonly report at most."""
+
+
 def compare(
     expected: Sequence[Mapping[str, Tensor]],
     found: Sequence[Mapping[str, Tensor]],
@@ -126,6 +130,9 @@ def compare(
     pixels: Mapping[str, float] | None = None,
 ) -> tuple[OutputDifference, ...]:
     """Compare outputs, sample by sample.
+
+    Of a detector's boxes, the 200 are compared that the module is most confident of in each image: nobody ever sees
+    the thousands of others, among which are the largest and the least exact. Confidences are compared throughout.
 
     Args:
         expected: Outputs of the module by name, one mapping a sample.
@@ -137,6 +144,8 @@ def compare(
         VerificationError: If an output is missing or of another size.
     """
     names = list(expected[0])
+    pairs = [_most_confident(one, other) for one, other in zip(expected, found, strict=True)]
+    expected, found = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     differences = []
     for name in names:
         pairs = [_pair(name, one[name], other.get(name)) for one, other in zip(expected, found, strict=True)]
@@ -157,6 +166,28 @@ def compare(
             )
         )
     return tuple(differences)
+
+
+Named = Mapping[str, Tensor]
+
+
+def _most_confident(expected: Named, found: Named) -> tuple[Named, Named]:
+    """Outputs with the coordinates of the boxes alone that the module is most confident of."""
+    shapes = [
+        (tuple(outputs[CONFIDENCE].shape), tuple(outputs[COORDINATES].shape))
+        for outputs in (expected, found)
+        if {CONFIDENCE, COORDINATES} <= set(outputs)
+    ]
+    if len(shapes) < 2 or shapes[0] != shapes[1]:
+        return expected, found
+    (confidence, coordinates) = shapes[0]
+    if len(confidence) != 2 or coordinates != (confidence[0], 4):
+        return expected, found
+    kept = expected[CONFIDENCE].amax(1).topk(min(_DETECTIONS, confidence[0])).indices
+    return (
+        {**expected, COORDINATES: expected[COORDINATES][kept]},
+        {**found, COORDINATES: found[COORDINATES][kept]},
+    )
 
 
 def _pair(name: str, expected: Tensor, found: Tensor | None) -> tuple[Tensor, Tensor]:
