@@ -21,6 +21,8 @@ from torch import nn
 from lightning_compress import runtime
 from lightning_compress.coreml.quiet import quiet_conversion
 from lightning_compress.errors import PackageError
+from lightning_compress.runtime.execution import Arithmetic
+from lightning_compress.runtime.module import CoreMLProgram
 
 
 class Detector(nn.Module):
@@ -117,6 +119,16 @@ def test_float16_on_a_cpu_rounds_every_result(detector_package, images):
     assert not torch.equal(scores.float(), typed)
     # Values that float16 can hold sum to one only to its precision.
     assert 0 < (scores.double().sum(-1) - 1).abs().max() < 2e-3
+
+
+def test_typed_arithmetic_of_accelerators_agrees_with_rounding(detector_package, images, monkeypatch):
+    rounded = runtime.load(detector_package, precision="float16")(images)
+    monkeypatch.setattr(CoreMLProgram, "_arithmetic", Arithmetic.TYPED)
+    module = runtime.load(detector_package, precision="float16")
+    monkeypatch.setattr(module, "_prepare", lambda item, value: value.to(item.dtype))
+    for name, value in module(images).items():
+        assert value.dtype is torch.float16
+        torch.testing.assert_close(value, rounded[name], atol=1e-2, rtol=1e-2)
 
 
 def test_a_package_of_float32_weights_is_exact(detector, images, tmp_path):

@@ -369,19 +369,22 @@ def bilinear_at(image, y, x, outside):
     normalized=st.booleans(),
     scale=st.sampled_from([1.0, 0.5]),
     value=st.sampled_from([0.0, 1.5]),
+    mirrored=st.booleans(),
 )
-def test_crop_resize(programs, mode, seed, coordinates, normalized, scale, value):
+def test_crop_resize(programs, mode, seed, coordinates, normalized, scale, value, mirrored):
     x = normal(seed, (2, 3, 6, 5))
     generator = np.random.default_rng(seed)
     starts = generator.uniform(0.1, 2, (3, 2))
     ends = starts + generator.uniform(0.5, 2.8, (3, 2))
+    if mirrored:
+        starts, ends = ends, starts
     chosen = generator.integers(0, 2, 3)
     expected = np.zeros((3, 3, 2, 4), np.float32)
     for n in range(3):
         places = []
         for axis, count in ((0, 2), (1, 4)):
             first, last = starts[n, axis], ends[n, axis]
-            places.append(first + grid(mode, last - first + 1, count))
+            places.append(first + np.sign(last - first) * grid(mode, abs(last - first) + 1, count))
         for i, y in enumerate(places[0]):
             for j, across in enumerate(places[1]):
                 expected[n, :, i, j] = bilinear_at(x[chosen[n]], y, across, value)

@@ -23,10 +23,8 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def sequence_of(states, direction, output_sequence):
-    if not output_sequence:
-        return states[-1][None]
-    return np.stack(states[::-1] if direction == "reverse" else states)
+def sequence_of(states, output_sequence):
+    return np.stack(states) if output_sequence else states[-1][None]
 
 
 recurrent = given(
@@ -60,7 +58,7 @@ def test_rnn(programs, seed, steps, batch, direction, output_sequence, biased):
     for inputs in x if direction == "forward" else x[::-1]:
         h = np.tanh(inputs @ w_ih.T + h @ w_hh.T + (bias if biased else 0))
         states.append(h)
-    np.testing.assert_allclose(sequence, sequence_of(states, direction, output_sequence), atol=1e-5)
+    np.testing.assert_allclose(sequence, sequence_of(states, output_sequence), atol=1e-5)
     np.testing.assert_allclose(last, h, atol=1e-5)
 
 
@@ -89,7 +87,7 @@ def test_gru(programs, seed, steps, batch, direction, output_sequence, biased):
         o = np.tanh(inputs @ io.T + (r * h) @ ho.T + bo)
         h = (1 - z) * o + z * h
         states.append(h)
-    np.testing.assert_allclose(sequence, sequence_of(states, direction, output_sequence), atol=1e-5)
+    np.testing.assert_allclose(sequence, sequence_of(states, output_sequence), atol=1e-5)
     np.testing.assert_allclose(last, h, atol=1e-5)
 
 
@@ -124,9 +122,8 @@ def lstm_reference(x, h, c, w_ih, w_hh, bias, peephole, clip):
     (pi, pf, po), states = np.split(peephole, 3), []
     for inputs in x:
         i, f, o, z = np.split(inputs @ w_ih.T + h @ w_hh.T + bias, 4, -1)
-        z = np.tanh(np.clip(z, -clip, clip))
         i, f = sigmoid(i + pi * c), sigmoid(f + pf * c)
-        c = f * c + i * z
+        c = np.clip(f * c + i * np.tanh(z), -clip, clip)
         h = sigmoid(o + po * c) * np.tanh(c)
         states.append(h)
     return states, h, c
@@ -175,7 +172,8 @@ def test_lstm(programs, seed, steps, batch, direction, output_sequence, peephole
         states, final_h, final_c = lstm_reference(
             x[::-1] if one == "reverse" else x, h[:, at], c[:, at], *side, clip or np.inf
         )
-        parts.append((sequence_of(states, one, output_sequence), final_h, final_c))
+        states = states[::-1] if both and one == "reverse" and output_sequence else states
+        parts.append((sequence_of(states, output_sequence), final_h, final_c))
     for actual, expected in zip((sequence, last_h, last_c), zip(*parts, strict=True), strict=True):
         np.testing.assert_allclose(actual, np.concatenate(expected, -1), atol=1e-5)
 

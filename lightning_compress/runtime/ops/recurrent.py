@@ -1,4 +1,8 @@
-"""Recurrent layers: plain, gated and long short-term memory."""
+"""Recurrent layers: plain, gated and long short-term memory.
+
+Where coremltools' documentation leaves things open, these do what its tests expect of Core ML: a layer in reverse gives
+its states in the order in which it made them, `clip` bounds the cell state, and both scales of the scaled tanh are 1.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda x: x,
     "hard_sigmoid": lambda x: torch.clamp(0.2 * x + 0.5, 0, 1),
     "sigmoid_hard": lambda x: torch.clamp(0.2 * x + 0.5, 0, 1),
-    "scaled_tanh": lambda x: 1.7159 * torch.tanh(x * (2 / 3)),
+    "scaled_tanh": torch.tanh,
 }
 
 
@@ -38,7 +42,7 @@ def rnn(
     for inputs in F.linear(_in_order(x, direction), weight_ih, bias):
         h = activate(inputs + F.linear(h, weight_hh))
         states.append(h)
-    return _sequence(states, direction, output_sequence), h
+    return _sequence(states, output_sequence), h
 
 
 @register("gru", tensors="x initial_h weight_ih weight_hh bias input_bias")
@@ -74,7 +78,7 @@ def gru(
         o = activate(o_in + (r * o_hidden if reset_after else o_hidden))
         h = (1 - z) * o + z * h
         states.append(h)
-    return _sequence(states, direction, output_sequence), h
+    return _sequence(states, output_sequence), h
 
 
 @register(
@@ -133,7 +137,9 @@ def lstm(
         functions,
         clip,
     )
-    sequence, h, c = (torch.cat(pair, -1) for pair in zip(forward, backward, strict=True))
+    # Side by side, both directions are in the order of the inputs.
+    aligned = (backward[0].flip(0), *backward[1:])
+    sequence, h, c = (torch.cat(pair, -1) for pair in zip(forward, aligned, strict=True))
     return sequence, h, c
 
 
@@ -156,21 +162,19 @@ def _lstm(
         i, f, o, z = torch.split(inputs + F.linear(h, weight_hh), size, -1)
         if peep_i is not None and peep_f is not None:
             i, f = i + peep_i * c, f + peep_f * c
-        if clip is not None:
-            z = z.clamp(-clip, clip)
         c = gate(f) * c + gate(i) * cell(z)
+        if clip is not None:
+            c = c.clamp(-clip, clip)
         if peep_o is not None:
             o = o + peep_o * c
         h = gate(o) * activate(c)
         states.append(h)
-    return _sequence(states, direction, output_sequence), h, c
+    return _sequence(states, output_sequence), h, c
 
 
 def _in_order(x: Tensor, direction: str) -> Tensor:
     return x.flip(0) if direction == "reverse" else x
 
 
-def _sequence(states: list[Tensor], direction: str, output_sequence: bool) -> Tensor:
-    if not output_sequence:
-        return states[-1].unsqueeze(0)
-    return torch.stack(states[::-1] if direction == "reverse" else states)
+def _sequence(states: list[Tensor], output_sequence: bool) -> Tensor:
+    return torch.stack(states) if output_sequence else states[-1].unsqueeze(0)

@@ -120,8 +120,13 @@ def _sides(boxes: Tensor, mode: str) -> tuple[tuple[Tensor, Tensor], tuple[Tenso
 
 
 def _grid(start: Tensor, end: Tensor, count: int, sampling_mode: str) -> Tensor:
-    """Positions [boxes, count] from start to end, which take the place of 0 and size - 1 in a whole axis."""
-    return start[:, None] + sampling_grid((end - start + 1)[:, None], count, sampling_mode, start.device)
+    """Positions [boxes, count] from start to end, which take the place of 0 and size - 1 in a whole axis.
+
+    A box that ends before it starts is mirrored.
+    """
+    extent = (end - start)[:, None]
+    grid = sampling_grid(extent.abs() + 1, count, sampling_mode, start.device)
+    return start[:, None] + torch.sign(extent) * grid
 
 
 def _sample(
