@@ -144,8 +144,8 @@ def compare(
         VerificationError: If an output is missing or of another size.
     """
     names = list(expected[0])
-    pairs = [_most_confident(one, other) for one, other in zip(expected, found, strict=True)]
-    expected, found = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    reduced = [_most_confident(one, other) for one, other in zip(expected, found, strict=True)]
+    expected, found = [pair[0] for pair in reduced], [pair[1] for pair in reduced]
     differences = []
     for name in names:
         pairs = [_pair(name, one[name], other.get(name)) for one, other in zip(expected, found, strict=True)]
@@ -204,4 +204,4 @@ def _pair(name: str, expected: Tensor, found: Tensor | None) -> tuple[Tensor, Te
 def _distance(expected: Tensor, found: Tensor) -> Tensor:
     difference = (expected - found).abs()
     same = (expected == found) | (expected.isnan() & found.isnan())
-    return torch.where(same, 0.0, difference.nan_to_num(nan=torch.inf))
+    return torch.where(same, 0.0, torch.where(difference.isnan(), torch.inf, difference))

@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+import lightning as L
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+from lightning_compress import Compression, CoreMLExport, DKMPalettization
+from lightning_compress.coreml import (
+    ImageInput,
+    NonMaximumSuppression,
+    Tolerance,
+    decompressed_weights,
+    softmax_outputs,
+)
+from lightning_compress.errors import PackageError, VerificationError
+from lightning_compress.verification import (
+    export_verified,
+    random_samples,
+    run_in_coreml,
+    run_in_torch,
+    verification_table,
+    verify_export,
+)
+from lightning_compress.verification.running import program_of
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def digits() -> torch.Tensor:
+    return torch.tensor(load_digits().images, dtype=torch.float32)[:, None] / 16
+
+
+class Overflowing(nn.Module):
+    """Passes through values that float16 does not hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 4)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return (self.layer(image.flatten(1)) * 1e6).square() * 1e-12
+
+
+def test_a_package_that_computes_what_its_module_does_takes_its_place(digit_network, digits, tmp_path):
+    export = CoreMLExport(tmp_path / "net.mlpackage")
+    exported = export_verified(export, digit_network.eval(), digits[:1])
+    verification = verify_export(export, exported.path, digit_network, digits[:1])
+    assert verification.passed
+    (output,) = verification.outputs
+    assert output.name == "output"
+    assert 0 < output.largest < 1e-2 * output.largest_value
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
+def test_one_that_does_not_leaves_the_earlier_package(digit_network, digits, tmp_path):
+    export = CoreMLExport(tmp_path / "net.mlpackage")
+    path = export_verified(export, digit_network.eval(), digits[:1]).path
+    before = decompressed_weights(path)
+    with pytest.raises(
+        VerificationError, match=r"'output' differs by inf at most.*compute_precision='float32'"
+    ):
+        export_verified(export, Overflowing().eval(), digits[:1])
+    assert decompressed_weights(path).keys() == before.keys()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["net.md", "net.mlpackage"]
+
+
+def test_float32_holds_what_float16_does_not(digits, tmp_path):
+    export = CoreMLExport(tmp_path / "net.mlpackage", compute_precision="float32")
+    assert export_verified(export, Overflowing().eval(), digits[:1]).path.is_dir()
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
+def test_without_verification_it_is_written_as_it_is(digits, tmp_path):
+    export = CoreMLExport(tmp_path / "net.mlpackage", verify=False)
+    assert export_verified(export, Overflowing().eval(), digits[:1]).path.is_dir()
+
+
+def test_the_tolerance_is_the_exports(digit_network, digits, tmp_path):
+    export = CoreMLExport(tmp_path / "net.mlpackage", tolerance=Tolerance(relative=1e-9))
+    with pytest.raises(VerificationError, match="tolerance"):
+        export_verified(export, digit_network.eval(), digits[:1])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        ImageInput(scale=1 / 255, color_layout="GRAYSCALE"),
+        ImageInput(scale=1 / 100, bias=-1, color_layout="GRAYSCALE", sizes=[(16, 16), (8, 24)]),
+    ],
+)
+def test_a_classifier_with_labels_is_verified_by_its_probabilities(digit_network, digits, tmp_path, image):
+    # One cell, which is what coremltools pools images of any size to.
+    digit_network.features[-1] = nn.AdaptiveAvgPool2d(1)
+    digit_network.head = nn.Linear(32, 10)
+    export = CoreMLExport(
+        tmp_path / "net.mlpackage",
+        image=image,
+        class_labels=[f"digit {label}" for label in range(10)],
+        wrapper=softmax_outputs,
+    )
+    exported = export_verified(export, digit_network.eval(), digits[:1])
+    (output,) = verify_export(export, exported.path, digit_network, digits[:1]).outputs
+    assert output.name == "classLabel_probs"
+
+
+class Colors(nn.Module):
+    """Tells the channels apart, so that a wrong order is found."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image.mean((2, 3)) * torch.tensor([1.0, 10.0, 100.0])
+
+
+@pytest.mark.parametrize("layout", ["RGB", "BGR"])
+@pytest.mark.parametrize("scale", [1 / 255, (1 / 255, 2 / 255, 3 / 255)])
+def test_the_order_of_colours_and_their_scales_are_those_of_the_network(tmp_path, layout, scale):
+    export = CoreMLExport(
+        tmp_path / "net.mlpackage", image=ImageInput(scale=scale, bias=0.5, color_layout=layout)
+    )
+    exported = export_verified(export, Colors(), torch.rand(1, 3, 16, 16))
+    other = dataclasses.replace(
+        export, image=ImageInput(scale=scale, bias=0.5, color_layout="BGR" if layout == "RGB" else "RGB")
+    )
+    assert not verify_export(other, exported.path, Colors(), torch.rand(1, 3, 16, 16)).passed
+
+
+def test_inputs_that_come_by_name_are_verified(tmp_path):
+    class Two(nn.Module):
+        def forward(self, left: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return left - right, left * right
+
+    generator = torch.Generator().manual_seed(0)
+    inputs = {"right": torch.rand(3, generator=generator), "left": torch.rand(3, generator=generator)}
+    export = CoreMLExport(tmp_path / "net.mlpackage", output_names=["difference", "product"])
+    exported = export_verified(export, Two(), inputs)
+    outputs = verify_export(export, exported.path, Two(), inputs).outputs
+    assert [output.name for output in outputs] == ["difference", "product"]
+
+
+def test_a_detector_is_verified_before_suppression_in_pixels(tmp_path):
+    class Detector(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Conv2d(3, 6, 3, stride=8)
+
+        def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            cells = self.head(image).flatten(2).transpose(1, 2)[0]
+            return cells[:, :2].softmax(-1), cells[:, 2:].sigmoid()
+
+    torch.manual_seed(0)
+    network = Detector().eval()
+    export = CoreMLExport(
+        tmp_path / "net.mlpackage",
+        image=ImageInput(scale=1 / 255),
+        class_labels=["a", "b"],
+        nms=NonMaximumSuppression(confidence_threshold=0.99),
+    )
+    inputs = torch.rand(1, 3, 64, 48)
+    verification = verify_export(export, export_verified(export, network, inputs).path, network, inputs)
+    confidence, coordinates = verification.outputs
+    assert (confidence.name, coordinates.name) == ("confidence", "coordinates")
+    assert confidence.pixels is None
+    assert coordinates.pixels == coordinates.allowed == 1 / 64
+    rows = verification_table(verification).columns[2].cells
+    assert list(rows)[1].endswith(" px")
+
+
+class TestCompression:
+    def fit(self, digit_module, digit_data, path, **keywords):
+        compression = Compression(
+            DKMPalettization(n_bits=2, weight_threshold=100), export=CoreMLExport(path, **keywords)
+        )
+        trainer = L.Trainer(
+            max_steps=3,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            limit_val_batches=0,
+            callbacks=[compression],
+        )
+        trainer.fit(digit_module, digit_data)
+        return compression
+
+    def test_a_fit_fails_loudly_when_the_package_differs(self, digit_module, digit_data, tmp_path):
+        with pytest.raises(VerificationError, match="does not compute what its module does"):
+            self.fit(digit_module, digit_data, tmp_path / "net.mlpackage", tolerance=Tolerance(1e-9))
+        assert list(tmp_path.iterdir()) == []
+
+    def test_and_exports_where_it_does_not(self, digit_module, digit_data, tmp_path):
+        compression = self.fit(digit_module, digit_data, tmp_path / "net.mlpackage")
+        assert compression.exported.path.is_dir()
+
+
+def test_random_samples_are_the_same_on_each_call_and_unlike_one_another():
+    once, again = (random_samples(torch.zeros(1, 3, 256, 192), ImageInput()).package for _ in range(2))
+    assert len(once) == 4
+    for (one,), (other,) in zip(once, again, strict=True):
+        assert torch.equal(one, other)
+        assert one.shape == (1, 3, 256, 192)
+        assert one.min() >= 0
+        assert one.max() <= 255
+        assert torch.equal(one, one.round())
+    # The smoother a picture, the less its neighbouring pixels differ.
+    roughness = [float((one[..., 1:] - one[..., :-1]).abs().mean()) for (one,) in once]
+    assert roughness == sorted(roughness, reverse=True)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="Core ML runs here")
+def test_core_ml_is_asked_for_on_macos_alone(tmp_path):
+    with pytest.raises(PackageError, match="Core ML runs on macOS alone"):
+        run_in_coreml(tmp_path / "net.mlpackage", [])
+
+
+@pytest.mark.skipif(sys.platform != "darwin", reason="Core ML runs on macOS alone")
+def test_core_ml_computes_what_the_runtime_does(digit_network, digits, tmp_path):
+    image = ImageInput(scale=1 / 255, color_layout="GRAYSCALE")
+    export = CoreMLExport(
+        tmp_path / "net.mlpackage",
+        image=image,
+        class_labels=[str(label) for label in range(10)],
+        wrapper=softmax_outputs,
+    )
+    path = export_verified(export, digit_network.eval(), digits[:1]).path
+    samples = random_samples(digits[:1], image).package
+    ours = run_in_torch(program_of(path), samples)
+    for one, other in zip(ours, run_in_coreml(path, samples), strict=True):
+        torch.testing.assert_close(
+            one["classLabel_probs"].flatten(), other["classLabel_probs"], atol=1e-2, rtol=0
+        )
