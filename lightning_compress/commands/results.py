@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rich import box
 from rich.table import Table
 
 
@@ -31,27 +32,24 @@ class Result:
     package: str
 
 
+_HEADINGS = {"name": "left", "package": "right", "times smaller": "right", "metric": "left", "value": "right"}
+
+
 def write_results(results: Sequence[Result], folder: Path) -> None:
     """Write `results.json` and `results.md`, anew after each result: a stopped job keeps what it has."""
     (folder / "results.json").write_text(json.dumps([asdict(result) for result in results], indent=2) + "\n")
-    header = ["name", "package", "times smaller", "metric", "value", "path"]
-    lines = ["# Results", "", f"| {' | '.join(header)} |", "|---|---:|---:|---|---:|---|"]
-    lines += [f"| {' | '.join(_cells(result, results[0]))} |" for result in results]
+    header = [*_HEADINGS, "path"]
+    rule = ["---:" if justify == "right" else "---" for justify in (*_HEADINGS.values(), "left")]
+    rows = [header, rule, *([*_cells(result, results[0]), result.package] for result in results)]
+    lines = ["# Results", "", *(f"| {' | '.join(row)} |" for row in rows)]
     (folder / "results.md").write_text("\n".join(lines) + "\n")
 
 
 def results_table(results: Sequence[Result]) -> Table:
     """The results as a table to print with rich."""
-    table = Table(title="Packages", title_justify="left")
-    for heading, justify in (
-        ("name", "left"),
-        ("package", "right"),
-        ("times smaller", "right"),
-        ("metric", "left"),
-        ("value", "right"),
-    ):
-        table.add_column(heading, justify="right" if justify == "right" else "left")
-    table.add_column("path", overflow="fold")
+    table = Table(title="Packages", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading, justify in _HEADINGS.items():
+        table.add_column(heading, justify="right" if justify == "right" else "left", no_wrap=True)
     for result in results:
         table.add_row(*_cells(result, results[0]))
     return table
@@ -64,5 +62,4 @@ def _cells(result: Result, reference: Result) -> list[str]:
         f"{reference.package_bytes / result.package_bytes:.2f}",
         result.metric,
         f"{result.value:.4f}",
-        result.package,
     ]

@@ -35,7 +35,7 @@ def overview(report: PackageReport) -> Table:
     }
     for name, value in metadata.items():
         if value:
-            table.add_row(name, Text(value))
+            table.add_row(name, Text(_shortened(value)))
     if report.labels:
         shown = ", ".join(report.labels[:5]) + (", …" if len(report.labels) > 5 else "")
         table.add_row("labels", Text(f"{len(report.labels)}: {shown}"))
@@ -141,6 +141,12 @@ def _feature_cells(feature: Feature) -> list[RenderableType]:
         _numbers(feature.bias),
         Text(feature.description),
     ]
+
+
+def _shortened(value: str) -> str:
+    """The beginning of a long value: a whole training configuration may stand in the metadata."""
+    shown = 120
+    return value if len(value) <= shown else f"{value[:shown]}… ({len(value):,} characters)"
 
 
 def _numbers(values: Iterable[float]) -> str:
