@@ -12,11 +12,20 @@ from torch import nn
 from lightning_compress.errors import ConfigurationError
 
 
-def check_order(callbacks: list[Callback], compression: Callback) -> None:
-    """Refuse averaging callbacks that come before the compression.
+def check_averaging(
+    callbacks: list[Callback], compression: Callback, pl_module: nn.Module, *, freezes_batch_norm: bool
+) -> None:
+    """Refuse averaging callbacks that would undo the compression.
+
+    Args:
+        callbacks: Those of the Trainer, in order.
+        compression: The `Compression` among them.
+        pl_module: What is trained.
+        freezes_batch_norm: Whether the compression fixes the statistics of batch norm before the end.
 
     Raises:
-        ConfigurationError: Such a callback would copy the module before it was prepared.
+        ConfigurationError: A callback would copy the module before it is prepared, or reset statistics that the
+            compression has frozen.
     """
     for callback in callbacks[: callbacks.index(compression)]:
         if isinstance(callback, WeightAveraging | StochasticWeightAveraging):
@@ -24,6 +33,14 @@ def check_order(callbacks: list[Callback], compression: Callback) -> None:
                 f"{type(callback).__name__} comes before Compression in the list of callbacks, and would average the "
                 "module as it was before it was prepared; put Compression first"
             )
+    normalized = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in pl_module.modules())
+    averages = any(isinstance(callback, StochasticWeightAveraging) for callback in callbacks)
+    if averages and normalized and freezes_batch_norm:
+        raise ConfigurationError(
+            "StochasticWeightAveraging resets the statistics of batch norm and measures them anew at the end of the "
+            "fit, and the fourth milestone of LinearQuantization freezes them before; set that milestone to -1, or use "
+            "EMAWeightAveraging"
+        )
 
 
 class ExactState:
@@ -47,7 +64,7 @@ class ExactState:
         self._pl_module = pl_module
 
     def share(self, callbacks: list[Callback]) -> None:
-        """Copy the state into the averaged model of every `WeightAveraging` in `callbacks`."""
+        """Copy the state into every averaged model of `callbacks`."""
         for average in _averages(callbacks):
             tensors = dict(_named_tensors(average))
             for name, tensor in _named_tensors(self._pl_module):
@@ -65,9 +82,11 @@ class ExactState:
 
 def _averages(callbacks: list[Callback]) -> Iterator[nn.Module]:
     for callback in callbacks:
-        # Lightning 2.6 gives the average no public name. StochasticWeightAveraging averages parameters only.
+        # Lightning 2.6 gives the averages no public name.
         if isinstance(callback, WeightAveraging) and callback._average_model is not None:
             yield callback._average_model.module
+        elif isinstance(callback, StochasticWeightAveraging) and callback._average_model is not None:
+            yield callback._average_model
 
 
 def _named_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -18,7 +18,7 @@ from rich.console import Console
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_compress.averaging import ExactState, check_order
+from lightning_compress.averaging import ExactState, check_averaging
 from lightning_compress.checkpoints import (
     STATE_VERSION,
     check_configuration,
@@ -38,7 +38,7 @@ from lightning_compress.methods.schedule import FitLength
 from lightning_compress.methods.summary import LayerSummary, summarize, summary_table
 from lightning_compress.placement import Placement
 from lightning_compress.processes import broadcast_buffers, on_rank_zero
-from lightning_compress.strategies import check_strategy
+from lightning_compress.strategies import check_precision, check_strategy
 from lightning_compress.verification import export_verified
 
 
@@ -154,7 +154,13 @@ class Compression(Callback):
         """Prepare the module: the one place before weights load, DDP wraps and the optimizer collects parameters."""
         if stage == "fit":
             check_strategy(trainer)
-            check_order(callbacks_of(trainer), self)
+            check_precision(trainer, quantizes=any(method.fake_quantizes for method in self.methods))
+            check_averaging(
+                callbacks_of(trainer),
+                self,
+                pl_module,
+                freezes_batch_norm=any(method.freezes_batch_norm for method in self.methods),
+            )
             self._prepare(pl_module)
             self._exact = ExactState(pl_module, self._require().module)
             self._resumed = False
@@ -254,6 +260,10 @@ class Compression(Callback):
         # BatchSizeFinder has changed the length of the fit by now.
         self._resolve_schedule(trainer, pl_module)
         self._require().start_training()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Complete averaged weights, which StochasticWeightAveraging may put in place after this hook."""
+        self._share(trainer)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int

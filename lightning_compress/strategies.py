@@ -19,6 +19,11 @@ def check_strategy(trainer: L.Trainer) -> None:
     """
     strategy = trainer.strategy
     name = type(strategy).__name__
+    if isinstance(strategy, _SHARDED):
+        raise StrategyError(
+            f"the strategy {name} shards parameters across processes, and masks, palettes and scales are computed from "
+            f"whole weights; use strategy='ddp', or a single device"
+        )
     launcher = strategy.launcher
     if isinstance(launcher, _MultiProcessingLauncher) and not isinstance(launcher, _XLALauncher):
         start = getattr(launcher, "_start_method", "spawn")
@@ -28,8 +33,20 @@ def check_strategy(trainer: L.Trainer) -> None:
             "the trained weights back without the compression's own; use strategy='ddp', which runs "
             "the script once per process"
         )
-    if isinstance(strategy, _SHARDED):
+
+
+def check_precision(trainer: L.Trainer, *, quantizes: bool) -> None:
+    """Refuse precisions in which the compression cannot compute.
+
+    Args:
+        trainer: The Trainer.
+        quantizes: Whether the module is fake-quantized.
+
+    Raises:
+        StrategyError: With the reason and the precisions that work.
+    """
+    if quantizes and trainer.precision in ("bf16-true", "16-true"):
         raise StrategyError(
-            f"the strategy {name} shards parameters across processes, and masks, palettes and scales are computed from "
-            f"whole weights; use strategy='ddp', or a single device"
+            f"precision={trainer.precision!r} turns the weights themselves into half precision, for which torch has no "
+            "fake quantization; LinearQuantization works with '32-true', 'bf16-mixed' and '16-mixed'"
         )

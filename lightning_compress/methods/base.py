@@ -114,6 +114,16 @@ class Method(abc.ABC):
         """Whether `prepare` runs or traces the module."""
         return False
 
+    @property
+    def fake_quantizes(self) -> bool:
+        """Whether the forward pass goes through torch's fake quantization."""
+        return False
+
+    @property
+    def freezes_batch_norm(self) -> bool:
+        """Whether the statistics of batch norm are fixed before the end of the fit."""
+        return False
+
     def describe(self) -> dict[str, Any]:
         """The configuration as plain types."""
         return self.configuration.describe()

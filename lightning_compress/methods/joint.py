@@ -198,16 +198,18 @@ def _follow(
 
     Tracing fuses layers and moves them; the Parameter objects stay the same, so they tell which is which.
     """
-    names: dict[int, str] = {}
+    names: dict[int, list[str]] = {}
     for name, submodule in module.named_modules():
-        for parameter_name, parameter in submodule.named_parameters(recurse=False):
-            names.setdefault(id(parameter), f"{name}/{parameter_name}")
+        for parameter in submodule.parameters(recurse=False):
+            names.setdefault(id(parameter), []).append(name)
     moved: dict[str, Mapping[str, Any]] = {}
     for name, keys in selection.items():
-        parameter = getattr(originals[name], keys.get("param_name", "weight"))
-        if id(parameter) not in names:
+        candidates = names.get(id(getattr(originals[name], keys.get("param_name", "weight"))), [])
+        # Several modules that share a weight stay as many.
+        free = [candidate for candidate in candidates if candidate not in moved]
+        if not free:
             raise ConfigurationError(
                 f"the weight of {name!r} is not found again after the other technique was prepared; exclude the module"
             )
-        moved[names[id(parameter)].split("/")[0]] = keys
+        moved[name if name in free else free[0]] = keys
     return moved

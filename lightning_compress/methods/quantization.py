@@ -104,6 +104,16 @@ class LinearQuantization(Method):
         """The module is traced and its shapes are observed."""
         return True
 
+    @property
+    def fake_quantizes(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def freezes_batch_norm(self) -> bool:
+        """By the fourth milestone."""
+        return self.milestones is not None and self.milestones[3] != -1
+
     def check_values(self, keys: Mapping[str, Any], source: str) -> None:
         """Refuse data types, algorithms and milestones that cannot be."""
         for key, valid in _VALUES.items():
@@ -250,6 +260,17 @@ class PreparedQuantization(PreparedMethod):
         for index, (given, point) in enumerate(zip(self._given, self._milestones, strict=True)):
             if isinstance(given, float) and point > 0:
                 self._milestones[index] = point - 1
+        if self._rehearsal:
+            # Nothing may be quantized before something was observed, however short the fit.
+            first = self._milestones[0]
+            self._milestones[1:] = [
+                point if point == -1 else max(point, first + 1) for point in self._milestones[1:]
+            ]
+        elif -1 != self._milestones[2] <= self._milestones[0]:
+            raise ConfigurationError(
+                f"{source} stop observing at optimizer step {self._milestones[2]}, and begin at {self._milestones[0]}: "
+                "no scale would be known; stop later, train longer, or give -1 for never"
+            )
         length.check(self._last_step, source)
         self._quantizer._milestones = self._milestones
 
@@ -319,13 +340,15 @@ class PreparedQuantization(PreparedMethod):
         self._quantizer._step_count = state["step_count"]
 
     def evaluate(self, active: bool) -> None:
-        """Let the observers rest during evaluation: they would learn from it otherwise."""
+        """Let the observers rest during evaluation: they would learn from it otherwise.
+
+        So does fake quantization whose observer has seen nothing yet, and which has no scale.
+        """
         if active and not self._resting:
-            self._resting = [
-                submodule.observer_enabled
-                for submodule in self.module.modules()
-                if isinstance(submodule, aoquant.FakeQuantizeBase) and bool(submodule.observer_enabled[0])
-            ]
+            fakes = [m for m in self.module.modules() if isinstance(m, aoquant.FakeQuantizeBase)]
+            switches = [fake.observer_enabled for fake in fakes]
+            switches += [fake.fake_quant_enabled for fake in fakes if _is_blind(fake)]
+            self._resting = [switch for switch in switches if bool(switch[0])]
             for switch in self._resting:
                 switch.zero_()
         elif not active:
@@ -380,10 +403,14 @@ def _first(milestones: list[int] | None) -> int | None:
 
 def _observers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, submodule in module.named_modules():
-        if isinstance(submodule, aoquant.FakeQuantizeBase):
-            observer = getattr(submodule, "activation_post_process", None)
-            if observer is not None and hasattr(observer, "min_val"):
-                yield name, observer
+        observer = getattr(submodule, "activation_post_process", None)
+        if isinstance(submodule, aoquant.FakeQuantizeBase) and hasattr(observer, "min_val"):
+            yield name, observer
+
+
+def _is_blind(fake: nn.Module) -> bool:
+    observer = getattr(fake, "activation_post_process", None)
+    return hasattr(observer, "min_val") and _saw_nothing(observer)
 
 
 def _saw_nothing(observer: Any) -> bool:
