@@ -25,9 +25,6 @@ from torch import Tensor
 _BLOCK = 1 << 21
 """Most elements of an attention matrix that is held at once."""
 
-_LEAST_SHARE = 1e-14
-"""Share of the mass below which a centroid counts as attended by nothing."""
-
 
 @dataclass(frozen=True)
 class Clustering:
@@ -100,9 +97,22 @@ def soft_assignment(points: Tensor, centroids: Tensor, clustering: Clustering) -
 
 
 def cluster(
-    points: Tensor, masses: Tensor, centroids: Tensor, clustering: Clustering
+    points: Tensor,
+    masses: Tensor,
+    centroids: Tensor,
+    clustering: Clustering,
+    *,
+    least_share: float = 1e-14,
 ) -> tuple[Tensor, list[Iteration]]:
     """Run the centroid updates.
+
+    Args:
+        points: Shape (G, M).
+        masses: Shape (G, M).
+        centroids: Shape (G, K).
+        clustering: What to do.
+        least_share: Share of a group's mass below which a centroid counts as attended by nothing. Masses gathered on
+            points are rounded, and what is left of them far from all weights is noise.
 
     Returns:
         The palettized value f at each point, (G, M), and the iterations. On the CPU an early stop ends the list; a
@@ -127,7 +137,7 @@ def cluster(
             sums += moments[..., block] @ (_at_least(soft, floor) if held is None else held)
             present = present + (masses[:, block] * distance).sum()
         # A centroid that no weight attends to stays where it is.
-        attended = torch.where(sums[..., 0, :] > _LEAST_SHARE * total, sums[..., 0, :], torch.inf)
+        attended = torch.where(sums[..., 0, :] > least_share * total, sums[..., 0, :], torch.inf)
         after = torch.where(attended < torch.inf, sums[..., 1, :] / attended, centroids)
         if clustering.fix_zero:
             after = torch.cat((torch.zeros_like(after[..., :1]), after[..., 1:]), dim=-1)

@@ -225,8 +225,12 @@ class FakePalettize(CoreMLFakePalettize):  # type: ignore[misc]
         assert self.palette is not None
         return round_palette(self.palette, self.lut_dtype).values
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, weights: Tensor) -> Tensor:
-        """Palettize softly and improve the palette in training; assign to the palette in evaluation."""
+        """Palettize softly and improve the palette in training; assign to the palette in evaluation.
+
+        `torch.compile` passes over it: the first palette is made with numpy, and a step changes the palette in place.
+        """
         if not self._enabled:
             return weights
         if self.palette is None or not self._channels:

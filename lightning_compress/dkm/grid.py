@@ -170,9 +170,8 @@ class Grid:
         result = torch.empty_like(weights)
         for rows, columns in self._tiles(weights):
             bins = self._bins(places[rows, columns], rows)
-            tile = torch.index_select(slope[rows].reshape(-1), 0, bins).mul_(
-                weights[rows, columns].reshape(-1)
-            )
+            inside = self._inside(places[rows, columns], weights[rows, columns])
+            tile = torch.index_select(slope[rows].reshape(-1), 0, bins).mul_(inside)
             tile.add_(torch.index_select(base[rows].reshape(-1), 0, bins))
             result[rows, columns] = tile.view(result[rows, columns].shape)
         return result
@@ -181,21 +180,30 @@ class Grid:
         self, first: Tensor, second: Tensor, places: Tensor, weights: Tensor, upstream: Tensor
     ) -> Tensor:
         """first * upstream + second at every weight, two functions known at the points: (G, N)."""
-        base, slope = self._lines(first, weights.dtype)
-        # The second is the smaller by far, and its own slope can be left out on parts of bins.
-        _, at_parts = self._matrices()
-        constant = (second.view(self.groups, -1, POINTS) @ at_parts.T).flatten(1).to(weights.dtype)
+        first_base, first_slope = self._lines(first, weights.dtype)
+        second_base, second_slope = self._lines(second, weights.dtype)
         result = torch.empty_like(weights)
         for rows, columns in self._tiles(weights):
             bins = self._bins(places[rows, columns], rows)
-            weight = weights[rows, columns].reshape(-1)
-            tile = torch.index_select(slope[rows].reshape(-1), 0, bins).mul_(weight)
-            tile.add_(torch.index_select(base[rows].reshape(-1), 0, bins))
+            inside = self._inside(places[rows, columns], weights[rows, columns])
+            tile = torch.index_select(first_slope[rows].reshape(-1), 0, bins).mul_(inside)
+            tile.add_(torch.index_select(first_base[rows].reshape(-1), 0, bins))
             tile.mul_(upstream[rows, columns].reshape(-1))
-            parts = self._bins(places[rows, columns], rows, self._part_bits)
-            tile.add_(torch.index_select(constant[rows].reshape(-1), 0, parts))
+            tile.add_(torch.index_select(second_base[rows].reshape(-1), 0, bins))
+            tile.addcmul_(torch.index_select(second_slope[rows].reshape(-1), 0, bins), inside)
             result[rows, columns] = tile.view(result[rows, columns].shape)
         return result
+
+    def _inside(self, places: Tensor, weights: Tensor) -> Tensor:
+        """What chords are functions of, flat: the weight, or where slopes are too steep for it, the place in a bin."""
+        if self.uniform_panels:
+            return weights.reshape(-1)
+        return (
+            (places & ((1 << self.fraction_bits) - 1))
+            .to(weights.dtype)
+            .mul_(2.0**-self.fraction_bits)
+            .view(-1)
+        )
 
     def _tiles(self, weights: Tensor) -> Iterator[tuple[slice, slice]]:
         """Tiles of a (G, N) tensor that stay in the cache of a processor; the whole of it on other devices."""
@@ -239,10 +247,12 @@ class Grid:
         """Intercepts and slopes of a function's chords over all bins, (G, panels * bins)."""
         at_edges, _ = self._matrices()
         values = function.view(self.groups, -1, POINTS) @ at_edges.T
-        width = self._width.unsqueeze(-1) / self.resolution.bins
-        slope = values.diff(dim=-1) / width
-        steps = torch.arange(self.resolution.bins, dtype=width.dtype, device=width.device)
-        base = values[..., :-1] - slope * (self._edges[:, :-1, None] + width * steps)
+        base, slope = values[..., :-1], values.diff(dim=-1)
+        if self.uniform_panels:
+            width = self._width.unsqueeze(-1) / self.resolution.bins
+            steps = torch.arange(self.resolution.bins, dtype=width.dtype, device=width.device)
+            slope = slope / width
+            base = base - slope * (self._edges[:, :-1, None] + width * steps)
         return base.flatten(1).to(dtype), slope.flatten(1).to(dtype)
 
     def _matrices(self) -> tuple[Tensor, Tensor]:

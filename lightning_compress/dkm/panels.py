@@ -8,6 +8,7 @@ wide at a switch, and wider in proportion to the distance from it.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,46 +31,80 @@ _MOST_PANELS = 1 << 14
 _FORECAST_BINS = 1 << 13
 """Bins on which the next palettes are estimated before the panels are laid out for them."""
 
+_ALONE = 50.0
+"""Square of a gap, in temperatures, beyond which no third centroid takes part in a switch."""
+
+_STEPS = 48
+"""Places on either side of a switch at which the width that panels may have is computed."""
+
+_DRIFT = 3.0
+"""How far a switch may lie from where it was forecast, in widths."""
+
 _SAFETY = 1.25
 """How much narrower panels are than the estimate asks."""
 
 FloatArray = npt.NDArray[np.float64]
 
 
-def plan(weights: Tensor, low: Tensor, high: Tensor, palette: Tensor, clustering: Clustering) -> Grid | None:
+class Layout(NamedTuple):
+    """A grid and the palettes, (G, K), before each iteration that it was laid out for."""
+
+    grid: Grid
+    palettes: list[Tensor]
+
+
+def lay_out(
+    weights: Tensor, low: Tensor, high: Tensor, palettes: list[Tensor], clustering: Clustering
+) -> Layout | None:
     """Lay out panels for weights on the CPU.
 
     Args:
         weights: Shape (G, N), float32.
         low: Least weight of each group, (G,), float64.
         high: Greatest weight of each group.
-        palette: Centroids before the first iteration, (G, K), float64.
+        palettes: Centroids before the first iteration and, where known, before later ones, (G, K), float64.
         clustering: What will be done with them.
 
     Returns:
-        The grid, or None where weights are better evaluated one by one: few weights, or a range that single precision
-        cannot place them on.
+        None where weights are better evaluated one by one: few weights, or a range that single precision cannot place
+        them on.
     """
     width = float((high - low).max())
     if not 1e-30 < width < 1e30:
         return None
-    panels = max(1, math.ceil(width * _greatest_rate(low, high, palette, clustering.temperature)))
-    clusters = palette.shape[-1]
-    if panels <= _MOST_UNIFORM_PANELS and panels * POINTS * clusters <= _UNIFORM_SIZE:
-        return (
-            None
-            if _exact_is_cheaper(weights, panels)
-            else Grid.uniform(low, high, Resolution.for_panels(panels, weights.shape[-1]))
-        )
+    temperature = clustering.temperature
+    rate = max(_greatest_rate(low, high, palette, temperature) for palette in palettes)
+    clusters, size = palettes[0].shape[-1], weights.shape[-1]
+    if width * rate <= min(_MOST_UNIFORM_PANELS, _UNIFORM_SIZE / (POINTS * clusters)):
+        panels = max(1, math.ceil(width * rate))
+        if _exact_is_cheaper(weights, panels):
+            return None
+        return Layout(Grid.uniform(low, high, Resolution.for_panels(panels, size)), palettes)
+    if len(palettes) == 1:
+        palettes = _forecast(weights, low, high, palettes[0], clustering)
     edges = [
-        _edges(group, float(bottom), float(top), centroids, clustering)
-        for group, bottom, top, centroids in zip(weights, low, high, palette, strict=True)
+        _edges(float(low[group]), float(high[group]), [each[group] for each in palettes], temperature)
+        for group in range(weights.shape[0])
     ]
     panels = max(len(group) for group in edges) - 1
     if panels > _MOST_PANELS or _exact_is_cheaper(weights, panels):
         return None
-    padded = torch.from_numpy(np.stack([_pad(group, panels + 1) for group in edges]))
-    return Grid(padded.to(low), Resolution.for_panels(panels, weights.shape[-1]), uniform=False)
+    padded = torch.from_numpy(np.stack([_pad(group, panels + 1) for group in edges])).to(low)
+    return Layout(Grid(padded, Resolution.for_panels(panels, size), uniform=False), palettes)
+
+
+def resolves(layout: Layout, low: Tensor, high: Tensor, palettes: list[Tensor], temperature: float) -> bool:
+    """Whether a layout also resolves the palettes that the iterations on it really went through."""
+    if layout.grid.uniform_panels:
+        width = float((high - low).max())
+        rate = max((_greatest_rate(low, high, each, temperature) for each in palettes[1:]), default=0.0)
+        return width * rate <= _SAFETY * layout.grid.resolution.panels
+    drift = 0.0
+    for planned, real in zip(layout.palettes[1:], palettes[1:], strict=False):
+        planned, real = planned.sort(dim=-1).values, real.sort(dim=-1).values
+        moved = (planned[:, 1:] + planned[:, :-1] - real[:, 1:] - real[:, :-1]).abs()
+        drift = max(drift, float((moved * real.diff(dim=-1)).max()) / temperature)
+    return drift <= _DRIFT
 
 
 def _exact_is_cheaper(weights: Tensor, panels: int) -> bool:
@@ -79,37 +114,42 @@ def _exact_is_cheaper(weights: Tensor, panels: int) -> bool:
 def _greatest_rate(low: Tensor, high: Tensor, palette: Tensor, temperature: float) -> float:
     """Greatest rate at which attention changes, in units of 1 / weight: 2 / temperature times its spread."""
     ordered = palette.sort(dim=-1).values
-    middle = (ordered[:, 1:] + ordered[:, :-1]) / 2
-    middle = torch.minimum(torch.maximum(middle, low.unsqueeze(-1)), high.unsqueeze(-1))
-    if middle.shape[-1] == 0:
+    if ordered.shape[-1] == 1:
         return 0.0
-    soft, _ = attention.soft_assignment(middle, ordered, Clustering(temperature, 1))
+    middle = (ordered[:, 1:] + ordered[:, :-1]) / 2
+    within = torch.minimum(torch.maximum(middle, low.unsqueeze(-1)), high.unsqueeze(-1))
+    soft, _ = attention.soft_assignment(within, ordered, Clustering(temperature, 1))
     mean = (soft @ ordered.unsqueeze(-1)).squeeze(-1)
     square = (soft @ (ordered * ordered).unsqueeze(-1)).squeeze(-1)
-    return float((square - mean * mean).clamp_min(0).amax().sqrt()) * 2 / temperature
+    spread = (square - mean * mean).clamp_min(0).sqrt()
+    # Halfway between two centroids that no third one reaches, rounding could tip the balance.
+    gap = ordered.diff(dim=-1)
+    alone = (gap * gap > _ALONE * temperature) & (middle == within)
+    return float(torch.where(alone, gap / 2, spread).max()) * 2 / temperature
 
 
-def _edges(group: Tensor, low: float, high: float, palette: Tensor, clustering: Clustering) -> FloatArray:
+def _edges(low: float, high: float, palettes: list[Tensor], temperature: float) -> FloatArray:
     """Edges of the panels of one group, each exactly a float32, from `low` to above `high`."""
     if not high > low:
         return np.array([low, float(np.nextafter(np.float32(high), np.float32(np.inf)))])
     middles, gaps = [], []
-    for centroids in _forecast(group, low, high, palette, clustering):
-        ordered = np.sort(centroids)
+    for centroids in palettes:
+        ordered = np.sort(centroids.numpy())
         middles.append((ordered[1:] + ordered[:-1]) / 2)
         gaps.append(np.diff(ordered))
     middle, gap = np.concatenate(middles), np.concatenate(gaps)
-    # Places that are dense around each switch, in multiples of its width, and a few everywhere.
-    steps = np.sinh(np.linspace(0, 12, 40))
-    scale = clustering.temperature / np.maximum(gap, math.sqrt(2 * clustering.temperature))
-    around = middle[:, None] + scale[:, None] * np.concatenate((-steps[::-1], steps[1:]))
-    places = np.concatenate((around.reshape(-1), np.linspace(low, high, 513)))
+    # Places that lie ever less densely around each switch, and a few everywhere.
+    scale = temperature / np.maximum(gap, math.sqrt(2 * temperature))
+    reach = np.arcsinh((high - low) / scale)
+    steps = np.sinh(reach[:, None] * np.linspace(0, 1, _STEPS)) * scale[:, None]
+    places = np.concatenate((middle[:, None] - steps, middle[:, None] + steps), axis=None)
+    places = np.concatenate((places, np.linspace(low, high, 513)))
     places = np.unique(places[(places >= low) & (places <= high)])
     rate = np.zeros_like(places)
     for middle, gap in zip(middles, gaps, strict=True):
-        rate = np.maximum(rate, _rate(places, middle, gap, clustering.temperature))
+        rate = np.maximum(rate, _rate(places, middle, gap, temperature))
     phase = np.concatenate(([0.0], np.cumsum(np.diff(places) * (rate[1:] + rate[:-1]) / 2))) * _SAFETY
-    panels = max(1, math.ceil(phase[-1]))
+    panels = min(max(1, math.ceil(phase[-1])), _MOST_PANELS + 1)
     edges = np.interp(np.linspace(0, phase[-1], panels + 1), phase, places)
     edges = np.unique(edges.astype(np.float32))
     edges[0] = low
@@ -134,18 +174,22 @@ def _rate(places: FloatArray, middle: FloatArray, gap: FloatArray, temperature: 
 
 
 def _forecast(
-    group: Tensor, low: float, high: float, palette: Tensor, clustering: Clustering
-) -> list[FloatArray]:
-    """The palette before each iteration, from a plain histogram."""
-    scale = (_FORECAST_BINS - 1) / (high - low)
-    bins = ((group - low) * scale).clamp_(0, _FORECAST_BINS - 1).to(torch.int32)
-    counts = torch.bincount(bins, minlength=_FORECAST_BINS)
-    sums = torch.bincount(bins, weights=group, minlength=_FORECAST_BINS)
-    occupied = counts > 0
-    masses = counts[occupied].double().unsqueeze(0)
-    points = sums[occupied].double().unsqueeze(0) / masses
-    _, iterations = attention.cluster(points, masses, palette.unsqueeze(0), clustering)
-    return [iteration.before[0].numpy() for iteration in iterations]
+    weights: Tensor, low: Tensor, high: Tensor, palette: Tensor, clustering: Clustering
+) -> list[Tensor]:
+    """The palettes before each iteration, from a plain histogram."""
+    groups = weights.shape[0]
+    width = (high - low).clamp_min(torch.finfo(torch.float32).tiny).unsqueeze(-1)
+    places = (weights - low.unsqueeze(-1).float()) * ((_FORECAST_BINS - 1) / width).float()
+    bins = places.to(torch.int32).add_(
+        torch.arange(groups, dtype=torch.int32).mul_(_FORECAST_BINS).unsqueeze(-1)
+    )
+    size = groups * _FORECAST_BINS
+    masses = torch.bincount(bins.view(-1), minlength=size).to(palette.dtype).view(groups, -1)
+    sums = torch.bincount(bins.view(-1), weights=weights.reshape(-1), minlength=size).view(groups, -1)
+    points = sums / masses.clamp_min(1)
+    occupied = (masses > 0).any(dim=0)
+    _, iterations = attention.cluster(points[:, occupied], masses[:, occupied], palette, clustering)
+    return [iteration.before for iteration in iterations]
 
 
 def _pad(edges: FloatArray, count: int) -> FloatArray:
