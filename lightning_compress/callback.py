@@ -37,7 +37,7 @@ from lightning_compress.methods.probe import WeightErrorProbe
 from lightning_compress.methods.schedule import FitLength
 from lightning_compress.methods.summary import LayerSummary, summarize, summary_table
 from lightning_compress.placement import Placement
-from lightning_compress.processes import broadcast_buffers, on_rank_zero
+from lightning_compress.processes import broadcast, on_rank_zero
 from lightning_compress.strategies import check_precision, check_strategy
 from lightning_compress.verification import export_verified
 
@@ -185,7 +185,9 @@ class Compression(Callback):
         self._steps = self._steps_before = 0
         placement.replace(pl_module, self._prepared.module)
         if self.export is not None:
-            self.export.validate(self._prepared.capabilities)
+            export, capabilities = self.export, self._prepared.capabilities
+            # It writes to the package's folder for a try, and clears what a killed process left there.
+            on_rank_zero(lambda: export.validate(capabilities))
 
     def _explain_misfit(
         self, trainer: L.Trainer, pl_module: L.LightningModule, state_dict: Mapping[str, Any]
@@ -305,8 +307,12 @@ class Compression(Callback):
         self._rest(False)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Make observers and running means the same on every process."""
-        broadcast_buffers(self._require().module)
+        """Make observers and running means the same on every process.
+
+        DDP does so before each forward pass, so training is not changed; between the last pass of an epoch and the
+        next, buffers that follow a process's own data would differ.
+        """
+        broadcast(self._require().module.buffers())
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from lightning_compress.errors import CompressionError
 
@@ -48,15 +47,15 @@ def on_rank_zero(function: Callable[[], Value]) -> Value | None:
     return value
 
 
-def broadcast_buffers(module: nn.Module) -> None:
-    """Give every process the buffers that rank 0 has; without a process group it does nothing.
+def broadcast(tensors: Iterable[torch.Tensor]) -> None:
+    """Give every process the values that rank 0 has; without a process group it does nothing.
 
-    DDP does the same before each forward pass, so training is not changed. Between the last pass of an epoch and
-    the next, buffers that follow a process's own data (observers, running means) would differ.
+    Args:
+        tensors: The same ones in the same order on every process.
     """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return
     with torch.no_grad():
-        for buffer in module.buffers():
-            if buffer.numel():
-                dist.broadcast(buffer, src=0)
+        for tensor in tensors:
+            if tensor.numel():
+                dist.broadcast(tensor.detach(), src=0)

@@ -16,6 +16,7 @@ from coremltools.optimize.torch.quantization import (
     ModuleLinearQuantizerConfig,
 )
 from coremltools.optimize.torch.quantization.modules import qat_modules
+from coremltools.optimize.torch.quantization.modules.learnable_fake_quantize import LearnableFakeQuantize
 from torch import fx, nn
 
 from lightning_compress.coreml.targets import Capability
@@ -24,6 +25,7 @@ from lightning_compress.methods.base import Method, PreparedMethod, check_finite
 from lightning_compress.methods.configuration import Schema, nearest_key
 from lightning_compress.methods.learnable import mend_learnable_loading
 from lightning_compress.methods.schedule import FitLength, Point, check_point
+from lightning_compress.processes import broadcast
 
 _logger = logging.getLogger(__name__)
 
@@ -241,6 +243,7 @@ class PreparedQuantization(PreparedMethod):
         self._given = milestones
         self._milestones: list[int] | None = None
         self._resting: list[torch.Tensor] = []
+        self._learnable = [m for m in module.modules() if isinstance(m, LearnableFakeQuantize)]
         if milestones is not None:
             module.apply(aoquant.disable_observer)
             module.apply(aoquant.disable_fake_quant)
@@ -276,6 +279,10 @@ class PreparedQuantization(PreparedMethod):
 
     def step(self) -> None:
         """Advance by one optimizer step and pass the milestones that are due."""
+        if any(bool(fake.observer_enabled[0]) for fake in self._learnable):
+            # coremltools 9.0 reduces what learnable quantization observes over GPUs only, and DDP broadcasts buffers
+            # only: on CPUs each process would go on with scales of its own.
+            broadcast(tensor for fake in self._learnable for tensor in (fake.scale, fake.zero_point))
         if self._milestones is not None:
             self._quantizer.step()
         else:
@@ -405,6 +412,7 @@ def _observers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, submodule in module.named_modules():
         observer = getattr(submodule, "activation_post_process", None)
         if isinstance(submodule, aoquant.FakeQuantizeBase) and hasattr(observer, "min_val"):
+            assert observer is not None
             yield name, observer
 
 
