@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from PIL import Image
 from torch import Tensor, nn
-from torchvision.io import ImageReadMode, decode_image
-from torchvision.transforms.v2.functional import resize
 
 from lightning_compress.callback import Compression
 from lightning_compress.checkpoints import compression_states, read_checkpoint
@@ -179,12 +178,18 @@ def _read_samples(path: Path, inputs: list[Feature], image: ImageInput | None, c
             f"inputs={str(path)!r} {reason}; valid are a folder of images for a package with an image input, and an "
             f".npz file with the arrays {', '.join(feature.name for feature in inputs)}"
         )
-    mode = ImageReadMode.GRAY if image.channels == 1 else ImageReadMode.RGB
-    pixels = [
-        resize(decode_image(str(file), mode), list(inputs[0].shape), antialias=True)[None].float()
-        for file in files[:count]
-    ]
+    height, width = inputs[0].shape
+    pixels = [_pixels(file, (width, height), "L" if image.channels == 1 else "RGB") for file in files[:count]]
     return image_samples(pixels, image)
+
+
+def _pixels(file: Path, size: tuple[int, int], mode: str) -> Tensor:
+    try:
+        with Image.open(file) as image:
+            array = np.array(image.convert(mode).resize(size, Image.Resampling.BILINEAR))
+    except OSError as error:
+        raise DataError(f"the image {str(file)!r} cannot be read: {error}") from error
+    return torch.from_numpy(array).view(1, size[1], size[0], -1).permute(0, 3, 1, 2).float()
 
 
 def _read_arrays(path: Path, inputs: list[Feature], image: ImageInput | None, count: int) -> Samples:

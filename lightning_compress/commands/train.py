@@ -85,7 +85,9 @@ class TrainingJob:
         network = module.get_submodule(self.config.recipe.network)
         prepared = PreparedModule(network, self.methods, (module.example_input_array,))
         steps = self.config.compressed_fit.trainer.get("max_steps", -1)
-        prepared.resolve_schedule(FitLength(steps, rehearsal=bool(self.config.trainer.fast_dev_run)))
+        rehearsal = bool(self.config.trainer.fast_dev_run)
+        if steps > 0 or rehearsal:
+            prepared.resolve_schedule(FitLength(steps, rehearsal=rehearsal))
         self._export(self.config.compression.name).validate(prepared.capabilities)
 
     def _float_fit(self) -> Mapping[str, torch.Tensor]:
