@@ -127,7 +127,11 @@ class CoreMLExport:
             if names is not None:
                 require_identifiers(list(names), argument)
         if self.nms is not None:
-            self._check_nms()
+            if self.output_names is not None and tuple(self.output_names) != (CONFIDENCE, COORDINATES):
+                raise ConfigurationError(
+                    f"output_names={list(self.output_names)!r} cannot be given with nms; a detector's outputs are "
+                    f"{CONFIDENCE!r} and {COORDINATES!r}"
+                )
         elif self.class_labels is not None and self.output_names is not None:
             raise ConfigurationError(
                 "output_names cannot be given with class_labels; "
@@ -136,19 +140,6 @@ class CoreMLExport:
         if self.wrapper is not None and not callable(self.wrapper):
             raise ConfigurationError(
                 f"wrapper={self.wrapper!r} is not callable; it is called with the module"
-            )
-
-    def _check_nms(self) -> None:
-        if self.class_labels is None:
-            raise ConfigurationError(
-                "nms needs class_labels, one for each class; apps show them with the boxes"
-            )
-        if self.image is None:
-            raise ConfigurationError("nms needs an image input: image=ImageInput(...)")
-        if self.output_names is not None and tuple(self.output_names) != (CONFIDENCE, COORDINATES):
-            raise ConfigurationError(
-                f"output_names={list(self.output_names)!r} cannot be given with nms; a detector's outputs are "
-                f"{CONFIDENCE!r} and {COORDINATES!r}"
             )
 
     def validate(self, capabilities: Collection[Capability] = ()) -> None:
@@ -164,8 +155,7 @@ class CoreMLExport:
         """
         resolve_target(self.minimum_deployment_target, capabilities)
         require_writable(self.path)
-        if self.class_labels is not None:
-            read_labels(self.class_labels)
+        self._labels()
 
     def run(
         self,
@@ -193,7 +183,7 @@ class CoreMLExport:
             PackageError: If the package cannot be written; an earlier one is then still there.
         """
         target = resolve_target(self.minimum_deployment_target, capabilities)
-        labels = None if self.class_labels is None else read_labels(self.class_labels)
+        labels = self._labels()
         model = convert(
             self.wrapped(module),
             example_inputs,
@@ -215,6 +205,15 @@ class CoreMLExport:
             target=target_name(target.value),
             report=report,
         )
+
+    def _labels(self) -> list[str] | None:
+        if self.nms is not None and self.class_labels is None:
+            raise ConfigurationError(
+                "nms needs class_labels, one for each class; apps show them with the boxes"
+            )
+        if self.nms is not None and self.image is None:
+            raise ConfigurationError("nms needs an image input: image=ImageInput(...)")
+        return None if self.class_labels is None else read_labels(self.class_labels)
 
     def wrapped(self, module: nn.Module) -> nn.Module:
         """What is exported of a finalized module."""

@@ -180,11 +180,11 @@ class TestMistakes:
 
     def test_no_labels(self):
         with pytest.raises(ConfigurationError, match="nms needs class_labels"):
-            export("net.mlpackage", class_labels=None)
+            export("net.mlpackage", class_labels=None).validate()
 
     def test_no_image(self):
         with pytest.raises(ConfigurationError, match="nms needs an image input"):
-            export("net.mlpackage", image=None)
+            export("net.mlpackage", image=None).validate()
 
     def test_other_output_names(self):
         with pytest.raises(ConfigurationError, match="outputs are 'confidence' and 'coordinates'"):
