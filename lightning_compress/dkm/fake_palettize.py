@@ -175,7 +175,7 @@ class FakePalettize(CoreMLFakePalettize):  # type: ignore[misc]
         """
         permuted = self._permute(weight.detach())
         channels = permuted.shape[0]
-        size = self.group_size or channels
+        size = self.group_size or max(channels, 1)
         if channels % size:
             valid = [divisor for divisor in range(1, channels + 1) if channels % divisor == 0]
             raise ConfigurationError(
@@ -183,7 +183,7 @@ class FakePalettize(CoreMLFakePalettize):  # type: ignore[misc]
             )
         self._channels = channels
         if self.palette is None:
-            shape = (channels // size, self.n_clusters, self.cluster_dim)
+            shape = (max(channels // size, 1), self.n_clusters, self.cluster_dim)
             self.palette = torch.zeros(shape, dtype=_precision(weight), device=weight.device)
         if self.enable_per_channel_scale and self.per_channel_scaling_factor is None:
             self.per_channel_scaling_factor = torch.zeros(
@@ -231,11 +231,11 @@ class FakePalettize(CoreMLFakePalettize):  # type: ignore[misc]
 
         `torch.compile` passes over it: the first palette is made with numpy, and a step changes the palette in place.
         """
-        if not self._enabled:
+        if not self._enabled or not weights.numel():
             return weights
         if self.palette is None or not self._channels:
             self.materialize(weights)
-        if not self._initialised and weights.numel():
+        if not self._initialised:
             self.initialise(weights)
         if not self.served:
             return self._forward_original(weights)
