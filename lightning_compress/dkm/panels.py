@@ -31,6 +31,9 @@ _MOST_PANELS = 1 << 14
 _FORECAST_BINS = 1 << 13
 """Bins on which the next palettes are estimated before the panels are laid out for them."""
 
+_STEEP_BINS = 128
+"""Bins on each panel that was laid out around a switch."""
+
 _ALONE = 50.0
 """Square of a gap, in temperatures, beyond which no third centroid takes part in a switch."""
 
@@ -90,7 +93,7 @@ def lay_out(
     if panels > _MOST_PANELS or _exact_is_cheaper(weights, panels):
         return None
     padded = torch.from_numpy(np.stack([_pad(group, panels + 1) for group in edges])).to(low)
-    return Layout(Grid(padded, Resolution.for_panels(panels, size), uniform=False), palettes)
+    return Layout(Grid(padded, Resolution(panels, _STEEP_BINS), uniform=False), palettes)
 
 
 def resolves(layout: Layout, low: Tensor, high: Tensor, palettes: list[Tensor], temperature: float) -> bool:

@@ -96,9 +96,13 @@ def main() -> None:
     speed = bandwidth()
     floor = weights * _BYTES_PER_WEIGHT / speed
     print(
-        f"ResNet18, batch {arguments.batch}, {arguments.size} px, {arguments.threads} threads, kernel {arguments.kernel}"
+        f"ResNet18, batch {arguments.batch}, {arguments.size} px, {arguments.threads} threads, "
+        f"kernel {arguments.kernel}"
     )
-    print(f"{'bits':>4} {'plain s':>8} {'palettized s':>12} {'ratio':>6} {'first step':>10} {'peak MB':>8} {'over floor':>10}")
+    print(
+        f"{'bits':>4} {'plain s':>8} {'palettized s':>12} {'ratio':>6} {'first step':>10} {'peak MB':>8} "
+        f"{'over floor':>10}"
+    )
     for bits in arguments.bits:
         step = Step(bits, arguments.kernel, arguments.batch, arguments.size)
         first = step()
@@ -112,7 +116,10 @@ def main() -> None:
             f"{extra_memory:>+8.0f} {(palettized - usual) / floor:>10.1f}",
             flush=True,
         )
-    print(f"floor: {weights / 1e6:.1f} M weights x {_BYTES_PER_WEIGHT} bytes / {speed / 1e9:.1f} GB/s = {floor * 1e3:.0f} ms")
+    print(
+        f"floor: {weights / 1e6:.1f} M weights x {_BYTES_PER_WEIGHT} bytes / {speed / 1e9:.1f} GB/s "
+        f"= {floor * 1e3:.0f} ms"
+    )
 
 
 if __name__ == "__main__":

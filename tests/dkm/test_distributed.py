@@ -22,7 +22,7 @@ rank = distributed.get_rank()
 torch.manual_seed(0)
 model = nn.Sequential(nn.Linear(64, 90), nn.ReLU(), nn.Linear(90, 7))
 options = {"n_bits": 3, "weight_threshold": 100, "granularity": "per_grouped_channel", "group_size": 30}
-config = DKMPalettizerConfig.from_dict({"global_config": None, "module_name_configs": {"0": options}})
+config = DKMPalettizerConfig.from_dict({"module_name_configs": {"0": options}})
 palettizer = DKMPalettizer(model, config)
 model = palettizer.prepare(inplace=True)
 first = model[0].weight_fake_quant
