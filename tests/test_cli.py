@@ -56,7 +56,7 @@ def test_inspect_shows_what_a_package_holds(tmp_path):
 def test_an_error_is_one_line_and_not_a_traceback(tmp_path):
     result = run("inspect", "package=missing.mlpackage", folder=tmp_path)
     assert result.returncode == 1
-    assert "PackageError: there is nothing at 'missing.mlpackage'" in result.stderr
+    assert "PackageError: There is no Core ML package at missing.mlpackage" in result.stderr
     assert "Traceback" not in result.stderr
 
 

@@ -5,21 +5,15 @@ Only coremltools' readers touch the contents; nothing in a package is run.
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import coremltools as ct
 from coremltools.converters.mil.frontend.milproto import load as milproto
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from lightning_compress.coreml.reader import PackageContents, read_package
 from lightning_compress.errors import PackageError
-
-_BLOB_SENTINEL = 0xDEADBEEF
-_BLOB_HEADER = struct.Struct("<IIQQ")
-"""Before each blob of a weight file: sentinel, type, bytes, offset of the data."""
 
 
 @dataclass(frozen=True)
@@ -79,24 +73,20 @@ def open_package(package: str | Path | ct.models.MLModel) -> Package:
             one that is encrypted or compiled, or its weight file is missing or too short.
     """
     if isinstance(package, ct.models.MLModel):
-        path = Path(package.package_path)
-        specification = package.get_spec()
-        folder = package.weights_dir
-    else:
-        path = Path(package).expanduser()
-        specification, folder = _read(path)
-    pipeline = None
-    kind = specification.WhichOneof("Type")
-    if kind == "pipeline":
-        pipeline, specification = specification, _only_program(specification, path)
-    elif kind != "mlProgram":
-        raise PackageError(
-            f"{str(path)!r} holds a model of type {kind or 'unknown'}, not an ML Program; "
-            "convert the original model again with convert_to='mlprogram'"
+        contents = PackageContents(
+            Path(package.package_path), package.get_spec(), Path(package.weights_dir or package.package_path)
         )
-    opened = Package(path, specification, Path(folder) if folder else None, pipeline)
-    _require_whole(opened)
-    return opened
+    else:
+        contents = read_package(Path(package).expanduser())
+    specification, pipeline = contents.specification, None
+    if specification.WhichOneof("Type") == "pipeline":
+        pipeline, specification = specification, _only_program(specification, contents.path)
+    elif specification.WhichOneof("Type") != "mlProgram":
+        raise PackageError(
+            f"{contents.path} holds a model of type {specification.WhichOneof('Type')!r}. "
+            "Valid types: 'mlProgram', and pipelines with one of them."
+        )
+    return Package(contents.path, specification, contents.weights, pipeline)
 
 
 def _only_program(pipeline: Any, path: Path) -> Any:
@@ -107,70 +97,3 @@ def _only_program(pipeline: Any, path: Path) -> Any:
             "can be read. Give the packages of its programs one by one"
         )
     return pipeline.pipeline.models[kinds.index("mlProgram")]
-
-
-def _read(path: Path) -> tuple[Any, str | None]:
-    if not path.exists():
-        raise PackageError(f"there is nothing at {str(path)!r}; give the path of an .mlpackage folder")
-    if path.suffix == ".mlmodelc":
-        raise PackageError(f"{str(path)!r} is compiled; give the .mlpackage that it was compiled from")
-    if path.suffix == ".mlmodel" or not path.is_dir():
-        raise PackageError(
-            f"{str(path)!r} is a file, not an .mlpackage folder; "
-            "an older .mlmodel has to be converted again with convert_to='mlprogram'"
-        )
-    if not (path / "Manifest.json").is_file():
-        raise PackageError(f"{str(path)!r} is no package: it has no Manifest.json")
-    try:
-        specification = ct.utils.load_spec(str(path))
-        folder = ct.models.utils._try_get_weights_dir_path(str(path))
-    except (DecodeError, OSError, RuntimeError, ValueError) as error:
-        raise PackageError(f"{str(path)!r} is damaged: its model cannot be read ({error})") from error
-    if not specification.IsInitialized() or specification.specificationVersion == 0:
-        raise PackageError(f"{str(path)!r} is damaged or encrypted: its model has no specification version")
-    return specification, folder
-
-
-def _require_whole(package: Package) -> None:
-    """Coremltools' reader of weights checks no lengths, so they are checked here."""
-    for file_name, offset in _blobs(package.specification.mlProgram):
-        name = file_name.rsplit("/", 1)[-1]
-        file = (package.weights_folder or package.path) / name
-        if not file.is_file():
-            raise PackageError(f"{str(package.path)!r} is damaged: its weight file {name!r} is missing")
-        size = file.stat().st_size
-        with file.open("rb") as stream:
-            stream.seek(offset)
-            header = stream.read(_BLOB_HEADER.size)
-        whole = len(header) == _BLOB_HEADER.size
-        if whole:
-            sentinel, _, length, start = _BLOB_HEADER.unpack(header)
-            if sentinel != _BLOB_SENTINEL:
-                raise PackageError(
-                    f"{str(package.path)!r} is damaged: its weight file {name!r} "
-                    f"holds no weight at byte {offset}"
-                )
-            whole = start + length <= size
-        if not whole:
-            raise PackageError(
-                f"{str(package.path)!r} is damaged: its weight file {name!r} ends after {size} bytes, "
-                "before the weights that its program names; copy or export it again"
-            )
-
-
-def _blobs(program: Any) -> Iterator[tuple[str, int]]:
-    for function in program.functions.values():
-        for block in function.block_specializations.values():
-            yield from _blobs_of_block(block)
-
-
-def _blobs_of_block(block: Any) -> Iterator[tuple[str, int]]:
-    for operation in block.operations:
-        values = list(operation.attributes.values())
-        for argument in operation.inputs.values():
-            values += [binding.value for binding in argument.arguments if binding.HasField("value")]
-        for value in values:
-            if value.WhichOneof("value") == "blobFileValue":
-                yield value.blobFileValue.fileName, value.blobFileValue.offset
-        for nested in operation.blocks:
-            yield from _blobs_of_block(nested)

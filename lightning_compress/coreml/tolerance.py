@@ -24,9 +24,9 @@ class Tolerance:
         ConfigurationError: If a value is not positive.
     """
 
-    relative: float = 1e-2
+    relative: float = 5e-2
     absolute: Mapping[str, float] = field(default_factory=dict)
-    mean: float = 0.25
+    mean: float = 0.2
 
     def __post_init__(self) -> None:
         given = {"relative": self.relative, "mean": self.mean}

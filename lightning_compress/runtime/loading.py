@@ -10,18 +10,18 @@ import torch
 from coremltools.converters.mil.frontend.milproto.load import load as load_mil
 
 import lightning_compress.runtime.ops  # noqa: F401 - fills the table of ops
-from lightning_compress.errors import PackageError
-from lightning_compress.runtime.interface import read_inputs
-from lightning_compress.runtime.lowering import lower
-from lightning_compress.runtime.module import CoreMLProgram, Precision
-from lightning_compress.runtime.pipeline import CoreMLPipeline, NonMaximumSuppression
-from lightning_compress.runtime.reader import (
+from lightning_compress.coreml.reader import (
     PackageContents,
     models_of,
     operations_of,
     programs_of,
     read_package,
 )
+from lightning_compress.errors import PackageError
+from lightning_compress.runtime.interface import read_inputs
+from lightning_compress.runtime.lowering import lower
+from lightning_compress.runtime.module import CoreMLProgram, Precision
+from lightning_compress.runtime.pipeline import CoreMLPipeline, NonMaximumSuppression
 from lightning_compress.runtime.registry import find, supported_ops
 
 _PRECISIONS = ("float32", "float16")

@@ -93,5 +93,5 @@ def test_a_network_that_vision_does_not_take_is_called_by_itself(network, digit,
 
 
 def test_metadata_of_what_is_no_package(tmp_path):
-    with pytest.raises(PackageError, match="there is nothing at"):
+    with pytest.raises(PackageError, match="There is no Core ML package at"):
         add_metadata(tmp_path / "none.mlpackage", {"a": 1})

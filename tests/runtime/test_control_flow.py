@@ -50,6 +50,7 @@ def test_a_loop_runs_until_its_test_fails(programs):
 def test_a_list_is_written_in_a_loop_and_read(programs):
     def body(x):
         entries = mb.make_list(init_length=3, dynamic_length=True, elem_shape=(2,))
+        blank = mb.list_read(ls=entries, index=np.int32(1))
         entries = mb.list_scatter(ls=entries, indices=[2, 1], value=np.ones((2, 2), np.float32))
         _, entries = mb.while_loop(
             _cond=lambda i, entries: mb.less(x=i, y=np.int32(2)),
@@ -62,13 +63,15 @@ def test_a_list_is_written_in_a_loop_and_read(programs):
         return (
             mb.list_gather(ls=entries, indices=[1, 0, 2]),
             mb.list_read(ls=entries, index=np.int32(2)),
-            mb.list_length(ls=entries),
+            mb.list_length(ls=mb.list_write(ls=entries, index=np.int32(5), value=x)),
+            blank,
         )
 
-    gathered, read, length = programs.run(body, {"x": np.array([3, 4], np.float32)})
+    gathered, read, length, blank = programs.run(body, {"x": np.array([3, 4], np.float32)})
     assert gathered.tolist() == [[3, 4], [0, 0], [1, 1]]
     assert read.tolist() == [1, 1]
-    assert length == 3
+    assert length == 6
+    assert blank.tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])

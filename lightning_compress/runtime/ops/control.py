@@ -20,41 +20,45 @@ def run_blocks(**operands: Any) -> tuple[Any, ...]:
 @register("make_list", tensors="", traceable=False)
 def make_list(
     elem_shape: Any, init_length: Any = 1, dynamic_length: bool = True, dtype: str = "fp32"
-) -> list[Any]:
-    """A list of tensors yet to be written."""
-    return [None] * int(init_length)
+) -> list[Tensor]:
+    """A list of zeros; entries of open sizes are scalars until they are written."""
+    fixed = all(isinstance(size, int) and size >= 0 for size in elem_shape)
+    kind = torch.float32 if dtype in ("fp32", "fp16") else torch.int32
+    return [torch.zeros(elem_shape if fixed else (), dtype=kind)] * int(init_length)
 
 
 @register("list_length", tensors="ls", traceable=False)
-def list_length(ls: list[Any]) -> Tensor:
+def list_length(ls: list[Tensor]) -> Tensor:
     """How many entries a list has."""
     return torch.tensor(len(ls), dtype=torch.int32)
 
 
 @register("list_write", tensors="ls index value", traceable=False)
-def list_write(ls: list[Any], index: Tensor, value: Tensor) -> list[Any]:
+def list_write(ls: list[Tensor], index: Tensor, value: Tensor) -> list[Tensor]:
     """A list with one entry replaced; it grows as far as the entry."""
     position = int(index)
-    grown = [*ls, *[None] * (position + 1 - len(ls))]
+    grown = [*ls, *[torch.zeros_like(value)] * (position + 1 - len(ls))]
     grown[position] = value
     return grown
 
 
 @register("list_read", tensors="ls index", traceable=False)
-def list_read(ls: list[Any], index: Tensor) -> Tensor:
+def list_read(ls: list[Tensor], index: Tensor) -> Tensor:
     """One entry of a list."""
-    entry: Tensor = ls[int(index)]
-    return entry
+    return ls[int(index)]
 
 
 @register("list_gather", tensors="ls indices", traceable=False)
-def list_gather(ls: list[Any], indices: Tensor) -> Tensor:
+def list_gather(ls: list[Tensor], indices: Tensor) -> Tensor:
     """Some entries of a list, stacked."""
-    return torch.stack([ls[index] for index in indices.reshape(-1).tolist()])
+    entries = [ls[index] for index in indices.reshape(-1).tolist()]
+    # Entries that were never written are on the CPU.
+    device = next((entry.device for entry in entries if entry.device.type != "cpu"), torch.device("cpu"))
+    return torch.stack([entry.to(device) for entry in entries])
 
 
 @register("list_scatter", tensors="ls indices value", traceable=False)
-def list_scatter(ls: list[Any], indices: Tensor, value: Tensor) -> list[Any]:
+def list_scatter(ls: list[Tensor], indices: Tensor, value: Tensor) -> list[Tensor]:
     """A list with some entries replaced by the rows of a tensor."""
     for index, row in zip(indices.reshape(-1), value, strict=True):
         ls = list_write(ls, index, row)
