@@ -29,6 +29,8 @@ from lightning_compress.verification import (
 )
 from lightning_compress.verification.running import output_names, program_of
 
+_PRECISIONS = ("float16", "float32")
+
 
 @dataclass(frozen=True)
 class MetricComparison:
@@ -64,8 +66,9 @@ def run(config: DictConfig) -> None:
         raise ConfigurationError(
             "package is empty; give the path of an .mlpackage: lightning-compress verify package=net.mlpackage ..."
         )
-    if config.precision not in ("float16", "float32"):
-        raise ConfigurationError(f"precision={config.precision!r} is unknown; valid are float16, float32")
+    for key in ("precision", "metric_precision"):
+        if config[key] not in _PRECISIONS:
+            raise ConfigurationError(f"{key}={config[key]!r} is unknown; valid are {', '.join(_PRECISIONS)}")
     report = inspect(config.package)
     reference = (
         reference_of_recipe(config, report)
@@ -113,7 +116,7 @@ def _verifications(config: DictConfig, reference: Reference) -> list[Verificatio
 def _metric(config: DictConfig, reference: Reference) -> MetricComparison | None:
     if reference.measure is None or not config.metric:
         return None
-    package = load(config.package, precision=config.precision)
+    package = load(config.package, precision=config.metric_precision)
     with tempfile.TemporaryDirectory() as folder:
         return MetricComparison(
             name=config.recipe.metric,

@@ -13,7 +13,8 @@ from lightning_compress.coreml.export import CoreMLExport
 from lightning_compress.coreml.tolerance import Tolerance
 from lightning_compress.errors import VerificationError
 
-_RELATIVE = {"float16": 1e-2, "float32": 1e-3}
+_RELATIVE = {"float16": 5e-2, "float32": 1e-3}
+"""Half precision moves the probabilities of a ResNet50 by 2% early in its training, and a wrong program by far more."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +101,10 @@ def tolerance_for(
 ) -> Tolerance:
     """The tolerance that an export asks for, or the default one.
 
-    By default an output may be apart by 1% of its largest value, by 0.1% in float32, and a detector's boxes by
-    one pixel. Quantized activations are judged by their mean difference, 0.5% of the largest value: a value that
-    lies between two steps falls to one or the other by float16's rounding of a scale, and a step in an early layer
-    may move a single output far. The float model and its observers do the same to one another.
+    By default an output may be apart by 5% of its largest value and by 1% on average, a fiftieth of both in float32,
+    and a detector's boxes by one pixel. Quantized activations are judged by their mean difference alone, 1% of the
+    largest value: a value between two steps falls to one or the other by float16's rounding of a constant, and a
+    step in an early layer may move a single output far.
 
     Args:
         export: How the package is made.
@@ -113,7 +114,7 @@ def tolerance_for(
     if export.tolerance is not None:
         return export.tolerance
     if quantized_activations:
-        return Tolerance(relative=0.5, mean=0.01)
+        return Tolerance(relative=1.0, mean=0.01)
     boxes = {COORDINATES: 1 / max(image_size)} if export.nms is not None and image_size is not None else {}
     return Tolerance(_RELATIVE[export.compute_precision], boxes)
 

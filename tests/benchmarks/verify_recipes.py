@@ -86,7 +86,7 @@ def _verify_recipe(recipe: str, folder: Path, given: argparse.Namespace) -> Any:
         own = folder / name
         own.mkdir()
         start = (
-            [f"float_fit.trainer.max_steps={given.steps}", "+float_fit.trainer.max_epochs=-1"]
+            [f"++float_fit.trainer.max_steps={given.steps}", "++float_fit.trainer.max_epochs=-1"]
             if weights is None
             else ["float_fit.enabled=false", f"float_fit.weights='{weights}'"]
         )

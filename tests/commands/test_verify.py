@@ -219,7 +219,7 @@ class TestMistakes:
 
     def test_a_package_that_is_missing(self, configure, saved):
         config = configure("package=none.mlpackage", f"checkpoint={saved}/net.pt2", command="verify")
-        with pytest.raises(PackageError, match=r"nothing at 'none\.mlpackage'"):
+        with pytest.raises(PackageError, match=r"none\.mlpackage"):
             verify.run(config)
 
     def test_an_unknown_precision(self, configure, saved):

@@ -33,7 +33,7 @@ def test_largest_and_mean_difference_are_those_of_the_values(values, errors):
 
 def test_a_difference_is_judged_relative_to_the_largest_value_of_all_samples():
     expected = [{"x": torch.tensor([1.0, 100.0])}, {"x": torch.tensor([1.0, 1.0])}]
-    found = [{"x": torch.tensor([1.0, 100.0])}, {"x": torch.tensor([1.9, 1.0])}]
+    found = [{"x": torch.tensor([1.0, 100.0])}, {"x": torch.tensor([1.7, 1.0])}]
     (output,) = compare(expected, found, Tolerance(relative=0.01))
     assert output.allowed == pytest.approx(1)
     assert output.passed
@@ -48,9 +48,9 @@ def test_an_absolute_tolerance_goes_before_the_relative_one():
 def test_an_error_in_every_value_is_found_though_each_is_small():
     """Each of 1,000 values is within the tolerance, but no rounding moves all of them to one side."""
     expected = torch.linspace(-1, 1, 1000)
-    assert not difference(expected, expected + 0.009).passed
+    assert not difference(expected, expected + 0.04).passed
     one = expected.clone()
-    one[3] += 0.009
+    one[3] += 0.04
     assert difference(expected, one).passed
 
 
@@ -116,7 +116,7 @@ def test_a_failure_names_each_output_with_its_differences():
 
 class TestTolerance:
     def test_the_default_follows_the_precision(self):
-        assert tolerance_for(CoreMLExport("net.mlpackage")).relative == 1e-2
+        assert tolerance_for(CoreMLExport("net.mlpackage")).relative == 5e-2
         assert tolerance_for(CoreMLExport("net.mlpackage", compute_precision="float32")).relative == 1e-3
 
     def test_a_detectors_boxes_may_be_apart_by_a_pixel(self):
