@@ -30,7 +30,7 @@ from lightning_compress.checkpoints import (
 )
 from lightning_compress.coreml.export import CoreMLExport, ExportedPackage
 from lightning_compress.errors import CompressionError, ConfigurationError
-from lightning_compress.fit import callbacks_of, fit_steps, fits, rehearses, will_log
+from lightning_compress.fit import callbacks_of, complete_resume, fit_steps, fits, rehearses, will_log
 from lightning_compress.methods.base import Method
 from lightning_compress.methods.joint import PreparedModule, from_descriptions, in_order
 from lightning_compress.methods.probe import WeightErrorProbe
@@ -244,7 +244,10 @@ class Compression(Callback):
         """Resolve fractions of the fit into steps, now that data and model are there."""
         # StochasticWeightAveraging adds an epoch that steps no optimizer after this hook.
         self._epochs = trainer.max_epochs
-        if trainer.global_step == 0 and not self._resumed:
+        if self._resumed:
+            # The length of the fit is asked for later: it would make Lightning build the loaders too early.
+            return
+        if trainer.global_step == 0:
             self._steps_before = self._steps
         self._resolve_schedule(trainer, pl_module)
 
@@ -259,6 +262,7 @@ class Compression(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remember where the count of optimizer steps stands, which after a resume is not 0."""
         self._global_step = trainer.global_step
+        complete_resume(trainer)
         # BatchSizeFinder has changed the length of the fit by now.
         self._resolve_schedule(trainer, pl_module)
         self._require().start_training()

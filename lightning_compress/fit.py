@@ -31,6 +31,27 @@ def callbacks_of(trainer: L.Trainer) -> list[Callback]:
     return callbacks
 
 
+def complete_resume(trainer: L.Trainer) -> None:
+    """Mend two ways in which Lightning 2.6 resumes inexactly; call it when training starts.
+
+    - Whoever asks for `estimated_stepping_batches` before the fit loop is restored, as `configure_optimizers` does for
+      a one-cycle schedule, makes it build resumable loaders without the state that the checkpoint holds.
+    - After a checkpoint that was written at the last batch of an epoch it does not count the epoch that follows as
+      started, so that a checkpoint within that epoch, resumed in turn, trains too many batches.
+    """
+    loop = trainer.fit_loop
+    epoch_loop = loop.epoch_loop
+    if (
+        loop.restarted_mid_epoch
+        and epoch_loop.restarted_on_train_batch_end
+        and epoch_loop.batch_progress.is_last_batch
+    ):
+        loop.reset_restart_stage()
+    if loop.restarting and loop._combined_loader_states_to_load:
+        loop._combined_loader = None
+        loop.setup_data()
+
+
 def fit_steps(trainer: L.Trainer, pl_module: L.LightningModule, epochs: int | None) -> int | float:
     """Batches of the fit that end in a step of an optimizer.
 

@@ -43,7 +43,9 @@ def differing_tensors(job: Job) -> list[str]:
             for rank in range(job.world_size)
         ]
         assert all(rank.keys() == ranks[0].keys() for rank in ranks)
-        found += [f"{name} after epoch {epoch}" for name in ranks[0] if len({rank[name] for rank in ranks}) > 1]
+        found += [
+            f"{name} after epoch {epoch}" for name in ranks[0] if len({rank[name] for rank in ranks}) > 1
+        ]
     return found
 
 
@@ -67,9 +69,9 @@ def test_all_processes_hold_the_same_tensors_after_each_epoch(tmp_path, world_si
     for job in jobs:
         assert package_bytes(job.package)
         # The table of layers and the line on the package come once.
-        assert ["Compression by layer" in log(job, rank) for rank in range(world_size)] == [True] + [False] * (
-            world_size - 1
-        )
+        assert ["Compression by layer" in log(job, rank) for rank in range(world_size)] == [True] + [
+            False
+        ] * (world_size - 1)
         assert [path.name for path in Path(job.folder).glob("*.mlpackage")] == ["net.mlpackage"]
 
 
@@ -95,7 +97,9 @@ def test_strategies_that_shard_weights_are_refused(strategy):
         check_strategy(SimpleNamespace(strategy=strategy))
 
 
-@pytest.mark.parametrize(("name", "method"), [("ddp_spawn", "spawn"), ("ddp_fork", "fork"), ("ddp_notebook", "fork")])
+@pytest.mark.parametrize(
+    ("name", "method"), [("ddp_spawn", "spawn"), ("ddp_fork", "fork"), ("ddp_notebook", "fork")]
+)
 def test_strategies_that_hand_weights_back_are_refused(make_trainer, name, method):
     with pytest.raises(StrategyError, match=f"starts its processes by '{method}'.*use strategy='ddp'"):
         check_strategy(make_trainer(strategy=name, devices=2))

@@ -42,7 +42,9 @@ JOBS: dict[str, Callable[[], list[Method]]] = {
             },
         )
     ],
-    "scaled palettization": lambda: [DKMPalettization(n_bits=4, enable_per_channel_scale=True, milestone=0.5)],
+    "scaled palettization": lambda: [
+        DKMPalettization(n_bits=4, enable_per_channel_scale=True, milestone=0.5)
+    ],
     "n:m pruning": lambda: [MagnitudePruning(n_m_ratio=[3, 4], module_name_configs={"conv": None})],
 }
 
@@ -87,6 +89,12 @@ class ResumableLoader:
 
 class ResumableDigits(Digits):
     """`Digits` on a `ResumableLoader`."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, total_steps=steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def train_dataloader(self) -> Any:
         count = BATCHES * BATCH_SIZE * self.trainer.world_size
@@ -166,7 +174,9 @@ class Progress(L.Callback):
 
 def digest(tensor: Tensor) -> str:
     """A hash of the bits of a tensor."""
-    return hashlib.sha256(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
+    return hashlib.sha256(
+        tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    ).hexdigest()[:16]
 
 
 def fit(job: Job, rank: int) -> None:
@@ -177,7 +187,11 @@ def fit(job: Job, rank: int) -> None:
     compression = Compression(*JOBS[job.name](), module="model", export=export)
     progress = Progress(job, rank)
     saving = ModelCheckpoint(Path(job.folder) / "checkpoints", every_n_train_steps=1, save_top_k=-1)
-    settings: dict[str, Any] = {"max_epochs": EPOCHS, "enable_checkpointing": True, "use_distributed_sampler": False}
+    settings: dict[str, Any] = {
+        "max_epochs": EPOCHS,
+        "enable_checkpointing": True,
+        "use_distributed_sampler": False,
+    }
     if job.world_size > 1:
         strategy: dict[str, Any] = {"process_group_backend": "gloo"}
         if job.timeout is not None:

@@ -135,7 +135,9 @@ def early_stopping(case: Case) -> None:
         warnings.simplefilter("always")
         trainer = case.fit(stopping, limit_val_batches=1)
     assert trainer.global_step == STEPS // 2
-    unfinished = [str(entry.message) for entry in caught if "before the compression did" in str(entry.message)]
+    unfinished = [
+        str(entry.message) for entry in caught if "before the compression did" in str(entry.message)
+    ]
     assert bool(unfinished) == bool(case.compression._require().unfinished())
 
 
@@ -145,7 +147,9 @@ def learning_rate_finder(case: Case) -> None:
     finder = LearningRateFinder(num_training_steps=6, early_stop_threshold=None, attr_name="learning_rate")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Failed to compute suggestion")
-        trainer = case.fit(finder, module=module, max_epochs=4, limit_train_batches=2, enable_checkpointing=False)
+        trainer = case.fit(
+            finder, module=module, max_epochs=4, limit_train_batches=2, enable_checkpointing=False
+        )
     assert steps_of(case) == STEPS
     assert held_by(trainer) == {id(parameter) for parameter in module.parameters() if parameter.requires_grad}
     case.check()
@@ -156,7 +160,8 @@ def batch_size_finder(case: Case) -> None:
     module = Digits()
     module.batch_size = 8
     trainer = case.fit(
-        BatchSizeFinder(max_trials=2, init_val=8, steps_per_trial=2, batch_arg_name="batch_size"), module=module
+        BatchSizeFinder(max_trials=2, init_val=8, steps_per_trial=2, batch_arg_name="batch_size"),
+        module=module,
     )
     assert module.batch_size > 8
     assert steps_of(case) == trainer.global_step == trainer.estimated_stepping_batches

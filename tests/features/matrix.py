@@ -1,0 +1,78 @@
+"""The matrix of methods and features in the README, and the block that holds it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from tests.features.cases import METHODS
+from tests.features.features import FEATURES, outcome
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+START, END = "<!-- features -->", "<!-- /features -->"
+
+
+def run_all() -> dict[tuple[str, str], str]:
+    """Run every cell; the outcome by feature and method."""
+    outcomes = {}
+    for title in FEATURES:
+        for method in METHODS:
+            with tempfile.TemporaryDirectory() as folder:
+                outcomes[title, method] = outcome(method, title, Path(folder))
+    return outcomes
+
+
+def render(outcomes: dict[tuple[str, str], str]) -> str:
+    """The matrix in Markdown, with a numbered reason for each refusal."""
+    reasons: list[str] = []
+    rows = [
+        "`python -m tests.features` makes this table by fitting each method with each feature.",
+        "",
+        f"| | {' | '.join(METHODS)} |",
+        f"|---|{'---|' * len(METHODS)}",
+    ]
+    for title in FEATURES:
+        cells = [_cell(outcomes[title, method], reasons) for method in METHODS]
+        rows.append(f"| {title} | {' | '.join(cells)} |")
+    rows += ["", *(f"{number}. {reason}" for number, reason in enumerate(reasons, start=1))]
+    return "\n".join(rows).strip()
+
+
+def _cell(outcome: str, reasons: list[str]) -> str:
+    if outcome == "works":
+        return "works"
+    reason = outcome.removeprefix("refused: ")
+    reason = reason[0].upper() + reason[1:] + "."
+    if reason not in reasons:
+        reasons.append(reason)
+    return f"refused ({reasons.index(reason) + 1})"
+
+
+def readme_block(text: str) -> str:
+    """What the README holds between the two marks."""
+    return text.partition(START)[2].partition(END)[0].strip()
+
+
+def readme_cells(text: str) -> dict[tuple[str, str], str]:
+    """The cells of the README's matrix, by feature and method."""
+    rows = [line for line in readme_block(text).splitlines() if line.startswith("|")]
+    methods = _cells(rows[0])[1:]
+    return {
+        (cells[0], method): cell
+        for cells in map(_cells, rows[2:])
+        for method, cell in zip(methods, cells[1:], strict=True)
+    }
+
+
+def _cells(row: str) -> list[str]:
+    return [cell.strip() for cell in row.strip().strip("|").split("|")]
+
+
+def write_block(block: str, path: Path = README) -> None:
+    """Put the matrix between the marks; without them, before the section on contributing."""
+    text = path.read_text()
+    if START not in text:
+        place = text.index("## Contributing")
+        text = f"{text[:place]}{START}\n{END}\n\n{text[place:]}"
+    before, _, rest = text.partition(START)
+    path.write_text(f"{before}{START}\n{block}\n{END}{rest.partition(END)[2]}")
