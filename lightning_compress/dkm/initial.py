@@ -11,6 +11,9 @@ from lightning_compress.dkm.kmeans import ValueCounts, kmeans_1d
 _SORTED_SIZE = 1 << 16
 """Up to this many weights are sorted and counted exactly."""
 
+_REFINED = 64
+"""Up to this many clusters their search is refined; with more that would take most of the first training step."""
+
 _BINS = 1 << 18
 """Bins of equal width that more weights are counted in, each by the mean of its weights."""
 
@@ -32,11 +35,12 @@ def first_palette(weight: Tensor, n_clusters: int, *, keep_zeros: bool = False) 
         values = group[group != 0] if keep_zeros else group
         counted = count_values(values)
         if not keep_zeros:
-            palette = kmeans_1d(counted.values, counted.counts, n_clusters)
+            palette = kmeans_1d(counted.values, counted.counts, n_clusters, refine=n_clusters <= _REFINED)
         elif n_clusters == 1:
             palette = np.zeros(1)
         else:
-            palette = np.concatenate((np.zeros(1), kmeans_1d(counted.values, counted.counts, n_clusters - 1)))
+            others = kmeans_1d(counted.values, counted.counts, n_clusters - 1, refine=n_clusters <= _REFINED)
+            palette = np.concatenate((np.zeros(1), others))
         palettes.append(torch.from_numpy(palette))
     return torch.stack(palettes).to(precision)
 

@@ -43,6 +43,9 @@ _MAX_SWEEPS = 12
 _PARTS = 24
 """Places within each cluster that the boundaries of its neighbours may move to."""
 
+_LLOYD_ITERATIONS = 20
+"""Lloyd's iterations at most, where they take the place of finer searches."""
+
 _MAX_SHIFTS = 4
 """Repetitions of that move."""
 
@@ -90,7 +93,11 @@ def count_float16(array: npt.NDArray[np.float16]) -> ValueCounts:
 
 
 def kmeans_1d(
-    values: npt.NDArray[np.floating], counts: npt.NDArray[np.generic], n_clusters: int
+    values: npt.NDArray[np.floating],
+    counts: npt.NDArray[np.generic],
+    n_clusters: int,
+    *,
+    refine: bool = True,
 ) -> FloatArray:
     """Cluster counted values on a line into `n_clusters` intervals of least inertia.
 
@@ -98,6 +105,8 @@ def kmeans_1d(
         values: Distinct finite values, ascending, shape (B,).
         counts: How often each occurs (any positive weights), shape (B,).
         n_clusters: Number of centroids.
+        refine: Without it the search ends with Lloyd's iterations after its coarse pass: in a third of the time, and
+            with an inertia that may be a percent over the optimum. For palettes that training goes on to change.
 
     Returns:
         The centroids, ascending, shape (n_clusters,), float64. With fewer distinct values than clusters the values
@@ -122,7 +131,7 @@ def kmeans_1d(
     if points.size <= n_clusters:
         return np.concatenate((points, np.full(n_clusters - points.size, points[-1])))
     intervals = _Intervals(points, counts.astype(np.float64))
-    return intervals.means(_best_boundaries(intervals, n_clusters))
+    return intervals.means(_best_boundaries(intervals, n_clusters, refine))
 
 
 def assign(values: npt.NDArray[np.floating], centroids: npt.NDArray[np.floating]) -> IndexArray:
@@ -193,18 +202,24 @@ class _Intervals:
 
     def means(self, boundaries: IndexArray) -> FloatArray:
         """Means of the runs between `boundaries` (first 0, last the size), in the values' own units."""
+        return np.asarray(self.scaled_means(boundaries) * self._scale + self._offset)
+
+    def scaled_means(self, boundaries: IndexArray) -> FloatArray:
+        """The same in the units of `points`."""
         start, stop = boundaries[:-1], boundaries[1:]
         mean = (self._first[stop] - self._first[start]) / (self.mass[stop] - self.mass[start])
         # A mean lies within its run; rounding of the sums must not push it out (a run of one value is that value).
-        mean = np.clip(mean, self.points[start], self.points[stop - 1])
-        return np.asarray(mean * self._scale + self._offset)
+        return np.clip(mean, self.points[start], self.points[stop - 1])
 
 
-def _best_boundaries(intervals: _Intervals, n_clusters: int) -> IndexArray:
+def _best_boundaries(intervals: _Intervals, n_clusters: int, refine: bool) -> IndexArray:
     if n_clusters == 1:
         return np.array([0, intervals.size])
     grid = _spread(intervals, min(intervals.size, max(_COARSE_POINTS, _POINTS_PER_CLUSTER * n_clusters)))
-    boundaries = _refine(intervals, _search_grid(intervals, grid, n_clusters), np.diff(grid).max())
+    boundaries = _search_grid(intervals, grid, n_clusters)
+    if not refine:
+        return _lloyd(intervals, boundaries)
+    boundaries = _refine(intervals, boundaries, np.diff(grid).max())
     for _ in range(_MAX_SHIFTS):
         moved = _refine(intervals, _shift_clusters(intervals, boundaries), 1)
         gain = 1 - intervals.total(moved) / max(intervals.total(boundaries), _TINY)
@@ -227,6 +242,20 @@ def _refine(intervals: _Intervals, boundaries: IndexArray, spacing: int) -> Inde
         if spacing == 1:
             return boundaries
         spacing = max(1, spacing // 4)
+
+
+def _lloyd(intervals: _Intervals, boundaries: IndexArray) -> IndexArray:
+    """Move each boundary to halfway between the means on its sides, while the inertia falls."""
+    best = intervals.total(boundaries)
+    for _ in range(_LLOYD_ITERATIONS):
+        means = intervals.scaled_means(boundaries)
+        inner = np.searchsorted(intervals.points, (means[1:] + means[:-1]) / 2)
+        moved = _strictly_ascending(np.concatenate(([0], inner, [intervals.size])), intervals.size)
+        total = intervals.total(moved)
+        if not total < best:
+            break
+        boundaries, best = moved, total
+    return boundaries
 
 
 def _shift_clusters(intervals: _Intervals, boundaries: IndexArray) -> IndexArray:
