@@ -16,6 +16,7 @@ from lightning_compress.errors import CompressionError, nearest
 
 COMMANDS = {
     "train": "train a recipe, compress it, export packages, and compare their size and quality",
+    "export": "write the package of a checkpoint, without training",
     "inspect": "show what a Core ML package holds: operations, weights, compression, inputs and outputs",
     "verify": "compare a Core ML package with its torch model, output by output and by its metric",
 }

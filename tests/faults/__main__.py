@@ -1,6 +1,6 @@
 """Kill fits at random times, start them again, and compare the packages with those of fits that were never killed.
 
-    python -m tests.faults [--kills 50] [--seed 0] [--folder FOLDER]
+    python -m tests.faults [--jobs 50] [--seed 0] [--folder FOLDER]
 
 Every method is fitted on one process and on two. A kill is SIGKILL, to all processes of a job or to one of them, while
 it starts, steps, writes a checkpoint or exports. Prints one line a job and ends with 1 if a package differs or is torn.
@@ -54,7 +54,7 @@ class Result:
 
 
 class FaultRun:
-    """Kills jobs until there were enough kills.
+    """Kills jobs until enough of them were killed.
 
     Args:
         folder: Where the jobs write.
@@ -67,14 +67,14 @@ class FaultRun:
         self.references: dict[tuple[str, int], dict[str, bytes]] = {}
         self.results: list[Result] = []
 
-    def run(self, kills: int, console: Console) -> None:
-        """Run jobs, each killed a few times, until `kills` kills have fallen."""
+    def run(self, jobs: int, console: Console) -> None:
+        """Run jobs, each killed up to three times, until `jobs` of them were killed."""
         round_number = 0
-        while self.kills() < kills:
+        while self.killed_jobs() < jobs:
             for world_size in (1, 2):
                 for name in JOBS:
                     # The first round covers every method on one process and two.
-                    if round_number and self.kills() >= kills:
+                    if round_number and self.killed_jobs() >= jobs:
                         return
                     result = self.job(name, world_size, round_number)
                     self.results.append(result)
@@ -85,9 +85,9 @@ class FaultRun:
                     )
             round_number += 1
 
-    def kills(self) -> int:
-        """Kills that have fallen so far."""
-        return sum(result.kills.total() for result in self.results)
+    def killed_jobs(self) -> int:
+        """Jobs so far that were killed at least once: as many packages have come of kills."""
+        return sum(bool(result.kills) for result in self.results)
 
     def reference(self, name: str, world_size: int) -> dict[str, bytes]:
         """The package of a fit that is never killed."""
@@ -205,7 +205,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=50, help="stop when so many have fallen")
+    parser.add_argument("--jobs", type=int, default=50, help="stop when so many were killed at least once")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where the jobs write; a temporary one by default")
     arguments = parser.parse_args()
@@ -214,7 +214,7 @@ def main() -> None:
     console = Console()
     with tempfile.TemporaryDirectory() as temporary:
         run = FaultRun(arguments.folder or Path(temporary), arguments.seed)
-        run.run(arguments.kills, console)
+        run.run(arguments.jobs, console)
     console.print(table(run.results))
     if not all(result.identical and not result.torn and not result.hanging for result in run.results):
         sys.exit(1)

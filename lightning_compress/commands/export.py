@@ -1,0 +1,39 @@
+"""`lightning-compress export ckpt=... recipe=...`: the package of a checkpoint, without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning as L
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from lightning_compress.callback import Compression
+from lightning_compress.commands.recipe import recipe_export, recipe_module
+from lightning_compress.coreml.export import ExportedPackage
+from lightning_compress.errors import ConfigurationError
+
+
+def run(config: DictConfig) -> ExportedPackage:
+    """Rebuild what `config.ckpt` holds, and write its package to `config.path`.
+
+    The compression is that of the checkpoint; recipe and data say what the network is and how it is presented.
+
+    Raises:
+        ConfigurationError: There is no checkpoint, or it holds no compression.
+    """
+    if "ckpt" not in config or not config.ckpt:
+        raise ConfigurationError(
+            "ckpt is empty; give a checkpoint of a fit with compression: lightning-compress export ckpt=last.ckpt "
+            "recipe=ssd_resnet18"
+        )
+    data: L.LightningDataModule = instantiate(config.data)
+    data.prepare_data()
+    data.setup("fit")
+    path = Path(config.path or f"{Path(config.ckpt).stem}.mlpackage")
+    compression = Compression.load_from_checkpoint(
+        config.ckpt, recipe_module(config), export=recipe_export(config, data, path)
+    )
+    compression.finalize()
+    assert compression.exported is not None
+    return compression.exported
