@@ -102,7 +102,7 @@ def tolerance_for(
     """The tolerance that an export asks for, or the default one.
 
     By default an output may be apart by 5% of its largest value and by 1% on average, a fiftieth of both in float32,
-    and a detector's boxes by one pixel. Quantized activations are judged by their mean difference alone, 1% of the
+    and a detector's boxes by one pixel. Quantized activations are judged by their mean difference alone, 10% of the
     largest value: a value between two steps falls to one or the other by float16's rounding of a constant, and a
     step in an early layer may move a single output far.
 
@@ -114,7 +114,7 @@ def tolerance_for(
     if export.tolerance is not None:
         return export.tolerance
     if quantized_activations:
-        return Tolerance(relative=1.0, mean=0.01)
+        return Tolerance(relative=1.0, mean=0.1)
     boxes = {COORDINATES: 1 / max(image_size)} if export.nms is not None and image_size is not None else {}
     return Tolerance(_RELATIVE[export.compute_precision], boxes)
 
