@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,38 +11,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 
 from lightning_compress.errors import StrategyError
 from lightning_compress.strategies import check_strategy
-from tests.faults.jobs import EPOCHS, JOBS, Job, as_json, package_bytes
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def run(*jobs: Job) -> list[list[int]]:
-    """Run jobs one after the other, away from this process's threads; the exit codes by rank."""
-    result = subprocess.run(
-        [sys.executable, "-m", "tests.faults.jobs", as_json(list(jobs))],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout.splitlines()[-1])
-
-
-def differing_tensors(job: Job) -> list[str]:
-    """The tensors that are not the same on all ranks after an epoch."""
-    found = []
-    for epoch in range(EPOCHS):
-        ranks = [
-            json.loads((Path(job.folder) / "digests" / f"epoch{epoch}_rank{rank}.json").read_text())
-            for rank in range(job.world_size)
-        ]
-        assert all(rank.keys() == ranks[0].keys() for rank in ranks)
-        found += [
-            f"{name} after epoch {epoch}" for name in ranks[0] if len({rank[name] for rank in ranks}) > 1
-        ]
-    return found
+from tests.faults.jobs import JOBS, Job, differing_tensors, package_bytes, run_apart
 
 
 def log(job: Job, rank: int) -> str:
@@ -64,7 +29,7 @@ def log(job: Job, rank: int) -> str:
 )
 def test_all_processes_hold_the_same_tensors_after_each_epoch(tmp_path, world_size, names):
     jobs = [Job(name, str(tmp_path / str(index)), world_size) for index, name in enumerate(names)]
-    assert run(*jobs) == [[0] * world_size] * len(jobs)
+    assert run_apart(*jobs) == [[0] * world_size] * len(jobs)
     assert {job.name: differing_tensors(job) for job in jobs} == {name: [] for name in names}
     for job in jobs:
         assert package_bytes(job.package)
@@ -77,7 +42,7 @@ def test_all_processes_hold_the_same_tensors_after_each_epoch(tmp_path, world_si
 
 def test_an_export_that_fails_ends_every_process_with_its_error(tmp_path):
     job = Job("pruning", str(tmp_path / "job"), world_size=2, failing_export=True)
-    assert run(job) == [[1, 1]]
+    assert run_apart(job) == [[1, 1]]
     assert "ValueError: this network has no such output" in log(job, 0)
     assert "CompressionError: rank 0 failed: ValueError: this network has no such output" in log(job, 1)
 
@@ -85,7 +50,7 @@ def test_an_export_that_fails_ends_every_process_with_its_error(tmp_path):
 def test_the_others_wait_longer_than_the_fits_own_patience(tmp_path):
     job = Job("pruning", str(tmp_path / "job"), world_size=2, slow_export=9.0, timeout=6.0)
     start = time.monotonic()
-    assert run(job) == [[0, 0]]
+    assert run_apart(job) == [[0, 0]]
     assert time.monotonic() - start > 9.0
     assert package_bytes(job.package)
 

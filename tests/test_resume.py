@@ -30,7 +30,7 @@ from lightning_compress import (
 )
 from lightning_compress.checkpoints import compression_states
 from lightning_compress.errors import ConfigurationError
-from tests.faults.jobs import JOBS, Job, as_json, package_bytes
+from tests.faults.jobs import JOBS, Job, package_bytes, run_apart
 from tests.features.cases import METHODS as CASES
 from tests.features.cases import Case, Digits
 from tests.features.cases import make_trainer as make_case_trainer
@@ -174,15 +174,7 @@ class TestWithinAnEpoch:
             straight = Job(name, str(tmp_path / "straight"))
             stopped = [Job(name, str(tmp_path / f"stop{step}"), stop_after=step) for step in steps]
             resumed = [dataclasses.replace(job, stop_after=None) for job in stopped]
-            result = subprocess.run(
-                [sys.executable, "-m", "tests.faults.jobs", as_json([straight, *stopped, *resumed])],
-                cwd=Path(__file__).resolve().parents[1],
-                capture_output=True,
-                text=True,
-                timeout=500,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )
-            codes = json.loads(result.stdout.splitlines()[-1])
+            codes = run_apart(straight, *stopped, *resumed)
             assert codes == [[0]] + [[1]] * len(steps) + [[0]] * len(steps)
             expected = package_bytes(straight.package)
             return {

@@ -124,8 +124,11 @@ class FaultRun:
         if not self._await_phase(job, phase, occurrence, processes[0]):
             return not any(wait(processes))
         time.sleep(delay)
-        victims = processes if self.random.random() < 0.5 else [self.random.choice(processes)]
         entered = self._phase(job)[0]
+        # Before there is a process group a process waits for its peers for as long as torch's rendezvous does, half an
+        # hour: it is for launchers to end it.
+        every = entered == "start" or self.random.random() < 0.5
+        victims = processes if every else [self.random.choice(processes)]
         killed = False
         for victim in victims:
             with contextlib.suppress(ProcessLookupError):
@@ -168,6 +171,7 @@ class FaultRun:
                 if time.monotonic() > deadline:
                     result.hanging += 1
                     os.kill(process, signal.SIGKILL)
+                    break
                 time.sleep(0.01)
         return wait(processes)
 
@@ -175,7 +179,7 @@ class FaultRun:
 def table(results: list[Result]) -> Table:
     """The kills by method and phase."""
     rendered = Table(title="Fits killed and resumed", title_justify="left")
-    rendered.add_column("method")
+    rendered.add_column("method", no_wrap=True)
     for heading in ("processes", "jobs", *PHASES, "kills", "identical", "torn", "hanging"):
         rendered.add_column(heading, justify="right")
     for name, world_size in sorted({(result.name, result.world_size) for result in results}):

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import socket
+import subprocess
 import sys
 import traceback
 import warnings
@@ -286,6 +287,37 @@ def package_bytes(package: Path) -> dict[str, bytes]:
         for path in sorted(package.rglob("*"))
         if path.is_file() and path.name != "Manifest.json"
     }
+
+
+def run_apart(*jobs: Job) -> list[list[int]]:
+    """Run jobs one after the other, away from this process's threads; the exit codes by rank."""
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.faults.jobs", as_json(list(jobs))],
+        cwd=Path(__file__).resolve().parents[2],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    if result.returncode:
+        raise RuntimeError(result.stderr[-3000:])
+    codes: list[list[int]] = json.loads(result.stdout.splitlines()[-1])
+    return codes
+
+
+def differing_tensors(job: Job) -> list[str]:
+    """The tensors that were not the same on all ranks after an epoch, bit by bit."""
+    found = []
+    for epoch in range(EPOCHS):
+        ranks = [
+            json.loads((Path(job.folder) / "digests" / f"epoch{epoch}_rank{rank}.json").read_text())
+            for rank in range(job.world_size)
+        ]
+        names = {name for rank in ranks for name in rank}
+        found += [
+            f"{name} after epoch {epoch}" for name in names if len({rank.get(name) for rank in ranks}) > 1
+        ]
+    return found
 
 
 def main() -> None:

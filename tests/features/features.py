@@ -5,6 +5,7 @@ A function that returns says that the feature works; a `CompressionError` says t
 
 from __future__ import annotations
 
+import dataclasses
 import time
 import warnings
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 from lightning_compress import Compression
 from lightning_compress.errors import CompressionError
 from lightning_compress.strategies import check_strategy
+from tests.faults.jobs import Job, differing_tensors, package_bytes, run_apart
 from tests.features.cases import METHODS, STEPS, Case, Digits, Network, make_trainer
 
 FEATURES: dict[str, Callable[[Case], None]] = {}
@@ -47,6 +49,22 @@ def feature(title: str) -> Callable[[Callable[[Case], None]], Callable[[Case], N
 def steps_of(case: Case) -> int:
     """Optimizer steps that the compression counted."""
     return int(case.compression.state_dict()["steps"])
+
+
+@feature("resume from a checkpoint within an epoch and at its end: the same package")
+def resume(case: Case) -> None:
+    straight = Job(case.method, str(case.folder / "straight"))
+    stopped = [Job(case.method, str(case.folder / str(step)), stop_after=step) for step in (3, 4)]
+    resumed = [dataclasses.replace(job, stop_after=None) for job in stopped]
+    assert run_apart(straight, *stopped, *resumed) == [[0], [1], [1], [0], [0]]
+    assert all(package_bytes(job.package) == package_bytes(straight.package) for job in resumed)
+
+
+@feature("DDP on two and three processes: the same tensors on all after every epoch")
+def ddp(case: Case) -> None:
+    jobs = [Job(case.method, str(case.folder / str(count)), world_size=count) for count in (2, 3)]
+    assert run_apart(*jobs) == [[0, 0], [0, 0, 0]]
+    assert [differing_tensors(job) for job in jobs] == [[], []]
 
 
 @feature("`load_from_checkpoint`")
