@@ -42,7 +42,7 @@ _PARTS = 1 << 10
 _MOST_PARTS = 1 << 17
 """... unless all panels of a group had more than this."""
 
-_TILE = 1 << 17
+_TILE = 1 << 16
 """Weights that are taken through all passes together on a processor: they stay in its second-level cache."""
 
 _USUAL_BINS = 1 << 13
@@ -119,110 +119,22 @@ class Grid:
     def locate(self, weights: Tensor) -> Tensor:
         """Each weight's bin in its group and its place within the bin, as one integer: shape (G, N), int32."""
         places = torch.empty(weights.shape, dtype=torch.int32, device=weights.device)
+        above = self._scratch(weights, self._edges.dtype if self.resolution.narrow else weights.dtype)
         for rows, columns in self._tiles(weights):
-            places[rows, columns] = self._places(weights[rows, columns], rows)
+            tile = weights[rows, columns]
+            if self.uniform_panels:
+                inside = above[: tile.numel()].view(tile.shape)
+                torch.sub(tile, self._edges[rows, :1].to(above.dtype), out=inside)
+                inside.mul_(self._scale[rows].to(above.dtype).unsqueeze(-1)).add_(0.5)
+                places[rows, columns].copy_(inside)
+            else:
+                places[rows, columns] = self._search(tile, rows)
         return places
 
-    def masses(self, places: Tensor, present: Tensor | None = None) -> Tensor:
-        """The weights' masses on the points, (G, M): sums over them of a smooth function equal those over weights.
-
-        Args:
-            places: As `locate` returned them.
-            present: Which weights have a mass, (G, N); by default all.
-        """
-        shape = (self.groups, self.resolution.panels, self.resolution.bins)
-        counts, moments = self.points.new_zeros(shape), self.points.new_zeros(shape)
-        inside = (1 << self.fraction_bits) - 1
-        for rows, columns in self._tiles(places):
-            tile = places[rows, columns]
-            # Counts and first moments in one sum of integers, exact in double precision: the count of a bin is so
-            # many bits above the sum of the places inside it that they never meet.
-            unit = 2.0 ** (self.fraction_bits + tile.numel().bit_length())
-            if self.points.dtype == torch.float64 and unit * tile.numel() < 2**53:
-                values = (tile & inside) + torch.tensor(unit, dtype=torch.float64, device=tile.device)
-                if present is not None:
-                    values.mul_(present[rows, columns])
-                total = self._total(tile, rows, values)
-                count = torch.floor(total / unit)
-                counts[rows] += count
-                moments[rows] += total.sub_(count, alpha=unit)
-            else:
-                values = torch.ones_like(tile) if present is None else present[rows, columns].to(torch.int32)
-                counts[rows] += self._total(tile, rows, values)
-                moments[rows] += self._total(tile, rows, (tile & inside) * values)
-        right = moments.mul_(2.0**-self.fraction_bits)
-        edges = F.pad(counts - right, (0, 1)) + F.pad(right, (1, 0))
-        at_edges, _ = self._matrices()
-        return (edges @ at_edges).flatten(1)
-
-    def deposit(self, places: Tensor, values: Tensor) -> Tensor:
-        """Values carried by the weights, (G, N), gathered on the points: (G, M)."""
-        shape = (self.groups, self.resolution.panels, self.resolution.bins << self._part_bits)
-        sums = self.points.new_zeros(shape)
-        for rows, columns in self._tiles(places):
-            sums[rows] += self._total(places[rows, columns], rows, values[rows, columns], self._part_bits)
-        _, at_parts = self._matrices()
-        return (sums @ at_parts).flatten(1)
-
-    def interpolate(self, function: Tensor, places: Tensor, weights: Tensor) -> Tensor:
-        """A function known at the points, (G, M), at every weight: linear within a bin. Shape (G, N)."""
-        base, slope = self._lines(function, weights.dtype)
-        result = torch.empty_like(weights)
-        for rows, columns in self._tiles(weights):
-            bins = self._bins(places[rows, columns], rows)
-            inside = self._inside(places[rows, columns], weights[rows, columns])
-            tile = torch.index_select(slope[rows].reshape(-1), 0, bins).mul_(inside)
-            tile.add_(torch.index_select(base[rows].reshape(-1), 0, bins))
-            result[rows, columns] = tile.view(result[rows, columns].shape)
-        return result
-
-    def chain(
-        self, first: Tensor, second: Tensor, places: Tensor, weights: Tensor, upstream: Tensor
-    ) -> Tensor:
-        """first * upstream + second at every weight, two functions known at the points: (G, N)."""
-        first_base, first_slope = self._lines(first, weights.dtype)
-        second_base, second_slope = self._lines(second, weights.dtype)
-        result = torch.empty_like(weights)
-        for rows, columns in self._tiles(weights):
-            bins = self._bins(places[rows, columns], rows)
-            inside = self._inside(places[rows, columns], weights[rows, columns])
-            tile = torch.index_select(first_slope[rows].reshape(-1), 0, bins).mul_(inside)
-            tile.add_(torch.index_select(first_base[rows].reshape(-1), 0, bins))
-            tile.mul_(upstream[rows, columns].reshape(-1))
-            tile.add_(torch.index_select(second_base[rows].reshape(-1), 0, bins))
-            tile.addcmul_(torch.index_select(second_slope[rows].reshape(-1), 0, bins), inside)
-            result[rows, columns] = tile.view(result[rows, columns].shape)
-        return result
-
-    def _inside(self, places: Tensor, weights: Tensor) -> Tensor:
-        """What chords are functions of, flat: the weight, or where slopes are too steep for it, the place in a bin."""
-        if self.uniform_panels:
-            return weights.reshape(-1)
-        return (
-            (places & ((1 << self.fraction_bits) - 1))
-            .to(weights.dtype)
-            .mul_(2.0**-self.fraction_bits)
-            .view(-1)
-        )
-
-    def _tiles(self, weights: Tensor) -> Iterator[tuple[slice, slice]]:
-        """Tiles of a (G, N) tensor that stay in the cache of a processor; the whole of it on other devices."""
-        groups, size = weights.shape
-        if weights.device.type != "cpu":
-            yield slice(0, groups), slice(0, size)
-            return
-        rows = max(1, _TILE // size)
-        for row in range(0, groups, rows):
-            for column in range(0, size, _TILE):
-                yield slice(row, min(groups, row + rows)), slice(column, min(size, column + _TILE))
-
-    def _places(self, weights: Tensor, rows: slice) -> Tensor:
+    def _search(self, weights: Tensor, rows: slice) -> Tensor:
+        """Places on panels that differ in width."""
         panel_units = self.resolution.bins << self.fraction_bits
         edges = self._edges[rows]
-        if self.uniform_panels:
-            precision = edges.dtype if self.resolution.narrow else weights.dtype
-            above = weights.to(precision) - edges[:, :1].to(precision)
-            return above.mul_(self._scale[rows].to(precision).unsqueeze(-1)).add_(0.5).to(torch.int32)
         inner = edges[:, 1:-1].to(weights.dtype).contiguous()
         if edges.shape[0] == 1:
             panels = torch.bucketize(weights, inner[0], right=True)
@@ -233,15 +145,134 @@ class Grid:
         inside = (weights - low).mul_(scale).add_(0.5).to(torch.int32).clamp_(max=panel_units - 1)
         return inside.add_(panels.to(torch.int32), alpha=panel_units)
 
-    def _bins(self, places: Tensor, rows: slice, extra_bits: int = 0) -> Tensor:
-        """Index into the flattened bins, or parts of bins, of the groups in `rows`."""
-        bins = places >> (self.fraction_bits - extra_bits)
-        if bins.shape[0] > 1:
+    def masses(self, places: Tensor, present: Tensor | None = None) -> Tensor:
+        """The weights' masses on the points, (G, M): sums over them of a smooth function equal those over weights.
+
+        Args:
+            places: As `locate` returned them.
+            present: Which weights have a mass, (G, N); by default all.
+        """
+        shape = (self.groups, self.resolution.panels, self.resolution.bins)
+        counts, moments, packed = (self.points.new_zeros(shape) for _ in range(3))
+        bins, inside = self._scratch(places, torch.int32), self._scratch(places, torch.int32)
+        values = self._scratch(places, self.points.dtype)
+        # Counts and first moments in one sum of integers, exact in double precision: the count of a bin is so many
+        # bits above the sum of the places inside it that they never meet.
+        room = 1 << min(20, (52 - self.fraction_bits) // 2)
+        unit = torch.tensor(float(room << self.fraction_bits), dtype=values.dtype, device=places.device)
+        packable = values.dtype == torch.float64 and self._tile_size(places) <= room
+        taken = 0
+        for rows, columns in self._tiles(places):
+            tile = places[rows, columns]
+            size = tile.numel()
+            self._into_bins(tile, bins)
+            torch.bitwise_and(tile.view(-1), (1 << self.fraction_bits) - 1, out=inside[:size])
+            mass = None if present is None else present[rows, columns].reshape(-1)
+            if packable:
+                if taken + size > room:
+                    self._unpack(packed, unit, counts, moments)
+                    taken = 0
+                taken += size
+                torch.add(inside[:size], unit, out=values[:size])
+                if mass is not None:
+                    values[:size].mul_(mass)
+                packed[rows].add_(self._total(bins[:size], values[:size], packed[rows].shape))
+            else:
+                ones = torch.ones_like(inside[:size]) if mass is None else mass.to(torch.int32)
+                counts[rows].add_(self._total(bins[:size], ones, counts[rows].shape))
+                moments[rows].add_(self._total(bins[:size], inside[:size].mul_(ones), counts[rows].shape))
+        self._unpack(packed, unit, counts, moments)
+        right = moments.mul_(2.0**-self.fraction_bits)
+        edges = F.pad(counts - right, (0, 1)) + F.pad(right, (1, 0))
+        at_edges, _ = self._matrices()
+        return (edges @ at_edges).flatten(1)
+
+    @staticmethod
+    def _unpack(packed: Tensor, unit: Tensor, counts: Tensor, moments: Tensor) -> None:
+        count = torch.floor(packed / unit)
+        counts.add_(count)
+        moments.add_(packed).addcmul_(count, unit, value=-1)
+        packed.zero_()
+
+    def deposit(self, places: Tensor, values: Tensor) -> Tensor:
+        """Values carried by the weights, (G, N), gathered on the points: (G, M)."""
+        shape = (self.groups, self.resolution.panels, self.resolution.bins << self._part_bits)
+        sums = self.points.new_zeros(shape)
+        parts = self._scratch(places, torch.int32)
+        for rows, columns in self._tiles(places):
+            tile = values[rows, columns].reshape(-1)
+            self._into_bins(places[rows, columns], parts, self._part_bits)
+            sums[rows].add_(self._total(parts[: tile.numel()], tile, sums[rows].shape))
+        _, at_parts = self._matrices()
+        return (sums @ at_parts).flatten(1)
+
+    def interpolate(self, function: Tensor, places: Tensor, weights: Tensor) -> Tensor:
+        """A function known at the points, (G, M), at every weight: linear within a bin. Shape (G, N)."""
+        base, slope = self._lines(function, weights.dtype)
+        result = torch.empty_like(weights)
+        bins, other = self._scratch(places, torch.int32), self._scratch(weights, weights.dtype)
+        for rows, columns in self._tiles(weights):
+            tile = result[rows, columns].view(-1)
+            self._into_bins(places[rows, columns], bins)
+            inside = self._inside(places[rows, columns], weights[rows, columns])
+            _look_up(slope[rows], bins, tile).mul_(inside)
+            tile.add_(_look_up(base[rows], bins, other[: tile.numel()]))
+        return result
+
+    def chain(
+        self, first: Tensor, second: Tensor, places: Tensor, weights: Tensor, upstream: Tensor
+    ) -> Tensor:
+        """first * upstream + second at every weight, two functions known at the points: (G, N)."""
+        first_base, first_slope = self._lines(first, weights.dtype)
+        second_base, second_slope = self._lines(second, weights.dtype)
+        result = torch.empty_like(weights)
+        bins, scratch = self._scratch(places, torch.int32), self._scratch(weights, weights.dtype)
+        for rows, columns in self._tiles(weights):
+            tile = result[rows, columns].view(-1)
+            other = scratch[: tile.numel()]
+            self._into_bins(places[rows, columns], bins)
+            inside = self._inside(places[rows, columns], weights[rows, columns])
+            _look_up(first_slope[rows], bins, tile).mul_(inside)
+            tile.add_(_look_up(first_base[rows], bins, other))
+            tile.mul_(upstream[rows, columns].reshape(-1))
+            tile.add_(_look_up(second_base[rows], bins, other))
+            tile.addcmul_(_look_up(second_slope[rows], bins, other), inside)
+        return result
+
+    def _inside(self, places: Tensor, weights: Tensor) -> Tensor:
+        """What chords are functions of, flat: the weight, or where slopes are too steep for it, the place in a bin."""
+        if self.uniform_panels:
+            return weights.reshape(-1)
+        inside = places & ((1 << self.fraction_bits) - 1)
+        return inside.to(weights.dtype).mul_(2.0**-self.fraction_bits).view(-1)
+
+    def _tiles(self, weights: Tensor) -> Iterator[tuple[slice, slice]]:
+        """Tiles of a (G, N) tensor that stay in the cache of a processor; the whole of it on other devices.
+
+        A tile is a part of one group or several whole groups, so that it is contiguous.
+        """
+        groups, size = weights.shape
+        length = self._tile_size(weights)
+        rows = max(1, length // size)
+        for row in range(0, groups, rows):
+            for column in range(0, size, length):
+                yield slice(row, min(groups, row + rows)), slice(column, min(size, column + length))
+
+    @staticmethod
+    def _tile_size(weights: Tensor) -> int:
+        return _TILE if weights.device.type == "cpu" else weights.numel()
+
+    def _scratch(self, weights: Tensor, dtype: torch.dtype) -> Tensor:
+        """Room for a value for each weight of a tile, used for every tile so that it stays in the cache."""
+        return torch.empty(min(self._tile_size(weights), weights.numel()), dtype=dtype, device=weights.device)
+
+    def _into_bins(self, places: Tensor, bins: Tensor, extra_bits: int = 0) -> None:
+        """Write the indices into the flattened bins, or parts of bins, of a tile's groups to the start of `bins`."""
+        indices = bins[: places.numel()].view(places.shape)
+        torch.bitwise_right_shift(places, self.fraction_bits - extra_bits, out=indices)
+        if places.shape[0] > 1:
             size = (self.resolution.panels * self.resolution.bins) << extra_bits
-            bins += (
-                torch.arange(bins.shape[0], dtype=torch.int32, device=bins.device).mul_(size).unsqueeze(-1)
-            )
-        return bins.reshape(-1)
+            indices += torch.arange(places.shape[0], dtype=torch.int32, device=bins.device).mul_(size).unsqueeze(-1)
 
     def _lines(self, function: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Intercepts and slopes of a function's chords over all bins, (G, panels * bins)."""
@@ -259,16 +290,18 @@ class Grid:
         at_edges, at_parts = _basis(self.resolution.bins, self._part_bits)
         return at_edges.to(self.points), at_parts.to(self.points)
 
-    def _total(self, places: Tensor, rows: slice, values: Tensor, extra_bits: int = 0) -> Tensor:
-        """Sums of values over bins, or parts of bins: (rows, panels, bins * 2^extra_bits)."""
-        shape = (places.shape[0], self.resolution.panels, self.resolution.bins << extra_bits)
-        size = shape[0] * shape[1] * shape[2]
-        bins = self._bins(places, rows, extra_bits)
+    @staticmethod
+    def _total(bins: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
+        """Sums of values over the bins of a tile's groups, in the shape of those."""
         if bins.device.type == "cpu":
-            return torch.bincount(bins, weights=values.reshape(-1), minlength=size).view(shape)
+            return torch.bincount(bins, weights=values, minlength=shape.numel()).view(shape)
         # bincount waits for the host to learn the greatest place; index_add does not.
-        total = torch.zeros(size, dtype=values.dtype, device=values.device)
-        return total.index_add_(0, bins, values.reshape(-1)).view(shape)
+        total = torch.zeros(shape.numel(), dtype=values.dtype, device=values.device)
+        return total.index_add_(0, bins, values).view(shape)
+
+
+def _look_up(table: Tensor, bins: Tensor, out: Tensor) -> Tensor:
+    return torch.index_select(table.reshape(-1), 0, bins[: out.numel()], out=out)
 
 
 @lru_cache(maxsize=1)
