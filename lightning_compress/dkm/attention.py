@@ -11,7 +11,8 @@ Everything but p itself is a product of p with thin matrices, in the derivatives
 linear in x_m, the gradient by the logits is r = q H - p (sum_j q H), where q is p where the floor does not bind, and
 only sums of r over one of its two axes are wanted.
 
-Shapes: points and masses (G, M) for G groups with a palette each, centroids (G, K).
+Shapes: points and masses (G, M) for G groups with a palette each, centroids (G, K). Attention is held as (G, K, M),
+centroids first: they may be as few as two, and a softmax over so short a last axis is ten times slower.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class PointGradients(NamedTuple):
 
 
 def soft_assignment(points: Tensor, centroids: Tensor, clustering: Clustering) -> tuple[Tensor, Tensor]:
-    """The attention p before its floor, (G, M, K), and each point's squared distance to its nearest centroid, (G, M).
+    """The attention p before its floor, (G, K, M), and each point's squared distance to its nearest centroid, (G, M).
 
     The distance is 0 where `epsilon` has no use for it.
     """
@@ -88,12 +89,12 @@ def soft_assignment(points: Tensor, centroids: Tensor, clustering: Clustering) -
     if clustering.zero_preference:
         bias[..., 0] += clustering.zero_preference / temperature
     logits = torch.addcmul(
-        bias.unsqueeze(-2), points.unsqueeze(-1), centroids.unsqueeze(-2), value=2 / temperature
+        bias.unsqueeze(-1), centroids.unsqueeze(-1), points.unsqueeze(-2), value=2 / temperature
     )
     distance = points.new_zeros(())
     if clustering.epsilon is not None:
-        distance = points.square() - temperature * logits.amax(dim=-1)
-    return torch.softmax(logits, dim=-1), distance
+        distance = points.square() - temperature * logits.amax(dim=-2)
+    return torch.softmax(logits, dim=-2), distance
 
 
 def cluster(
@@ -120,21 +121,20 @@ def cluster(
     """
     blocks = _blocks(points, centroids)
     floor = clustering.attention_floor
-    moments = torch.stack((masses, masses * points), dim=-2)
+    first_moments = masses * points
     total = masses.sum(dim=-1, keepdim=True)
     iterations: list[Iteration] = []
     inertia: Tensor | None = None
     active: Tensor | None = None
     held: Tensor | None = None
     for _ in range(clustering.iterations):
-        sums = torch.zeros(
-            (*centroids.shape[:-1], 2, centroids.shape[-1]), dtype=points.dtype, device=points.device
-        )
+        sums = centroids.new_zeros((*centroids.shape[:-1], 2, centroids.shape[-1]))
         present = points.new_zeros(())
         for block in blocks:
             soft, distance = soft_assignment(points[:, block], centroids, clustering)
             held = _at_least(soft, floor) if len(blocks) == 1 else None
-            sums += moments[..., block] @ (_at_least(soft, floor) if held is None else held)
+            attention = _at_least(soft, floor) if held is None else held
+            sums += _over_points(attention, masses[:, block], first_moments[:, block])
             present = present + (masses[:, block] * distance).sum()
         # A centroid that no weight attends to stays where it is.
         attended = torch.where(sums[..., 0, :] > least_share * total, sums[..., 0, :], torch.inf)
@@ -156,11 +156,11 @@ def cluster(
             inertia = present
     last = _last(iterations)
     if active is None and held is not None:
-        return (held @ last.after.unsqueeze(-1)).squeeze(-1), iterations
+        return _over_clusters(held, last.after)[0], iterations
     output = torch.empty_like(points)
     for block in blocks:
         soft, _ = soft_assignment(points[:, block], last.before, clustering)
-        output[:, block] = (_at_least(soft, floor) @ last.after.unsqueeze(-1)).squeeze(-1)
+        output[:, block] = _over_clusters(_at_least(soft, floor), last.after)[0]
     return output, iterations
 
 
@@ -290,8 +290,10 @@ def _where_free(soft: Tensor, floor: float) -> Tensor:
 
 
 def _over_clusters(matrix: Tensor, *vectors: Tensor) -> tuple[Tensor, ...]:
-    return (matrix @ torch.stack(vectors, dim=-1)).unbind(dim=-1)
+    """Sums over centroids of attention times each of the vectors, (G, K): (G, M) each."""
+    return (torch.stack(vectors, dim=-2) @ matrix).unbind(dim=-2)
 
 
 def _over_points(matrix: Tensor, *vectors: Tensor) -> Tensor:
-    return torch.stack(vectors, dim=-2) @ matrix
+    """Sums over points of attention times each of the vectors, (G, M): (G, vectors, K)."""
+    return (matrix @ torch.stack(vectors, dim=-1)).mT

@@ -272,7 +272,9 @@ class Grid:
         torch.bitwise_right_shift(places, self.fraction_bits - extra_bits, out=indices)
         if places.shape[0] > 1:
             size = (self.resolution.panels * self.resolution.bins) << extra_bits
-            indices += torch.arange(places.shape[0], dtype=torch.int32, device=bins.device).mul_(size).unsqueeze(-1)
+            indices += (
+                torch.arange(places.shape[0], dtype=torch.int32, device=bins.device).mul_(size).unsqueeze(-1)
+            )
 
     def _lines(self, function: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Intercepts and slopes of a function's chords over all bins, (G, panels * bins)."""
