@@ -22,7 +22,7 @@ def log(job: Job, rank: int) -> str:
 @pytest.mark.parametrize(
     ("world_size", "names"),
     [
-        (2, ["grouped palettization", "learnable quantization"]),
+        (2, ["learnable quantization"]),
         pytest.param(2, sorted(JOBS), marks=pytest.mark.slow),
         pytest.param(3, sorted(JOBS), marks=pytest.mark.slow),
     ],
@@ -47,6 +47,7 @@ def test_an_export_that_fails_ends_every_process_with_its_error(tmp_path):
     assert "CompressionError: rank 0 failed: ValueError: this network has no such output" in log(job, 1)
 
 
+@pytest.mark.slow
 def test_the_others_wait_longer_than_the_fits_own_patience(tmp_path):
     job = Job("pruning", str(tmp_path / "job"), world_size=2, slow_export=9.0, timeout=6.0)
     start = time.monotonic()

@@ -186,14 +186,21 @@ class TestWithinAnEpoch:
     @pytest.mark.parametrize(
         "name",
         [
-            name
-            if name in ("pruning + palettization", "learnable quantization")
-            else pytest.param(name, marks=pytest.mark.slow)
+            name if name == "pruning + palettization" else pytest.param(name, marks=pytest.mark.slow)
             for name in JOBS
         ],
     )
     def test_a_fit_resumed_at_any_step_ends_with_the_same_package(self, resumes, name):
-        assert resumes(name, [1, 3, 4, 6]) == dict.fromkeys([1, 3, 4, 6], True)
+        assert resumes(name, [1, 4, 6]) == dict.fromkeys([1, 4, 6], True)
+
+
+def test_a_fit_resumed_again_and_again_counts_its_epochs_right(tmp_path):
+    """Lightning 2.6 does not, after a checkpoint at the last batch of an epoch: see `fit.complete_resume`."""
+    straight = Job("pruning", str(tmp_path / "straight"))
+    stops = [Job("pruning", str(tmp_path / "stopped"), stop_after=step) for step in (4, 6)]
+    resumed = dataclasses.replace(stops[0], stop_after=None)
+    assert run_apart(straight, *stops, resumed, resumed) == [[0], [1], [1], [0], [0]]
+    assert package_bytes(resumed.package) == package_bytes(straight.package)
 
 
 class TestCheckpoint:
