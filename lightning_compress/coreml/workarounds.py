@@ -37,8 +37,12 @@ def mended_converter() -> Iterator[None]:
     - Palettized weights: `optimize._utils.find_indices_for_lut` compares each weight with each palette entry
       in arrays of weights x entries: 2.4 GB a copy for a 512x512x3x3 convolution at 8 bits. Here one binary
       search finds the same indices.
+    - Quantized activations: the pass `int_op_canonicalization` turns dequantize, reshape, quantize into a reshape
+      of the integers whatever their scales and zero points are. Where those before a flatten differ from those
+      after it, every value that follows is wrong. Here only equal ones are taken together.
     """
     from coremltools.converters.mil.frontend.torch import converter
+    from coremltools.converters.mil.mil.passes.defs.optimize_quantization import int_op_canonicalization
 
     utilities = converter.optimize_utils
     compress_by_threshold = converter.prune_weights.compress_by_threshold
@@ -59,12 +63,35 @@ def mended_converter() -> Iterator[None]:
         types = converter.types
         return indices.astype(types.nptype_from_builtin(types.string_to_builtin(f"uint{n_bits}")))
 
+    match_pattern = int_op_canonicalization.match_pattern
+
+    def match_equal_levels(graph_pass: Any, operation: Any) -> Any:
+        matched = match_pattern(graph_pass, operation)
+        return matched if matched is not None and _have_equal_levels(*matched) else None
+
     with ExitStack() as stack:
+        stack.enter_context(replaced(int_op_canonicalization, "match_pattern", match_equal_levels))
         stack.enter_context(
             replaced(converter.prune_weights, "compress_by_threshold", staticmethod(keep_all_but_zeros))
         )
         stack.enter_context(replaced(utilities, "find_indices_for_lut", search_indices))
         yield
+
+
+def _have_equal_levels(dequantize: Any, quantize: Any) -> bool:
+    """Whether two operations stand for the same real number by each integer."""
+    if dequantize.input.dtype != quantize.outputs[0].dtype:
+        return False
+    scales = [np.asarray(operation.scale.val, np.float32) for operation in (dequantize, quantize)]
+    zeros = [
+        np.asarray(0 if operation.zero_point is None else operation.zero_point.val, np.int32)
+        for operation in (dequantize, quantize)
+    ]
+    # Scales and zero points of one channel each would have to follow their axis through the reshape.
+    return all(value.size == 1 for value in (*scales, *zeros)) and bool(
+        np.array_equal(scales[0].reshape(()), scales[1].reshape(()))
+        and np.array_equal(zeros[0].reshape(()), zeros[1].reshape(()))
+    )
 
 
 def scalar_palette_indices(data: npt.NDArray[Any], lut: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:

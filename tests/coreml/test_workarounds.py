@@ -16,7 +16,9 @@ from torch import nn
 from lightning_compress.coreml.convert import convert
 from lightning_compress.coreml.inspection import inspect
 from lightning_compress.coreml.quiet import quiet_conversion
+from lightning_compress.coreml.save import save_package
 from lightning_compress.coreml.workarounds import scalar_palette_indices
+from lightning_compress.runtime import load
 
 
 @pytest.fixture
@@ -51,6 +53,43 @@ def test_coremltools_still_drops_small_weights_of_a_pruned_layer(pruned_small_we
         )
     sparsity = max(layer.sparsity for layer in inspect(model).layers if len(layer.shape) == 2)
     assert sparsity > 0.9, "coremltools has mended this; `keep_all_but_zeros` is not needed any more"
+
+
+class RequantizedByFlatten(nn.Module):
+    """Quantizes with one scale and zero point before a flatten, and with others after it."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        before = torch.quantize_per_tensor(images, 1 / 64, 0, torch.quint8).dequantize()
+        after = torch.quantize_per_tensor(before.flatten(1), 1 / 16, 128, torch.quint8).dequantize()
+        return after * 2
+
+
+@pytest.fixture
+def images():
+    return torch.rand(1, 2, 4, 4, generator=torch.Generator().manual_seed(0)) * 3
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+def test_levels_that_a_flatten_changes_are_kept(images, tmp_path):
+    module = RequantizedByFlatten().eval()
+    path = save_package(convert(module, images, target=ct.target.iOS17), tmp_path / "net.mlpackage")
+    (output,) = load(path)(images).values()
+    torch.testing.assert_close(output, module(images), atol=1e-3, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+def test_coremltools_still_drops_levels_that_a_flatten_changes(images, tmp_path):
+    module = RequantizedByFlatten().eval()
+    with quiet_conversion():
+        model = ct.convert(
+            torch.jit.trace(module, images),
+            inputs=[ct.TensorType(shape=tuple(images.shape))],
+            minimum_deployment_target=ct.target.iOS17,
+            skip_model_load=True,
+        )
+    (output,) = load(save_package(model, tmp_path / "net.mlpackage"))(images).values()
+    wrong = float((output - module(images)).abs().max()) > 1
+    assert wrong, "coremltools has mended this; `match_equal_levels` is not needed any more"
 
 
 finite = st.floats(-8, 8, width=16)
