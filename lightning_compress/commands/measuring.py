@@ -33,8 +33,8 @@ def measure(
     """
     for part in evaluation.modules():
         if isinstance(part, Metric):
-            # Other processes of a DDP fit do not take part.
-            part.sync_on_compute = False
+            # Other processes of a DDP fit do not take part; `sync_on_compute` is read when a metric is made.
+            part.distributed_available_fn = _alone
     with _without_notices():
         trainer = L.Trainer(
             accelerator="cpu",
@@ -49,6 +49,10 @@ def measure(
         )
         trainer.test(evaluation, datamodule=data, verbose=False)
     return float(trainer.callback_metrics[f"test/{metric}"])
+
+
+def _alone() -> bool:
+    return False
 
 
 @contextmanager
