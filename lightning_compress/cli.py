@@ -66,7 +66,9 @@ def _run(command: str, overrides: list[str]) -> None:
         # Lightning starts the other processes of a DDP fit with these words, the command among them.
         sys.argv = given
         # Lightning 2.6 asks torch 2.14's pytree in a way that torch deprecates: no user can act on it.
-        warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning)
+        warnings.filterwarnings(
+            "ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning
+        )
         try:
             function(config)
         except CompressionError as error:

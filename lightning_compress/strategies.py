@@ -47,6 +47,6 @@ def check_precision(trainer: L.Trainer, *, quantizes: bool) -> None:
     """
     if quantizes and trainer.precision in ("bf16-true", "16-true"):
         raise StrategyError(
-            f"the precision {trainer.precision!r} turns the weights themselves into half precision, for which torch has "
-            "no fake quantization; LinearQuantization works with '32-true', 'bf16-mixed' and '16-mixed'"
+            f"the precision {trainer.precision!r} turns the weights themselves into half precision, for which torch "
+            "has no fake quantization; LinearQuantization works with '32-true', 'bf16-mixed' and '16-mixed'"
         )

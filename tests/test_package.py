@@ -12,7 +12,10 @@ import lightning_compress
 
 @pytest.mark.parametrize("area", ["dkm", "coreml", "runtime"])
 def test_the_lower_areas_know_neither_lightning_nor_hydra_and_say_nothing(area):
-    code = f"import sys, lightning_compress.{area}; print([n for n in ('lightning', 'hydra', 'omegaconf') if n in sys.modules])"
+    forbidden = ("lightning", "hydra", "omegaconf")
+    code = (
+        f"import sys, lightning_compress.{area}; print([name for name in {forbidden} if name in sys.modules])"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
     assert result.stderr == ""
