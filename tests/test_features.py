@@ -15,6 +15,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:the fit ended before the compression did:UserWarning"),
     pytest.mark.filterwarnings("ignore:the best checkpoint by:UserWarning"),
     pytest.mark.filterwarnings("ignore:.*overrides the configure_model:UserWarning"),
+    # A second fit goes on with the batch norm that the first one froze.
+    pytest.mark.filterwarnings(r"ignore:Found \d+ module\(s\) in eval mode:UserWarning"),
+    # torch.compile leaves coremltools' learned scales to Python, and says so.
+    pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace:UserWarning"),
 ]
 
 # torch.compile looks at the gradient of pruned weights, which are no leaves.

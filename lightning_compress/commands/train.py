@@ -85,9 +85,8 @@ class TrainingJob:
         network = module.get_submodule(self.config.recipe.network)
         prepared = PreparedModule(network, self.methods, (module.example_input_array,))
         steps = self.config.compressed_fit.trainer.get("max_steps", -1)
-        rehearsal = bool(self.config.trainer.fast_dev_run)
-        if steps > 0 or rehearsal:
-            prepared.resolve_schedule(FitLength(steps, rehearsal=rehearsal))
+        if steps > 0:
+            prepared.resolve_schedule(FitLength(steps, rehearsal=bool(self.config.trainer.fast_dev_run)))
         self._export(self.config.compression.name).validate(prepared.capabilities)
 
     def _float_fit(self) -> Mapping[str, torch.Tensor]:
