@@ -98,11 +98,12 @@ def tolerance_for(
     image_size: tuple[int, int] | None = None,
     *,
     quantized_activations: bool = False,
+    pixels: float = 1.0,
 ) -> Tolerance:
     """The tolerance that an export asks for, or the default one.
 
     By default an output may be apart by 5% of its largest value and by 1% on average, a fiftieth of both in float32,
-    and a detector's boxes by one pixel. Quantized activations are judged by their mean difference alone, 10% of the
+    and a detector's boxes by `pixels`. Quantized activations are judged by their mean difference alone, 10% of the
     largest value: a value between two steps falls to one or the other by float16's rounding of a constant, and a
     step in an early layer may move a single output far.
 
@@ -110,12 +111,15 @@ def tolerance_for(
         export: How the package is made.
         image_size: Height and width of the images, in pixels.
         quantized_activations: Whether the package computes with quantized activations.
+        pixels: How many pixels a detector's box may be off.
     """
     if export.tolerance is not None:
         return export.tolerance
     if quantized_activations:
         return Tolerance(relative=1.0, mean=0.1)
-    boxes = {COORDINATES: 1 / max(image_size)} if export.nms is not None and image_size is not None else {}
+    boxes = (
+        {COORDINATES: pixels / max(image_size)} if export.nms is not None and image_size is not None else {}
+    )
     return Tolerance(_RELATIVE[export.compute_precision], boxes)
 
 

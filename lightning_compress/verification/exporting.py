@@ -42,6 +42,11 @@ def export_verified(
     return export.run(module, example_inputs, capabilities, check if export.verify else None)
 
 
+_PIXELS = 5
+"""Half precision moves the boxes of a hardly trained detector by more than a pixel on images that are no photographs; a
+wrong program moves them far. On real images `lightning-compress verify` asks for one pixel."""
+
+
 def verify_export(
     export: CoreMLExport,
     package: Path,
@@ -68,7 +73,12 @@ def verify_export(
     differences = compare(
         reference_outputs(reference, samples.module, output_names(program)),
         run_in_torch(program, samples.package),
-        tolerance_for(export, size, quantized_activations=Capability.INT8_ACTIVATIONS in capabilities),
+        tolerance_for(
+            export,
+            size,
+            quantized_activations=Capability.INT8_ACTIVATIONS in capabilities,
+            pixels=_PIXELS,
+        ),
         pixels={COORDINATES: 1 / max(size)} if export.nms is not None and size is not None else None,
     )
     return Verification(str(package.name), "torch, as typed", len(samples.module), differences)
