@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -135,7 +136,9 @@ class TrainingJob:
         return Compression(*self.methods, module=self.config.recipe.network, export=self._export(name))
 
     def _export(self, name: str) -> CoreMLExport:
-        return recipe_export(self.config, self.data, self.folder / f"{name}.mlpackage")
+        export = recipe_export(self.config, self.data, self.folder / f"{name}.mlpackage")
+        # After the one step of a rehearsal a network may overflow in half precision.
+        return dataclasses.replace(export, verify=export.verify and not self.config.trainer.fast_dev_run)
 
     def _module(self, stage: str) -> L.LightningModule:
         merged = _merged(self.config.recipe.module, self.config[stage].module)

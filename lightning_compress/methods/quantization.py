@@ -320,6 +320,8 @@ class PreparedQuantization(PreparedMethod):
             # On every process: observers of coremltools reduce over all of them.
             self.module.apply(aoquant.enable_observer)
             parameter = next(self.module.parameters())
+            # Batch normalization refuses a single example in training mode.
+            self.module.eval()
             with torch.no_grad():
                 self.module(*(_like(given, parameter) for given in self._example_inputs))
 
