@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+import lightning as L
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
@@ -84,3 +85,13 @@ def one_cycle(
         base_momentum=min(momentum, 0.85),
     )
     return {"optimizer": chosen, "lr_scheduler": {"scheduler": schedule, "interval": "step", "frequency": 1}}
+
+
+def one_cycle_of(module: L.LightningModule) -> OptimizerLRSchedulerConfig:
+    """`one_cycle` as long as a module's fit, with the settings among its hyperparameters."""
+    settings = ("optimizer", "learning_rate", "weight_decay", "momentum", "warmup_fraction")
+    return one_cycle(
+        module.parameters(),
+        module.trainer.estimated_stepping_batches,
+        **{name: module.hparams[name] for name in settings},
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 from typing import Any
 
+import numpy as np
 import torch
 from coremltools.optimize.torch.pruning import MagnitudePruner, MagnitudePrunerConfig
 from coremltools.optimize.torch.pruning.magnitude_pruner import (
@@ -34,8 +35,6 @@ def magnitude_mask(weight: torch.Tensor, sparsity: float) -> torch.Tensor:
     dropped = weight.numel() - kept
     if magnitude.device.type == "cpu" and magnitude.dtype == torch.float32:
         # numpy's introselect is several times faster than torch.kthvalue here.
-        import numpy as np
-
         threshold: Any = float(np.partition(magnitude.flatten().numpy(), dropped)[dropped])
     else:
         threshold = magnitude.flatten().kthvalue(dropped + 1).values

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..normalization import Normalize, example_images
-from ..optimization import check_optimizer, one_cycle
+from ..optimization import check_optimizer, one_cycle_of
 from .evaluation import Batch, ClassificationEvaluation
 from .network import resnet50
 
@@ -75,12 +75,4 @@ class ImageClassifier(ClassificationEvaluation):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer under a one-cycle schedule as long as the fit."""
-        return one_cycle(
-            self.parameters(),
-            self.trainer.estimated_stepping_batches,
-            optimizer=self.hparams["optimizer"],
-            learning_rate=self.hparams["learning_rate"],
-            weight_decay=self.hparams["weight_decay"],
-            momentum=self.hparams["momentum"],
-            warmup_fraction=self.hparams["warmup_fraction"],
-        )
+        return one_cycle_of(self)
