@@ -17,6 +17,7 @@ centroids first: they may be as few as two, and a softmax over so short a last a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,6 +26,9 @@ from torch import Tensor
 
 _BLOCK = 1 << 21
 """Most elements of an attention matrix that is held at once."""
+
+_NEGLIGIBLE = {torch.float64: 1e-200, torch.float32: 1e-30}
+"""Attention below this is none: masses times it would no longer be a normal number."""
 
 
 @dataclass(frozen=True)
@@ -76,25 +80,79 @@ class PointGradients(NamedTuple):
     centroids: Tensor
 
 
-def soft_assignment(points: Tensor, centroids: Tensor, clustering: Clustering) -> tuple[Tensor, Tensor]:
-    """The attention p before its floor, (G, K, M), and each point's squared distance to its nearest centroid, (G, M).
+class Attention(NamedTuple):
+    """What the points pay to the centroids, (G, K, M)."""
 
-    The distance is 0 where `epsilon` has no use for it.
+    soft: Tensor
+    """The softmax p."""
+
+    free: Tensor
+    """p where the floor does not bind, 0 elsewhere."""
+
+    floored: Tensor
+    """p, or the floor where that is more."""
+
+    nearness: Tensor
+    """The greatest logit of each point, (G, M), from which its squared distance to its nearest centroid follows."""
+
+
+class Attender:
+    """Computes the attention of points to one palette after another, in the same memory.
+
+    Fresh memory costs more than the arithmetic: an attention matrix is too large for the allocator to keep.
+
+    Args:
+        points: Shape (G, M).
+        clusters: Number of centroids K of each group.
+        clustering: What to do.
     """
-    temperature = clustering.temperature
-    # (x - c)^2 without x^2, which the softmax does not feel; around the palette's middle, where little is lost by it.
-    middle = centroids.mean(dim=-1, keepdim=True)
-    points, centroids = points - middle, centroids - middle
-    bias = centroids.square().mul_(-1 / temperature)
-    if clustering.zero_preference:
-        bias[..., 0] += clustering.zero_preference / temperature
-    logits = torch.addcmul(
-        bias.unsqueeze(-1), centroids.unsqueeze(-1), points.unsqueeze(-2), value=2 / temperature
-    )
-    distance = points.new_zeros(())
-    if clustering.epsilon is not None:
-        distance = points.square() - temperature * logits.amax(dim=-2)
-    return torch.softmax(logits, dim=-2), distance
+
+    def __init__(self, points: Tensor, clusters: int, clustering: Clustering) -> None:
+        self._clustering = clustering
+        # (x - c)^2 without x^2, which the softmax does not feel; around the middle of the range, where little is lost.
+        self._middle = (points[:, :1] + points[:, -1:]) / 2
+        self._scaled = (points - self._middle).mul_(2 / clustering.temperature).unsqueeze(-2)
+        groups, size = points.shape
+        block = min(size, max(1, _BLOCK // (groups * clusters)))
+        self.blocks = [slice(start, min(size, start + block)) for start in range(0, size, block)]
+        matrices = 3 if clustering.attention_floor else 1
+        self._room = points.new_empty((matrices, groups * clusters * block))
+        self._held: tuple[Tensor, slice, Attention] | None = None
+
+    def pay(self, centroids: Tensor, block: slice) -> Attention:
+        """The attention of a block of points to centroids (G, K), valid until the next call."""
+        if self._held is not None and self._held[0] is centroids and self._held[1] == block:
+            return self._held[2]
+        temperature, floor = self._clustering.temperature, self._clustering.attention_floor
+        moved = centroids - self._middle
+        bias = moved.square().mul_(-1 / temperature)
+        if self._clustering.zero_preference:
+            bias[..., 0] += self._clustering.zero_preference / temperature
+        shape = (*centroids.shape, block.stop - block.start)
+        room = [part[: math.prod(shape)].view(shape) for part in self._room]
+        soft = room[0]
+        torch.addcmul(bias.unsqueeze(-1), moved.unsqueeze(-1), self._scaled[..., block], out=soft)
+        nearness = soft.amax(dim=-2, keepdim=True)
+        soft.sub_(nearness).exp_()
+        soft.div_(soft.sum(dim=-2, keepdim=True))
+        # Products with numbers smaller than normal ones take a processor a hundred times as long.
+        torch.threshold_(soft, _NEGLIGIBLE[soft.dtype], 0.0)
+        free = floored = soft
+        if floor:
+            free, floored = room[1].copy_(soft), torch.clamp_min(soft, floor, out=room[2])
+            torch.threshold_(free, floor, 0.0)
+        attention = Attention(soft, free, floored, nearness.squeeze(-2))
+        self._held = (centroids, block, attention)
+        return attention
+
+    def inertia(self, masses: Tensor, second_moment: Tensor, nearness: Tensor) -> Tensor:
+        """Sum of masses times squared distances to the nearest centroids."""
+        return second_moment - self._clustering.temperature * (masses * nearness).sum()
+
+    def second_moment(self, masses: Tensor) -> Tensor:
+        """Sum of masses times squared points, as `inertia` wants it."""
+        centred = self._scaled.squeeze(-2) * (self._clustering.temperature / 2)
+        return (masses * centred.square_()).sum()
 
 
 def cluster(
@@ -119,33 +177,28 @@ def cluster(
         The palettized value f at each point, (G, M), and the iterations. On the CPU an early stop ends the list; a
         device that must not wait for the host goes on, with iterations that do nothing.
     """
-    blocks = _blocks(points, centroids)
-    floor = clustering.attention_floor
-    first_moments = masses * points
-    total = masses.sum(dim=-1, keepdim=True)
+    attender = Attender(points, centroids.shape[-1], clustering)
+    moments = torch.stack((masses, masses * points), dim=-1)
+    least = masses.sum(dim=-1, keepdim=True).mul_(least_share)
+    watched = clustering.epsilon is not None and clustering.iterations > 1
+    second_moment = attender.second_moment(masses) if watched else masses.new_zeros(())
     iterations: list[Iteration] = []
     inertia: Tensor | None = None
     active: Tensor | None = None
-    held: Tensor | None = None
-    for _ in range(clustering.iterations):
-        sums = centroids.new_zeros((*centroids.shape[:-1], 2, centroids.shape[-1]))
-        present = points.new_zeros(())
-        for block in blocks:
-            soft, distance = soft_assignment(points[:, block], centroids, clustering)
-            held = _at_least(soft, floor) if len(blocks) == 1 else None
-            attention = _at_least(soft, floor) if held is None else held
-            sums += _over_points(attention, masses[:, block], first_moments[:, block])
-            present = present + (masses[:, block] * distance).sum()
+    for position in range(clustering.iterations):
+        sums, nearness = _sum_up(attender, masses, moments, centroids, watched)
         # A centroid that no weight attends to stays where it is.
-        attended = torch.where(sums[..., 0, :] > least_share * total, sums[..., 0, :], torch.inf)
-        after = torch.where(attended < torch.inf, sums[..., 1, :] / attended, centroids)
+        attended = sums[..., 0].masked_fill(sums[..., 0] <= least, torch.inf)
+        after = torch.where(attended < torch.inf, sums[..., 1] / attended, centroids)
         if clustering.fix_zero:
-            after = torch.cat((torch.zeros_like(after[..., :1]), after[..., 1:]), dim=-1)
+            after[..., 0] = 0.0
         if active is not None:
             after = torch.where(active > 0, after, centroids)
         iterations.append(Iteration(centroids, after, attended, active))
         centroids = after
-        if clustering.epsilon is not None:
+        if watched and position + 1 < clustering.iterations:
+            assert clustering.epsilon is not None
+            present = attender.inertia(masses, second_moment, nearness)
             if inertia is not None:
                 stop = ((inertia - present).abs() <= clustering.epsilon) & (inertia != 0)
                 if points.device.type != "cpu":
@@ -155,13 +208,26 @@ def cluster(
                     break
             inertia = present
     last = _last(iterations)
-    if active is None and held is not None:
-        return _over_clusters(held, last.after)[0], iterations
     output = torch.empty_like(points)
-    for block in blocks:
-        soft, _ = soft_assignment(points[:, block], last.before, clustering)
-        output[:, block] = _over_clusters(_at_least(soft, floor), last.after)[0]
+    for block in attender.blocks:
+        attention = attender.pay(last.before, block)
+        output[:, block] = _over_clusters(attention.floored, last.after)[0]
     return output, iterations
+
+
+def _sum_up(
+    attender: Attender, masses: Tensor, moments: Tensor, centroids: Tensor, watched: bool
+) -> tuple[Tensor, Tensor]:
+    """Sums of attention times masses and their first moments, (G, K, 2), and the points' nearness to centroids."""
+    sums, nearness = [], []
+    for block in attender.blocks:
+        attention = attender.pay(centroids, block)
+        sums.append(attention.floored @ moments[:, block])
+        if watched:
+            nearness.append(attention.nearness)
+    if len(sums) == 1:
+        return sums[0], nearness[0] if watched else masses
+    return torch.stack(sums).sum(dim=0), torch.cat(nearness, dim=-1) if watched else masses
 
 
 def gradients(
@@ -182,82 +248,94 @@ def gradients(
         iterations: As `cluster` returned them.
         clustering: The same as in the forward pass.
     """
+    attender = Attender(points, centroid_gradient.shape[-1], clustering)
     last = _last(iterations)
-    gradient, before_gradient, output_slope = _output_gradients(points, output_gradient, last, clustering)
+    gradient, before_gradient, output_slope = _output_gradients(
+        attender, points, output_gradient, last, clustering
+    )
     gradient = gradient + centroid_gradient
-    mass_slope = torch.zeros_like(points)
+    moments = torch.stack((masses, masses * points, masses * points * points), dim=-1)
+    mass_slope: Tensor | None = None
     for position in range(len(iterations) - 1, -1, -1):
         iteration = iterations[position]
-        update, slope = _update_gradients(points, masses, gradient, iteration, clustering)
+        update, slope = _update_gradients(attender, points, moments, gradient, iteration, clustering)
         # The attention of the output is that of the last iteration, and reaches back to the centroids before it.
         if iteration.active is None:
             gradient = update + before_gradient if position == len(iterations) - 1 else update
-            mass_slope += slope
         else:
             gradient = torch.where(iteration.active > 0, update, gradient)
-            mass_slope += slope * iteration.active
+            slope = slope * iteration.active
             following = iterations[position + 1].active if position + 1 < len(iterations) else None
             is_last = iteration.active * (1 - following) if following is not None else iteration.active
             gradient = gradient + before_gradient * is_last
+        mass_slope = slope if mass_slope is None else mass_slope + slope
+    assert mass_slope is not None
     return PointGradients(output_slope, mass_slope, gradient)
 
 
 def _output_gradients(
-    points: Tensor, upstream: Tensor, last: Iteration, clustering: Clustering
+    attender: Attender, points: Tensor, upstream: Tensor, last: Iteration, clustering: Clustering
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients by the centroids after and before the last iteration through f, and the slope of f."""
     factor = 2 / clustering.temperature
     before, after = last.before, last.after
-    by_after, by_before, slope = torch.zeros_like(after), torch.zeros_like(before), torch.empty_like(points)
-    for block in _blocks(points, after):
-        x, g = points[:, block], upstream[:, block]
-        soft, _ = soft_assignment(x, before, clustering)
-        free = _where_free(soft, clustering.attention_floor)
-        by_after += _over_points(_at_least(soft, clustering.attention_floor), g)[..., 0, :]
-        values, products = _over_clusters(free, after, after * before)
+    thin = torch.stack((upstream, upstream * points), dim=-1)
+    vectors = torch.stack((after, after * before), dim=-2)
+    by_after: list[Tensor] = []
+    by_before: list[Tensor] = []
+    slope = torch.empty_like(points)
+    for block in attender.blocks:
+        soft, free, floored, _ = attender.pay(before, block)
+        carried = thin[:, block]
+        values, products = (vectors @ free).unbind(dim=-2)
         (mean,) = _over_clusters(soft, before)
-        slope[:, block] = factor * (products - values * mean)
-        freely = _over_points(free, g, g * x)
-        bound = _over_points(soft, g * values, g * x * values)
-        reaction = after.unsqueeze(-2) * freely - bound
-        by_before += factor * (reaction[..., 1, :] - before * reaction[..., 0, :])
-    return by_after, by_before, slope
+        torch.addcmul(products, values, mean, value=-1, out=slope[:, block])
+        freely = free @ carried
+        by_after.append(freely[..., 0] if floored is free else (floored @ carried[..., :1]).squeeze(-1))
+        reaction = after.unsqueeze(-1) * freely - soft @ (carried * values.unsqueeze(-1))
+        by_before.append(reaction[..., 1] - before * reaction[..., 0])
+    return _total(by_after), _total(by_before) * factor, slope.mul_(factor)
 
 
 def _update_gradients(
-    points: Tensor, masses: Tensor, gradient: Tensor, iteration: Iteration, clustering: Clustering
+    attender: Attender,
+    points: Tensor,
+    moments: Tensor,
+    gradient: Tensor,
+    iteration: Iteration,
+    clustering: Clustering,
 ) -> tuple[Tensor, Tensor]:
     """Gradient by the centroids before an update from that by those after it, and by the place of a unit of mass."""
     factor = 2 / clustering.temperature
     before, after = iteration.before, iteration.after
     share = gradient / iteration.attended
     # Centroids that nothing attended to stayed where they were.
-    by_before = torch.where(iteration.attended < torch.inf, 0.0, gradient)
+    stayed = torch.where(iteration.attended < torch.inf, 0.0, gradient)
     if clustering.fix_zero:
-        free_to_move = torch.ones_like(share)
-        free_to_move[..., 0] = 0.0
-        share, by_before = share * free_to_move, by_before * free_to_move
+        share[..., 0] = 0.0
+        stayed[..., 0] = 0.0
     offset = share * after
+    vectors = torch.stack((share, offset, share * before, offset * before), dim=-2)
+    by_before: list[Tensor] = []
     slope = torch.empty_like(points)
-    for block in _blocks(points, after):
-        x, n = points[:, block], masses[:, block]
-        soft, _ = soft_assignment(x, before, clustering)
-        free = _where_free(soft, clustering.attention_floor)
-        shares, offsets, share_products, offset_products = _over_clusters(
-            free, share, offset, share * before, offset * before
-        )
+    for block in attender.blocks:
+        x = points[:, block]
+        soft, free, floored, _ = attender.pay(before, block)
+        shares, offsets, share_products, offset_products = (vectors @ free).unbind(dim=-2)
         (mean,) = _over_clusters(soft, before)
         lever = x * shares - offsets
-        slope[:, block] = factor * (x * share_products - offset_products - lever * mean)
-        slope[:, block] += _over_clusters(_at_least(soft, clustering.attention_floor), share)[0]
-        first = n * x
-        freely = _over_points(free, n, first, first * x)
-        bound = _over_points(soft, n * lever, first * lever)
-        reaction = (
-            share.unsqueeze(-2) * freely[..., 1:, :] - offset.unsqueeze(-2) * freely[..., :2, :] - bound
-        )
-        by_before = by_before + factor * (reaction[..., 1, :] - before * reaction[..., 0, :])
-    return by_before, slope
+        steep = torch.addcmul(x * share_products - offset_products, lever, mean, value=-1)
+        held = shares if floored is free else _over_clusters(floored, share)[0]
+        torch.add(held, steep, alpha=factor, out=slope[:, block])
+        freely = free @ moments[:, block]
+        bound = soft @ (moments[:, block, :2] * lever.unsqueeze(-1))
+        reaction = share.unsqueeze(-1) * freely[..., 1:] - offset.unsqueeze(-1) * freely[..., :2] - bound
+        by_before.append(reaction[..., 1] - before * reaction[..., 0])
+    return torch.add(stayed, _total(by_before), alpha=factor), slope
+
+
+def _total(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(dim=0)
 
 
 def _last(iterations: list[Iteration]) -> Iteration:
@@ -275,25 +353,6 @@ def _last(iterations: list[Iteration]) -> Iteration:
     return last
 
 
-def _blocks(points: Tensor, centroids: Tensor) -> list[slice]:
-    size = max(1, _BLOCK // centroids.numel())
-    return [slice(start, start + size) for start in range(0, points.shape[-1], size)]
-
-
-def _at_least(soft: Tensor, floor: float) -> Tensor:
-    return soft.clamp_min(floor) if floor else soft
-
-
-def _where_free(soft: Tensor, floor: float) -> Tensor:
-    """The attention where its floor does not bind, 0 elsewhere."""
-    return torch.threshold(soft, floor, 0.0) if floor else soft
-
-
 def _over_clusters(matrix: Tensor, *vectors: Tensor) -> tuple[Tensor, ...]:
     """Sums over centroids of attention times each of the vectors, (G, K): (G, M) each."""
     return (torch.stack(vectors, dim=-2) @ matrix).unbind(dim=-2)
-
-
-def _over_points(matrix: Tensor, *vectors: Tensor) -> Tensor:
-    """Sums over points of attention times each of the vectors, (G, M): (G, vectors, K)."""
-    return (matrix @ torch.stack(vectors, dim=-1)).mT

@@ -140,7 +140,7 @@ def _cluster_on(
     grid: Grid, work: Tensor, palette: Tensor, present: Tensor | None, clustering: Clustering
 ) -> _Clustered:
     places = grid.locate(work)
-    masses = grid.masses(places, present)
+    masses = grid.masses(places, None if present is None else (~present).sum(dim=-1).to(palette.dtype))
     function, iterations = attention.cluster(grid.points, masses, palette, clustering)
     return _Clustered(grid, places, masses, function, iterations)
 
@@ -170,7 +170,9 @@ class _Palettize(torch.autograd.Function):
             # Without a grid every mass is one; that need not be held until backward.
             masses = masses.new_empty(0)
         else:
-            palettized = grid.interpolate(function, places, work)
+            palettized = grid.interpolate(function, places)
+            # Equal panels find places again for free.
+            places = None if grid.uniform_panels else places
         if present is not None:
             palettized = palettized.mul_(present)
         ctx.clustering, ctx.groups, ctx.keep_zeros, ctx.grid = clustering, groups, keep_zeros, grid
@@ -200,12 +202,13 @@ class _Palettize(torch.autograd.Function):
             result = attention.gradients(points, masses, upstream, by_centroids, iterations, ctx.clustering)
             slope = result.output_slope * upstream + result.mass_slope
         else:
-            work, upstream = work.float(), upstream.float()
+            upstream = upstream.float()
+            places = work.float() if places is None else places
             deposited = grid.deposit(places, upstream)
             result = attention.gradients(
                 grid.points, masses, deposited, by_centroids, iterations, ctx.clustering
             )
-            slope = grid.chain(result.output_slope, result.mass_slope, places, work, upstream)
+            slope = grid.chain(result.output_slope, result.mass_slope, places, upstream)
         if present is not None:
             slope.mul_(present)
         by_weight = slope.to(weight.dtype).view_as(weight)

@@ -121,7 +121,7 @@ def _greatest_rate(low: Tensor, high: Tensor, palette: Tensor, temperature: floa
         return 0.0
     middle = (ordered[:, 1:] + ordered[:, :-1]) / 2
     within = torch.minimum(torch.maximum(middle, low.unsqueeze(-1)), high.unsqueeze(-1))
-    soft, _ = attention.soft_assignment(within, ordered, Clustering(temperature, 1))
+    soft = torch.softmax((within.unsqueeze(-2) - ordered.unsqueeze(-1)).square_().div_(-temperature), dim=-2)
     mean, square = (torch.stack((ordered, ordered * ordered), dim=-2) @ soft).unbind(dim=-2)
     spread = (square - mean * mean).clamp_min(0).sqrt()
     # Halfway between two centroids that no third one reaches, rounding could tip the balance.
