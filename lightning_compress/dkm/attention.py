@@ -133,10 +133,11 @@ class Attender:
         soft = room[0]
         torch.addcmul(bias.unsqueeze(-1), moved.unsqueeze(-1), self._scaled[..., block], out=soft)
         nearness = soft.amax(dim=-2, keepdim=True)
-        soft.sub_(nearness).exp_()
+        # Exponentials that underflow, and products with what is less than a normal number, take many times as long.
+        negligible = _NEGLIGIBLE[soft.dtype]
+        soft.sub_(nearness).clamp_min_(math.log(negligible)).exp_()
         soft.div_(soft.sum(dim=-2, keepdim=True))
-        # Products with numbers smaller than normal ones take a processor a hundred times as long.
-        torch.threshold_(soft, _NEGLIGIBLE[soft.dtype], 0.0)
+        torch.threshold_(soft, negligible, 0.0)
         free = floored = soft
         if floor:
             free, floored = room[1].copy_(soft), torch.clamp_min(soft, floor, out=room[2])

@@ -189,7 +189,8 @@ class Grid:
             factor, shift, factor_slope, shift_slope = self._look_up(tables[rows], places[rows, columns], rows)
             shape = factor.shape
             tile = places[rows, columns].reshape(shape)
-            factor, shift = torch.addcmul(factor, factor_slope, tile), torch.addcmul(shift, shift_slope, tile)
+            factor.addcmul_(factor_slope, tile)
+            shift.addcmul_(shift_slope, tile)
             given = upstream[rows, columns].reshape(shape)
             torch.addcmul(shift, factor, given, out=result[rows, columns].view(shape))
         return result

@@ -28,7 +28,7 @@ _MOST_UNIFORM_PANELS = 512
 _MOST_PANELS = 1 << 14
 """More panels than this, and weights are evaluated one by one."""
 
-_FORECAST_BINS = 1 << 13
+_FORECAST_BINS = 1 << 10
 """Bins on which the next palettes are estimated before the panels are laid out for them."""
 
 _STEEP_BINS = 128
