@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lightning_compress.dkm import attention
-from lightning_compress.dkm.attention import Clustering, Iteration
+from lightning_compress.dkm import attention, native, passes
+from lightning_compress.dkm.attention import Iteration
+from lightning_compress.dkm.clustering import Clustering
 from lightning_compress.dkm.grid import Grid, Resolution
+from lightning_compress.dkm.native import passes as native_passes
 from lightning_compress.dkm.panels import lay_out, resolves
 from lightning_compress.errors import ConfigurationError, WeightError
 
@@ -140,7 +143,8 @@ def _cluster_on(
     grid: Grid, work: Tensor, palette: Tensor, present: Tensor | None, clustering: Clustering
 ) -> _Clustered:
     places = grid.locate(work)
-    masses = grid.masses(places, None if present is None else (~present).sum(dim=-1).to(palette.dtype))
+    absent = None if present is None else (~present).sum(dim=-1).to(palette.dtype)
+    masses = _passes(work).masses(grid, places, absent)
     function, iterations = attention.cluster(grid.points, masses, palette, clustering)
     return _Clustered(grid, places, masses, function, iterations)
 
@@ -152,6 +156,10 @@ def _cluster_exactly(
     masses = torch.ones_like(points) if present is None else present.to(points.dtype)
     function, iterations = attention.cluster(points, masses, palette, clustering, least_share=0.0)
     return _Clustered(None, None, masses, function, iterations)
+
+
+def _passes(tensor: Tensor) -> ModuleType:
+    return native_passes if native.serves(tensor) else passes
 
 
 class _Palettize(torch.autograd.Function):
@@ -170,7 +178,7 @@ class _Palettize(torch.autograd.Function):
             # Without a grid every mass is one; that need not be held until backward.
             masses = masses.new_empty(0)
         else:
-            palettized = grid.interpolate(function, places)
+            palettized = _passes(work).interpolate(grid, function, places)
             # Equal panels find places again for free.
             places = None if grid.uniform_panels else places
         if present is not None:
@@ -204,11 +212,11 @@ class _Palettize(torch.autograd.Function):
         else:
             upstream = upstream.float()
             places = work.float() if places is None else places
-            deposited = grid.deposit(places, upstream)
+            deposited = _passes(places).deposit(grid, places, upstream)
             result = attention.gradients(
                 grid.points, masses, deposited, by_centroids, iterations, ctx.clustering
             )
-            slope = grid.chain(result.output_slope, result.mass_slope, places, upstream)
+            slope = _passes(places).chain(grid, result.output_slope, result.mass_slope, places, upstream)
         if present is not None:
             slope.mul_(present)
         by_weight = slope.to(weight.dtype).view_as(weight)

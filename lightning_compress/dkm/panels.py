@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lightning_compress.dkm import attention
-from lightning_compress.dkm.attention import Clustering
+from lightning_compress.dkm.clustering import Clustering
 from lightning_compress.dkm.grid import POINTS, Grid, Resolution
 
 _UNIFORM_SIZE = 1 << 18

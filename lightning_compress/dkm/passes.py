@@ -1,0 +1,141 @@
+"""The four passes between weights and a grid, with torch.
+
+Sums over weights of any smooth function use the counts and first moments of the bins; those are gathered on the few
+Chebyshev points of each panel, whose polynomial is exact to rounding there. Back at the weights, functions known at
+the points are looked up in tables of their chords over the bins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lightning_compress.dkm.grid import POINTS, Grid, at_edges
+
+_TILE = 1 << 18
+"""Weights that are taken through a pass together on a processor: they stay in its second-level cache."""
+
+
+def masses(grid: Grid, places: Tensor, absent: Tensor | None = None) -> Tensor:
+    """The weights' masses on the points, (G, M): sums over them of a smooth function equal those over weights.
+
+    Args:
+        grid: Where the points are.
+        places: As `Grid.locate` returned them, (G, N).
+        absent: For each group the number of zeros that have no mass, (G,); by default all weights have one.
+    """
+    counts, moments = _moments(grid, places, None)
+    if absent is not None:
+        bins, zero = grid.zeros(absent, places.dtype)
+        counts.view(-1).index_add_(0, bins, absent, alpha=-1)
+        moments.view(-1).index_add_(0, bins, absent * zero, alpha=-1)
+    return _gather(grid, counts, moments)
+
+
+def deposit(grid: Grid, places: Tensor, values: Tensor) -> Tensor:
+    """Values carried by the weights, (G, N), gathered on the points: (G, M)."""
+    return _gather(grid, *_moments(grid, places, values))
+
+
+def interpolate(grid: Grid, function: Tensor, places: Tensor) -> Tensor:
+    """A function known at the points, (G, M), at every weight: linear within a bin. Shape (G, N)."""
+    tables = _chords(grid, function.unsqueeze(1), places.dtype)
+    result = torch.empty(places.shape, dtype=places.dtype, device=places.device)
+    for rows, columns in _tiles(places):
+        base, slope = _look_up(grid, tables[rows], places[rows, columns], rows)
+        shape = base.shape
+        tile = places[rows, columns].reshape(shape)
+        torch.addcmul(base, slope, tile, out=result[rows, columns].view(shape))
+    return result
+
+
+def chain(grid: Grid, first: Tensor, second: Tensor, places: Tensor, upstream: Tensor) -> Tensor:
+    """first * upstream + second at every weight, two functions known at the points: (G, N)."""
+    tables = _chords(grid, torch.stack((first, second), dim=1), places.dtype)
+    result = torch.empty(places.shape, dtype=places.dtype, device=places.device)
+    for rows, columns in _tiles(places):
+        factor, shift, factor_slope, shift_slope = _look_up(grid, tables[rows], places[rows, columns], rows)
+        shape = factor.shape
+        tile = places[rows, columns].reshape(shape)
+        factor.addcmul_(factor_slope, tile)
+        shift.addcmul_(shift_slope, tile)
+        given = upstream[rows, columns].reshape(shape)
+        torch.addcmul(shift, factor, given, out=result[rows, columns].view(shape))
+    return result
+
+
+def _moments(grid: Grid, places: Tensor, values: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Sums over bins of values, or of ones, and of their products with places: (G, bins) each."""
+    sums = grid.points.new_zeros((2, grid.groups, grid.size))
+    for rows, columns in _tiles(places):
+        tile = places[rows, columns]
+        carried = None if values is None else values[rows, columns].reshape(-1).to(sums.dtype)
+        bins = grid.bins(tile, rows)
+        tile = tile.reshape(-1).to(sums.dtype)
+        shape = sums[0, rows].shape
+        sums[0, rows] += _total(bins, carried, shape)
+        sums[1, rows] += _total(bins, tile if carried is None else tile * carried, shape)
+    return sums[0], sums[1]
+
+
+def _gather(grid: Grid, sums: Tensor, moments: Tensor) -> Tensor:
+    """What lies in bins, with its moments, gathered on the points: (G, M)."""
+    # Moments within the bins, as shares of the right edge.
+    right = moments.addcmul_(grid.begin(), sums, value=-1).div_(grid.step.unsqueeze(-1))
+    panels = (grid.groups, grid.resolution.panels, grid.resolution.bins)
+    right = right.view(panels)
+    edges = F.pad(sums.view(panels) - right, (0, 1)) + F.pad(right, (1, 0))
+    return (edges @ at_edges(grid.resolution.bins).to(edges)).flatten(1)
+
+
+def _chords(grid: Grid, functions: Tensor, dtype: torch.dtype) -> Tensor:
+    """Intercepts, then slopes, of chords over all bins of functions known at the points, (G, F, M): (G, 2F, bins)."""
+    panels = (*functions.shape[:-1], grid.resolution.panels)
+    values = functions.view(*panels, POINTS) @ at_edges(grid.resolution.bins).to(functions).T
+    slope = values.diff(dim=-1).flatten(2).div_(grid.step.view(-1, 1, 1))
+    base = values[..., :-1].flatten(2).addcmul(slope, grid.begin().unsqueeze(1), value=-1)
+    return torch.cat((base, slope), dim=1).to(dtype)
+
+
+def _look_up(grid: Grid, tables: Tensor, places: Tensor, rows: slice) -> tuple[Tensor, ...]:
+    """Tables over bins, (G, F, bins), at places (G, N): F tensors (G, N), those of one group in another shape.
+
+    Sampling an image of one line takes all processors and a quarter of the time of indexing.
+    """
+    # Line pixels lie from -1 to 1, their centres on the ends; a place belongs to the pixel of its bin.
+    scale = 2 / (grid.size - 1)
+    line = grid.count(places, rows).mul_(scale).sub_(1 + scale / 2)
+    if line.shape[0] == 1:
+        threads = torch.get_num_threads() if line.device.type == "cpu" else 1
+        line = line.view(threads if line.numel() % threads == 0 else 1, -1)
+    # The line is one pixel high: any second coordinate means the same.
+    where = line[:, None, :, None].expand(-1, -1, -1, 2)
+    images = tables.unsqueeze(-2).expand(line.shape[0], -1, -1, -1)
+    sampled = F.grid_sample(images, where, mode="nearest", padding_mode="border", align_corners=True)
+    return sampled.squeeze(-2).unbind(dim=1)
+
+
+def _tiles(weights: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Tiles of a (G, N) tensor that stay in the cache of a processor; the whole of it on other devices.
+
+    A tile is a part of one group or several whole groups, so that it is contiguous.
+    """
+    groups, size = weights.shape
+    length = _TILE if weights.device.type == "cpu" else weights.numel()
+    rows = max(1, length // size)
+    for row in range(0, groups, rows):
+        for column in range(0, size, length):
+            yield slice(row, min(groups, row + rows)), slice(column, min(size, column + length))
+
+
+def _total(bins: Tensor, values: Tensor | None, shape: torch.Size) -> Tensor:
+    """Sums of values, or of ones, over the bins of a tile's groups, in the shape of those."""
+    if bins.device.type == "cpu":
+        return torch.bincount(bins, weights=values, minlength=shape.numel()).view(shape)
+    # bincount waits for the host to learn the greatest place; index_add does not.
+    values = torch.ones_like(bins) if values is None else values
+    total = torch.zeros(shape.numel(), dtype=values.dtype, device=values.device)
+    return total.index_add_(0, bins, values).view(shape)
