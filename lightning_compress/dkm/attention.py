@@ -20,7 +20,7 @@ from torch import Tensor
 from lightning_compress.dkm import native
 from lightning_compress.dkm.attender import Attender
 from lightning_compress.dkm.clustering import Clustering
-from lightning_compress.dkm.native.attender import NativeAttender
+from lightning_compress.dkm.native import NativeAttender
 
 
 class Iteration(NamedTuple):

@@ -287,6 +287,8 @@ class FakePalettize(CoreMLFakePalettize):  # type: ignore[misc]
         ordered = palette.squeeze(-1)
         start = int(self._keep_zeros or bool(self.enforce_zero[0]))
         ordered = torch.cat((ordered[:, :start], ordered[:, start:].sort(dim=-1).values), dim=-1)
+        if ordered.device.type == "cpu" and bool(ordered[:, start:].diff(dim=-1).all()):
+            return ordered.unsqueeze(-1)
         repeated = torch.zeros_like(ordered, dtype=torch.bool)
         repeated[:, start + 1 :] = ordered[:, start + 1 :] == ordered[:, start:-1]
         distinct = (~repeated).sum(dim=-1, keepdim=True)

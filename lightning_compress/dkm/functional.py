@@ -13,7 +13,6 @@ from lightning_compress.dkm import attention, native, passes
 from lightning_compress.dkm.attention import Iteration
 from lightning_compress.dkm.clustering import Clustering
 from lightning_compress.dkm.grid import Grid, Resolution
-from lightning_compress.dkm.native import passes as native_passes
 from lightning_compress.dkm.panels import lay_out, resolves
 from lightning_compress.errors import ConfigurationError, WeightError
 
@@ -159,7 +158,7 @@ def _cluster_exactly(
 
 
 def _passes(tensor: Tensor) -> ModuleType:
-    return native_passes if native.serves(tensor) else passes
+    return native if native.serves(tensor) else passes
 
 
 class _Palettize(torch.autograd.Function):

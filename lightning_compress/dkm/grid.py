@@ -16,8 +16,11 @@ from torch import Tensor
 POINTS = 8
 """Points on a panel; polynomials of degree 7 on a panel of one attention width are good to about 1e-7."""
 
-_USUAL_BINS = 1 << 13
-"""Bins that fit the first-level cache with their tables."""
+_USUAL_BINS = 1 << 14
+"""Bins that a processor's nearest caches hold with their tables."""
+
+_LEAST_BINS, _MOST_BINS = 64, 512
+"""Bins on a panel: chords of what a panel's polynomials can follow are good to 1e-5 and to 1e-6 of it."""
 
 _NARROWEST = 2.0**-20
 """Least width of a group's range, relative to its weights: what single precision tells apart."""
@@ -34,7 +37,7 @@ class Resolution:
     def for_panels(cls, panels: int, weights: int) -> Resolution:
         """As many bins for each of `panels` panels as stay cheap beside the `weights` of a group."""
         most = min(_USUAL_BINS, max(weights, 1))
-        return cls(panels, 1 << max(6, min(8, (most // panels).bit_length() - 1)))
+        return cls(panels, max(_LEAST_BINS, min(_MOST_BINS, most // panels)))
 
 
 class Grid:

@@ -19,8 +19,11 @@ from lightning_compress.dkm import attention
 from lightning_compress.dkm.clustering import Clustering
 from lightning_compress.dkm.grid import POINTS, Grid, Resolution
 
-_UNIFORM_SIZE = 1 << 18
+_UNIFORM_SIZE = 1 << 19
 """Points times centroids up to which equal panels are used: they need no search for a weight's panel."""
+
+_EQUAL_WIDTH = 1.4
+"""Width of equal panels where attention changes most, in units of 1 / rate of change: polynomials are good to 1e-6."""
 
 _MOST_UNIFORM_PANELS = 512
 """More equal panels than this need more bins than single precision tells apart."""
@@ -33,9 +36,6 @@ _FORECAST_BINS = 1 << 10
 
 _STEEP_BINS = 128
 """Bins on each panel that was laid out around a switch."""
-
-_ALONE = 50.0
-"""Square of a gap, in temperatures, beyond which no third centroid takes part in a switch."""
 
 _STEPS = 48
 """Places on either side of a switch at which the width that panels may have is computed."""
@@ -115,19 +115,16 @@ def _exact_is_cheaper(weights: Tensor, panels: int) -> bool:
 
 
 def _greatest_rate(low: Tensor, high: Tensor, palette: Tensor, temperature: float) -> float:
-    """Greatest rate at which attention changes, in units of 1 / weight: 2 / temperature times its spread."""
-    ordered = palette.sort(dim=-1).values
-    if ordered.shape[-1] == 1:
-        return 0.0
-    middle = (ordered[:, 1:] + ordered[:, :-1]) / 2
-    within = torch.minimum(torch.maximum(middle, low.unsqueeze(-1)), high.unsqueeze(-1))
-    soft = torch.softmax((within.unsqueeze(-2) - ordered.unsqueeze(-1)).square_().div_(-temperature), dim=-2)
-    mean, square = (torch.stack((ordered, ordered * ordered), dim=-2) @ soft).unbind(dim=-2)
-    spread = (square - mean * mean).clamp_min(0).sqrt()
-    # Halfway between two centroids that no third one reaches, rounding could tip the balance.
-    gap = ordered.diff(dim=-1)
-    alone = (gap * gap > _ALONE * temperature) & (middle == within)
-    return float(torch.where(alone, gap / 2, spread).max()) * 2 / temperature
+    """Greatest rate at which attention changes within the range, in units of 1 / weight.
+
+    That is 2 / temperature times the spread of the centroids that a weight attends to. Halfway between two centroids a
+    gap apart the spread is gap / 2, among centroids nearer to one another sqrt(temperature / 2).
+    """
+    ordered = np.sort(palette.numpy(), axis=-1)
+    # A switch outside the range is not felt in it, but for its end.
+    reached = (ordered[:, 1:] > low.numpy()[:, None]) & (ordered[:, :-1] < high.numpy()[:, None])
+    gap = float(np.max(np.diff(ordered, axis=-1), where=reached, initial=0.0))
+    return 2 / temperature * math.sqrt(gap * gap / 4 + temperature / 2) / _EQUAL_WIDTH
 
 
 def _edges(low: float, high: float, palettes: list[Tensor], temperature: float) -> FloatArray:

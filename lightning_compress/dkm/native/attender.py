@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import torch
 from torch import Tensor
 
 from lightning_compress.dkm.clustering import Clustering
-from lightning_compress.dkm.native import load, pointer, whole
+from lightning_compress.dkm.native.library import call, parts_for
+
+_LEAST_PART = 1 << 13
+"""Elements of an attention matrix worth a thread."""
+
+_SUM_UP, _EVALUATE, _OUTPUT_GRADIENTS, _UPDATE_GRADIENTS = range(4)
 
 
 class NativeAttender:
@@ -24,52 +27,61 @@ class NativeAttender:
 
     def __init__(self, points: Tensor, clustering: Clustering) -> None:
         self._points = points.contiguous()
-        self._shape = whole(points.shape[0]), whole(points.shape[1])
-        self._options = (
-            ctypes.c_double(clustering.temperature),
-            ctypes.c_double(clustering.attention_floor),
-            ctypes.c_double(clustering.zero_preference),
-        )
+        self._clustering = clustering
 
     def sum_up(self, masses: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
         """Sums of attention times masses and first moments, (G, K, 2), and the sum of masses times nearness."""
-        sums, nearness = self._points.new_empty((*centroids.shape, 2)), self._points.new_empty(len(centroids))
-        self._call("sum_up", [masses], [centroids], [sums, nearness])
+        sums, nearness, _ = self._attend(_SUM_UP, masses, centroids)
         return sums, nearness.sum()
 
     def evaluate(self, before: Tensor, after: Tensor) -> Tensor:
         """Attention to the centroids before times those after, (G, M)."""
-        output = torch.empty_like(self._points)
-        self._call("evaluate", [], [before, after], [output])
-        return output
+        return self._attend(_EVALUATE, None, before, after)[2]
 
     def output_gradients(
         self, upstream: Tensor, before: Tensor, after: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients through f by the centroids after and before, (G, K), and the slope of f, (G, M)."""
-        by_after, by_before, slope = (torch.empty_like(each) for each in (after, before, self._points))
-        self._call("output_gradients", [upstream], [before, after], [by_after, by_before, slope])
-        return by_after, by_before, slope
+        sums, _, slope = self._attend(_OUTPUT_GRADIENTS, upstream, before, after)
+        return sums[..., 0], sums[..., 1], slope
 
     def update_gradients(
         self, masses: Tensor, before: Tensor, share: Tensor, offset: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Gradients through an update by the centroids before it, (G, K), and by the place of a unit of mass."""
-        by_before, slope = torch.empty_like(before), torch.empty_like(self._points)
-        self._call("update_gradients", [masses], [before, share, offset], [by_before, slope])
-        return by_before, slope
+        sums, _, slope = self._attend(_UPDATE_GRADIENTS, masses, before, share, offset)
+        return sums[..., 0], slope
 
-    def _call(self, name: str, carried: list[Tensor], palettes: list[Tensor], results: list[Tensor]) -> None:
-        inputs = [tensor.contiguous() for tensor in (*carried, *palettes)]
-        places = [pointer(tensor) for tensor in inputs]
-        failed = getattr(load(), name)(
-            pointer(self._points),
-            *places[: len(carried)],
-            *self._shape,
-            *places[len(carried) :],
-            whole(palettes[0].shape[-1]),
-            *self._options,
-            *(pointer(result) for result in results),
+    def _attend(
+        self, kind: int, carried: Tensor | None, centroids: Tensor, *palettes: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Sums over points, (G, K, 2) and (G,), and results at the points, as far as a kind of pass has them."""
+        groups, size = self._points.shape
+        parts = parts_for(size * centroids.numel(), _LEAST_PART)
+        sums = torch.zeros((parts, *centroids.shape, 2), dtype=torch.float64)
+        total = torch.zeros((parts, groups), dtype=torch.float64)
+        on_points = torch.empty_like(self._points)
+        first, second = [*(palette.contiguous() for palette in palettes), None, None][:2]
+        options = self._clustering
+        failed = call(
+            "attend_points",
+            parts,
+            kind,
+            self._points,
+            None if carried is None else carried.contiguous(),
+            groups,
+            size,
+            centroids.contiguous(),
+            first,
+            second,
+            centroids.shape[-1],
+            float(options.temperature),
+            float(options.attention_floor),
+            float(options.zero_preference),
+            sums,
+            total,
+            on_points,
         )
         if failed:
-            raise MemoryError(f"no room for the attention to {palettes[0].shape[-1]} centroids")
+            raise MemoryError(f"no room for the attention to {centroids.shape[-1]} centroids")
+        return sums[0], total[0], on_points

@@ -1,7 +1,10 @@
 /* The passes of differentiable k-means on a processor: the same formulas as grid.py and attention.py, each in one loop.
 
 Weights are float, everything on the grid is double. G groups lie one after another in every array. Nothing is kept
-between calls, so that any number of threads may make them. */
+between calls, so that any number of threads may make them.
+
+A pass is cut into parts, which `fork`, an entry of the OpenMP library that torch itself runs on, hands to its threads;
+without one they are done in turn. */
 
 #include <math.h>
 #include <stdint.h>
@@ -33,6 +36,36 @@ between calls, so that any number of threads may make them. */
 #define LOWEST -460.0 /* Exponents below this count as nothing: products would no longer be normal numbers. */
 #define NEGLIGIBLE 1e-199
 
+/* GOMP_parallel: runs a task on so many threads. */
+typedef void (*Fork)(void (*task)(void *), void *data, unsigned threads, unsigned flags);
+
+/* Takes the next part that no thread has taken, or returns parts. */
+#if defined(_MSC_VER)
+#include <intrin.h>
+#define TAKE(next) (_InterlockedExchangeAdd64((next), 1))
+#else
+#define TAKE(next) (__atomic_fetch_add((next), 1, __ATOMIC_RELAXED))
+#endif
+
+INLINE void run(Fork fork, int64_t parts, void (*task)(void *), void *data)
+{
+    if (fork && parts > 1)
+        fork(task, data, (unsigned)parts, 0);
+    else
+        task(data);
+}
+
+/* A pass over the places of G groups, (G, count), with a table for the bins of each: what is not used is NULL. */
+typedef struct {
+    int64_t next, parts;
+    const float *places, *values;
+    int64_t groups, count, size, skip_zeros;
+    const double *starts, *steps;
+    double *tables;
+    const float *intercepts, *slopes;
+    float *results;
+} Pass;
+
 /* Bins of a chunk of weights. */
 INLINE void find_bins(const float *places, int64_t count, float start, float scale, int32_t size, int32_t *bins)
 {
@@ -44,48 +77,111 @@ INLINE void find_bins(const float *places, int64_t count, float start, float sca
     }
 }
 
-/* Sums over bins of values, or of ones, and of their products with places: tables (G, size, 2). */
-FAST EXPORT void count_places(const float *places, const float *values, int64_t groups, int64_t count,
-                              const double *starts, const double *steps, int64_t size, int64_t skip_zeros,
-                              double *tables)
+/* One chunk of each kind of pass, its bins known. */
+
+INLINE void count_chunk(const Pass *pass, int64_t length, const float *own, const float *values, const int32_t *bins,
+                        double *table)
 {
+    if (values) {
+        for (int64_t i = 0; i < length; i++) {
+            double *entry = table + 2 * (int64_t)bins[i];
+            entry[0] += values[i];
+            entry[1] += (double)values[i] * own[i];
+        }
+    } else if (pass->skip_zeros) {
+        for (int64_t i = 0; i < length; i++) {
+            double *entry = table + 2 * (int64_t)bins[i];
+            entry[0] += own[i] != 0;
+            entry[1] += own[i];
+        }
+    } else {
+        for (int64_t i = 0; i < length; i++) {
+            double *entry = table + 2 * (int64_t)bins[i];
+            entry[0] += 1;
+            entry[1] += own[i];
+        }
+    }
+}
+
+INLINE void interpolate_chunk(int64_t length, const float *restrict own, const int32_t *restrict bins,
+                              const float *restrict intercept, const float *restrict slope, float *restrict result)
+{
+    for (int64_t i = 0; i < length; i++)
+        result[i] = intercept[bins[i]] + slope[bins[i]] * own[i];
+}
+
+INLINE void chain_chunk(int64_t length, const float *restrict own, const float *restrict given,
+                        const int32_t *restrict bins, const float *restrict first, const float *restrict first_slope,
+                        const float *restrict second, const float *restrict second_slope, float *restrict result)
+{
+    for (int64_t i = 0; i < length; i++) {
+        const int32_t bin = bins[i];
+        result[i] = (first[bin] + first_slope[bin] * own[i]) * given[i] + (second[bin] + second_slope[bin] * own[i]);
+    }
+}
+
+FAST static void pass_parts(void *data)
+{
+    Pass *pass = data;
     int32_t bins[CHUNK];
-    for (int64_t group = 0; group < groups; group++) {
-        double *table = tables + group * size * 2;
-        const float *place = places + group * count;
-        const float start = (float)starts[group], scale = (float)(1 / steps[group]);
-        for (int64_t begin = 0; begin < count; begin += CHUNK) {
-            const int64_t length = count - begin < CHUNK ? count - begin : CHUNK;
-            const float *own = place + begin;
-            find_bins(own, length, start, scale, (int32_t)size, bins);
-            if (values) {
-                const float *value = values + group * count + begin;
-                for (int64_t i = 0; i < length; i++) {
-                    double *entry = table + 2 * (int64_t)bins[i];
-                    entry[0] += value[i];
-                    entry[1] += (double)value[i] * own[i];
-                }
-            } else if (skip_zeros) {
-                for (int64_t i = 0; i < length; i++) {
-                    double *entry = table + 2 * (int64_t)bins[i];
-                    entry[0] += own[i] != 0;
-                    entry[1] += own[i];
-                }
-            } else {
-                for (int64_t i = 0; i < length; i++) {
-                    double *entry = table + 2 * (int64_t)bins[i];
-                    entry[0] += 1;
-                    entry[1] += own[i];
-                }
+    for (int64_t part = TAKE(&pass->next); part < pass->parts; part = TAKE(&pass->next)) {
+        const int64_t first = pass->count * part / pass->parts, end = pass->count * (part + 1) / pass->parts;
+        for (int64_t group = 0; group < pass->groups; group++) {
+            const float start = (float)pass->starts[group], scale = (float)(1 / pass->steps[group]);
+            const int64_t table = group * pass->size, other = (pass->groups + group) * pass->size;
+            for (int64_t begin = first; begin < end; begin += CHUNK) {
+                const int64_t length = end - begin < CHUNK ? end - begin : CHUNK, at = group * pass->count + begin;
+                const float *own = pass->places + at, *values = pass->values ? pass->values + at : NULL;
+                find_bins(own, length, start, scale, (int32_t)pass->size, bins);
+                if (pass->tables)
+                    count_chunk(pass, length, own, values, bins,
+                                pass->tables + 2 * (part * pass->groups * pass->size + table));
+                else if (values)
+                    chain_chunk(length, own, values, bins, pass->intercepts + table, pass->slopes + table,
+                                pass->intercepts + other, pass->slopes + other, pass->results + at);
+                else
+                    interpolate_chunk(length, own, bins, pass->intercepts + table, pass->slopes + table,
+                                      pass->results + at);
             }
         }
     }
 }
 
-/* What lies in bins, with its moments, gathered on the points of their panels. at_edges: (bins + 1, POINTS). */
-FAST EXPORT void gather(const double *tables, int64_t groups, int64_t panels, int64_t bins, const double *starts,
-                        const double *steps, const double *at_edges, double *points)
+/* Sums over bins of values, or of ones, and of their products with places: tables (parts, G, size, 2), zeros before. */
+EXPORT void count_places(Fork fork, int64_t parts, const float *places, const float *values, int64_t groups,
+                         int64_t count, const double *starts, const double *steps, int64_t size, int64_t skip_zeros,
+                         double *tables)
 {
+    Pass pass = {0, parts, places, values, groups, count, size, skip_zeros, starts, steps, tables, NULL, NULL, NULL};
+    run(fork, parts, pass_parts, &pass);
+    for (int64_t part = 1; part < parts; part++)
+        for (int64_t i = 0; i < 2 * groups * size; i++)
+            tables[i] += tables[2 * part * groups * size + i];
+}
+
+/* A function known by its chords, at every place. */
+EXPORT void interpolate(Fork fork, int64_t parts, const float *places, int64_t groups, int64_t count,
+                        const double *starts, const double *steps, int64_t size, const float *intercepts,
+                        const float *slopes, float *results)
+{
+    Pass pass = {0, parts, places, NULL, groups, count, size, 0, starts, steps, NULL, intercepts, slopes, results};
+    run(fork, parts, pass_parts, &pass);
+}
+
+/* first * upstream + second at every place, of two functions known by their chords, (2, G, size). */
+EXPORT void chain(Fork fork, int64_t parts, const float *places, const float *upstream, int64_t groups, int64_t count,
+                  const double *starts, const double *steps, int64_t size, const float *intercepts,
+                  const float *slopes, float *results)
+{
+    Pass pass = {0, parts, places, upstream, groups, count, size, 0, starts, steps, NULL, intercepts, slopes, results};
+    run(fork, parts, pass_parts, &pass);
+}
+
+/* What lies in bins, with its moments, gathered on the points of their panels. at_edges: (bins + 1, POINTS). */
+FAST EXPORT void gather(Fork fork, int64_t parts, const double *tables, int64_t groups, int64_t panels, int64_t bins,
+                        const double *starts, const double *steps, const double *at_edges, double *points)
+{
+    (void)fork, (void)parts;
     for (int64_t group = 0; group < groups; group++) {
         for (int64_t panel = 0; panel < panels; panel++) {
             const double *entry = tables + (group * panels + panel) * bins * 2;
@@ -105,9 +201,11 @@ FAST EXPORT void gather(const double *tables, int64_t groups, int64_t panels, in
 }
 
 /* Intercepts and slopes of a function's chords over all bins, from its values on the points. */
-FAST EXPORT void chords(const double *points, int64_t groups, int64_t panels, int64_t bins, const double *starts,
-                        const double *steps, const double *at_edges, float *intercepts, float *slopes)
+FAST EXPORT void chords(Fork fork, int64_t parts, const double *points, int64_t groups, int64_t panels, int64_t bins,
+                        const double *starts, const double *steps, const double *at_edges, float *intercepts,
+                        float *slopes)
 {
+    (void)fork, (void)parts;
     for (int64_t group = 0; group < groups; group++) {
         for (int64_t panel = 0; panel < panels; panel++) {
             const double *own = points + (group * panels + panel) * POINTS;
@@ -124,50 +222,6 @@ FAST EXPORT void chords(const double *points, int64_t groups, int64_t panels, in
                 slopes[at + bin] = (float)slope;
                 intercepts[at + bin] = (float)(left - slope * (starts[group] + steps[group] * (double)(first + bin)));
                 left = right;
-            }
-        }
-    }
-}
-
-/* A function known by its chords, at every place. */
-FAST EXPORT void interpolate(const float *restrict places, int64_t groups, int64_t count, const double *starts,
-                             const double *steps, int64_t size, const float *restrict intercepts,
-                             const float *restrict slopes, float *restrict results)
-{
-    int32_t bins[CHUNK];
-    for (int64_t group = 0; group < groups; group++) {
-        const float start = (float)starts[group], scale = (float)(1 / steps[group]);
-        const float *intercept = intercepts + group * size, *slope = slopes + group * size;
-        for (int64_t begin = 0; begin < count; begin += CHUNK) {
-            const int64_t length = count - begin < CHUNK ? count - begin : CHUNK;
-            const float *own = places + group * count + begin;
-            float *result = results + group * count + begin;
-            find_bins(own, length, start, scale, (int32_t)size, bins);
-            for (int64_t i = 0; i < length; i++)
-                result[i] = intercept[bins[i]] + slope[bins[i]] * own[i];
-        }
-    }
-}
-
-/* first * upstream + second at every place, of two functions known by their chords, (2, G, size). */
-FAST EXPORT void chain(const float *restrict places, const float *restrict upstream, int64_t groups, int64_t count,
-                       const double *starts, const double *steps, int64_t size,
-                       const float *restrict intercepts, const float *restrict slopes, float *restrict results)
-{
-    int32_t bins[CHUNK];
-    for (int64_t group = 0; group < groups; group++) {
-        const float start = (float)starts[group], scale = (float)(1 / steps[group]);
-        const float *first = intercepts + group * size, *first_slope = slopes + group * size;
-        const float *second = first + groups * size, *second_slope = first_slope + groups * size;
-        for (int64_t begin = 0; begin < count; begin += CHUNK) {
-            const int64_t length = count - begin < CHUNK ? count - begin : CHUNK;
-            const float *own = places + group * count + begin, *given = upstream + group * count + begin;
-            float *result = results + group * count + begin;
-            find_bins(own, length, start, scale, (int32_t)size, bins);
-            for (int64_t i = 0; i < length; i++) {
-                const int32_t bin = bins[i];
-                result[i] = (first[bin] + first_slope[bin] * own[i]) * given[i]
-                            + (second[bin] + second_slope[bin] * own[i]);
             }
         }
     }
@@ -257,179 +311,177 @@ INLINE void pay(const Palette *palette, double middle, const double *x, double *
 INLINE double floored(double soft, double floor) { return soft > floor ? soft : floor; }
 INLINE double unbound(double soft, double floor) { return soft > floor ? soft : 0; }
 
-/* Sums of attention times masses and their first moments, (G, K, 2), and of masses times nearness, (G,). */
-FAST EXPORT int sum_up(const double *points, const double *masses, int64_t groups, int64_t size,
-                       const double *centroids, int64_t clusters, double temperature, double floor,
-                       double zero_preference, double *sums, double *nearness)
+/* A pass over the points of G groups, (G, size), and their attention to centroids, (G, K).
+
+carried: masses or upstream gradients, (G, size). first, second: palettes, (G, K). sums: for each part, (G, K, 2), and
+total, (G,): zeros before. on_points: results at the points. */
+typedef struct {
+    int64_t next, parts, failed;
+    const double *points, *carried;
+    int64_t groups, size;
+    const double *centroids, *first, *second;
+    int64_t clusters;
+    double temperature, floor, zero_preference;
+    double *sums, *total, *on_points;
+} Attention;
+
+typedef enum { SUM_UP, EVALUATE, OUTPUT_GRADIENTS, UPDATE_GRADIENTS } Kind;
+
+/* Sums of attention times masses and their first moments; the result is that of masses times nearness. */
+INLINE double sum_up_block(const Attention *pass, const double *x, const double *n, const double *soft,
+                           const double *nearness, double *sums)
 {
-    double *soft = malloc((size_t)clusters * BLOCK * sizeof(double));
-    if (!soft)
-        return 1;
-    for (int64_t group = 0; group < groups; group++) {
-        const Palette palette = {clusters, centroids + group * clusters, temperature, floor, zero_preference};
-        const double *point = points + group * size, *mass = masses + group * size;
-        const double middle = (point[0] + point[size - 1]) / 2;
-        double *sum = sums + group * clusters * 2;
-        memset(sum, 0, (size_t)clusters * 2 * sizeof(double));
-        double near = 0;
-        for (int64_t begin = 0; begin < size; begin += BLOCK) {
-            const int64_t length = size - begin;
-            double x[BLOCK], n[BLOCK], nearest[BLOCK];
-            load(point + begin, length, point[size - 1], x);
-            load(mass + begin, length, 0, n);
-            pay(&palette, middle, x, soft, nearest);
-            for (int i = 0; i < BLOCK; i++)
-                near += n[i] * nearest[i];
-            for (int64_t k = 0; k < clusters; k++) {
-                const double *row = soft + k * BLOCK;
-                double zeroth = 0, first = 0;
-                for (int i = 0; i < BLOCK; i++) {
-                    const double share = floored(row[i], floor) * n[i];
-                    zeroth += share;
-                    first += share * x[i];
-                }
-                sum[2 * k] += zeroth;
-                sum[2 * k + 1] += first;
-            }
+    double near = 0;
+    for (int i = 0; i < BLOCK; i++)
+        near += n[i] * nearness[i];
+    for (int64_t k = 0; k < pass->clusters; k++) {
+        const double *row = soft + k * BLOCK;
+        double zeroth = 0, first = 0;
+        for (int i = 0; i < BLOCK; i++) {
+            const double share = floored(row[i], pass->floor) * n[i];
+            zeroth += share;
+            first += share * x[i];
         }
-        nearness[group] = near;
+        sums[2 * k] += zeroth;
+        sums[2 * k + 1] += first;
     }
-    free(soft);
-    return 0;
+    return near;
 }
 
 /* The palettized value f at each point: attention to the centroids before, of the centroids after. */
-FAST EXPORT int evaluate(const double *points, int64_t groups, int64_t size, const double *before,
-                         const double *after, int64_t clusters, double temperature, double floor,
-                         double zero_preference, double *output)
+INLINE void evaluate_block(const Attention *pass, const double *soft, const double *after, double *f)
 {
-    double *soft = malloc((size_t)clusters * BLOCK * sizeof(double));
-    if (!soft)
-        return 1;
-    for (int64_t group = 0; group < groups; group++) {
-        const Palette palette = {clusters, before + group * clusters, temperature, floor, zero_preference};
-        const double *point = points + group * size, *value = after + group * clusters;
-        const double middle = (point[0] + point[size - 1]) / 2;
-        for (int64_t begin = 0; begin < size; begin += BLOCK) {
-            const int64_t length = size - begin < BLOCK ? size - begin : BLOCK;
-            double x[BLOCK], nearest[BLOCK], f[BLOCK] = {0};
-            load(point + begin, length, point[size - 1], x);
-            pay(&palette, middle, x, soft, nearest);
-            for (int64_t k = 0; k < clusters; k++)
-                for (int i = 0; i < BLOCK; i++)
-                    f[i] += floored(soft[k * BLOCK + i], floor) * value[k];
-            memcpy(output + group * size + begin, f, (size_t)length * sizeof(double));
-        }
-    }
-    free(soft);
-    return 0;
+    for (int i = 0; i < BLOCK; i++)
+        f[i] = 0;
+    for (int64_t k = 0; k < pass->clusters; k++)
+        for (int i = 0; i < BLOCK; i++)
+            f[i] += floored(soft[k * BLOCK + i], pass->floor) * after[k];
 }
 
-/* Gradients by the centroids after and before the last iteration through f, (G, K) each, and the slope of f. */
-FAST EXPORT int output_gradients(const double *points, const double *upstream, int64_t groups, int64_t size,
-                                 const double *before, const double *after, int64_t clusters, double temperature,
-                                 double floor, double zero_preference, double *by_after, double *by_before,
-                                 double *slope)
+/* Gradients by the centroids after and before the last iteration through f, and the slope of f. */
+INLINE void output_block(const Attention *pass, const double *x, const double *g, const double *soft,
+                         const double *before, const double *after, double *slope, double *sums)
 {
-    const double factor = 2 / temperature;
-    double *soft = malloc((size_t)clusters * BLOCK * sizeof(double));
-    if (!soft)
-        return 1;
-    memset(by_after, 0, (size_t)(groups * clusters) * sizeof(double));
-    memset(by_before, 0, (size_t)(groups * clusters) * sizeof(double));
-    for (int64_t group = 0; group < groups; group++) {
-        const double *old = before + group * clusters, *new = after + group * clusters;
-        const Palette palette = {clusters, old, temperature, floor, zero_preference};
-        const double *point = points + group * size, *given = upstream + group * size;
-        const double middle = (point[0] + point[size - 1]) / 2;
-        for (int64_t begin = 0; begin < size; begin += BLOCK) {
-            const int64_t length = size - begin < BLOCK ? size - begin : BLOCK;
-            double x[BLOCK], g[BLOCK], nearest[BLOCK];
-            double value[BLOCK] = {0}, product[BLOCK] = {0}, mean[BLOCK] = {0};
-            load(point + begin, length, point[size - 1], x);
-            load(given + begin, length, 0, g);
-            pay(&palette, middle, x, soft, nearest);
-            for (int64_t k = 0; k < clusters; k++) {
-                const double *row = soft + k * BLOCK;
-                for (int i = 0; i < BLOCK; i++) {
-                    const double moving = unbound(row[i], floor) * new[k];
-                    value[i] += moving;
-                    product[i] += moving * old[k];
-                    mean[i] += row[i] * old[k];
-                }
-            }
-            for (int64_t i = 0; i < length; i++)
-                slope[group * size + begin + i] = factor * (product[i] - value[i] * mean[i]);
-            for (int64_t k = 0; k < clusters; k++) {
-                const double *row = soft + k * BLOCK;
-                double held = 0, constant = 0, linear = 0;
-                for (int i = 0; i < BLOCK; i++) {
-                    const double moving = (unbound(row[i], floor) * new[k] - row[i] * value[i]) * g[i];
-                    held += floored(row[i], floor) * g[i];
-                    constant += moving;
-                    linear += moving * x[i];
-                }
-                by_after[group * clusters + k] += held;
-                by_before[group * clusters + k] += factor * (linear - old[k] * constant);
-            }
+    const double factor = 2 / pass->temperature, floor = pass->floor;
+    double value[BLOCK] = {0}, product[BLOCK] = {0}, mean[BLOCK] = {0};
+    for (int64_t k = 0; k < pass->clusters; k++) {
+        const double *row = soft + k * BLOCK;
+        for (int i = 0; i < BLOCK; i++) {
+            const double moving = unbound(row[i], floor) * after[k];
+            value[i] += moving;
+            product[i] += moving * before[k];
+            mean[i] += row[i] * before[k];
         }
     }
-    free(soft);
-    return 0;
+    for (int i = 0; i < BLOCK; i++)
+        slope[i] = factor * (product[i] - value[i] * mean[i]);
+    for (int64_t k = 0; k < pass->clusters; k++) {
+        const double *row = soft + k * BLOCK;
+        double held = 0, constant = 0, linear = 0;
+        for (int i = 0; i < BLOCK; i++) {
+            const double moving = (unbound(row[i], floor) * after[k] - row[i] * value[i]) * g[i];
+            held += floored(row[i], floor) * g[i];
+            constant += moving;
+            linear += moving * x[i];
+        }
+        sums[2 * k] += held;
+        sums[2 * k + 1] += factor * (linear - before[k] * constant);
+    }
 }
 
-/* Through an update of the centroids: the gradient by those before it, (G, K), and by the place of a unit of mass.
+/* Through an update of the centroids: the gradient by those before it, and by the place of a unit of mass.
 
 share: the gradient by the centroids after the update over the mass attended to them; offset: share times those. */
-FAST EXPORT int update_gradients(const double *points, const double *masses, int64_t groups, int64_t size,
-                                 const double *before, const double *share, const double *offset, int64_t clusters,
-                                 double temperature, double floor, double zero_preference, double *by_before,
-                                 double *slope)
+INLINE void update_block(const Attention *pass, const double *x, const double *n, const double *soft,
+                         const double *before, const double *share, const double *offset, double *slope, double *sums)
 {
-    const double factor = 2 / temperature;
-    double *soft = malloc((size_t)clusters * BLOCK * sizeof(double));
+    const double factor = 2 / pass->temperature, floor = pass->floor;
+    double lever[BLOCK] = {0}, steep[BLOCK] = {0}, mean[BLOCK] = {0}, held[BLOCK] = {0};
+    for (int64_t k = 0; k < pass->clusters; k++) {
+        const double *row = soft + k * BLOCK;
+        for (int i = 0; i < BLOCK; i++) {
+            const double moving = unbound(row[i], floor) * (x[i] * share[k] - offset[k]);
+            lever[i] += moving;
+            steep[i] += moving * before[k];
+            mean[i] += row[i] * before[k];
+            held[i] += floored(row[i], floor) * share[k];
+        }
+    }
+    for (int i = 0; i < BLOCK; i++)
+        slope[i] = held[i] + factor * (steep[i] - lever[i] * mean[i]);
+    for (int64_t k = 0; k < pass->clusters; k++) {
+        const double *row = soft + k * BLOCK;
+        double constant = 0, linear = 0;
+        for (int i = 0; i < BLOCK; i++) {
+            const double pull = unbound(row[i], floor) * (x[i] * share[k] - offset[k]) - row[i] * lever[i];
+            constant += pull * n[i];
+            linear += pull * n[i] * x[i];
+        }
+        sums[2 * k] += factor * (linear - before[k] * constant);
+    }
+}
+
+INLINE void attend(Attention *pass, Kind kind)
+{
+    const int64_t blocks = (pass->size + BLOCK - 1) / BLOCK, palettes = pass->groups * pass->clusters;
+    double *soft = malloc((size_t)pass->clusters * BLOCK * sizeof(double));
     if (!soft)
-        return 1;
-    memset(by_before, 0, (size_t)(groups * clusters) * sizeof(double));
-    for (int64_t group = 0; group < groups; group++) {
-        const double *old = before + group * clusters;
-        const double *s = share + group * clusters, *o = offset + group * clusters;
-        const Palette palette = {clusters, old, temperature, floor, zero_preference};
-        const double *point = points + group * size, *mass = masses + group * size;
-        const double middle = (point[0] + point[size - 1]) / 2;
-        for (int64_t begin = 0; begin < size; begin += BLOCK) {
-            const int64_t length = size - begin < BLOCK ? size - begin : BLOCK;
-            double x[BLOCK], n[BLOCK], nearest[BLOCK], lever[BLOCK] = {0}, steep[BLOCK] = {0}, mean[BLOCK] = {0};
-            double held[BLOCK] = {0};
-            load(point + begin, length, point[size - 1], x);
-            load(mass + begin, length, 0, n);
-            pay(&palette, middle, x, soft, nearest);
-            for (int64_t k = 0; k < clusters; k++) {
-                const double *row = soft + k * BLOCK;
-                for (int i = 0; i < BLOCK; i++) {
-                    const double moving = unbound(row[i], floor) * (x[i] * s[k] - o[k]);
-                    lever[i] += moving;
-                    steep[i] += moving * old[k];
-                    mean[i] += row[i] * old[k];
-                    held[i] += floored(row[i], floor) * s[k];
-                }
-            }
-            for (int64_t i = 0; i < length; i++)
-                slope[group * size + begin + i] = held[i] + factor * (steep[i] - lever[i] * mean[i]);
-            for (int64_t k = 0; k < clusters; k++) {
-                const double *row = soft + k * BLOCK;
-                double constant = 0, linear = 0;
-                for (int i = 0; i < BLOCK; i++) {
-                    const double pull = unbound(row[i], floor) * (x[i] * s[k] - o[k]) - row[i] * lever[i];
-                    constant += pull * n[i];
-                    linear += pull * n[i] * x[i];
-                }
-                by_before[group * clusters + k] += factor * (linear - old[k] * constant);
+        pass->failed = 1;
+    for (int64_t part = TAKE(&pass->next); part < pass->parts; part = TAKE(&pass->next)) {
+        const int64_t first = blocks * part / pass->parts, end = blocks * (part + 1) / pass->parts;
+        for (int64_t group = 0; group < pass->groups && soft; group++) {
+            const int64_t own = group * pass->clusters;
+            const double *point = pass->points + group * pass->size, *centroids = pass->centroids + own;
+            const Palette palette = {pass->clusters, centroids, pass->temperature, pass->floor, pass->zero_preference};
+            const double last = point[pass->size - 1], middle = (point[0] + last) / 2;
+            double *sums = pass->sums ? pass->sums + 2 * (part * palettes + own) : NULL;
+            for (int64_t block = first; block < end; block++) {
+                const int64_t begin = block * BLOCK, length = pass->size - begin;
+                double x[BLOCK], carried[BLOCK] = {0}, nearness[BLOCK], result[BLOCK];
+                load(point + begin, length, last, x);
+                if (pass->carried)
+                    load(pass->carried + group * pass->size + begin, length, 0, carried);
+                pay(&palette, middle, x, soft, nearness);
+                if (kind == SUM_UP)
+                    pass->total[part * pass->groups + group] += sum_up_block(pass, x, carried, soft, nearness, sums);
+                else if (kind == EVALUATE)
+                    evaluate_block(pass, soft, pass->first + own, result);
+                else if (kind == OUTPUT_GRADIENTS)
+                    output_block(pass, x, carried, soft, centroids, pass->first + own, result, sums);
+                else
+                    update_block(pass, x, carried, soft, centroids, pass->first + own, pass->second + own, result, sums);
+                if (kind != SUM_UP)
+                    memcpy(pass->on_points + group * pass->size + begin, result,
+                           (size_t)(length < BLOCK ? length : BLOCK) * sizeof(double));
             }
         }
     }
     free(soft);
-    return 0;
+}
+
+FAST static void sum_up_parts(void *pass) { attend(pass, SUM_UP); }
+FAST static void evaluate_parts(void *pass) { attend(pass, EVALUATE); }
+FAST static void output_parts(void *pass) { attend(pass, OUTPUT_GRADIENTS); }
+FAST static void update_parts(void *pass) { attend(pass, UPDATE_GRADIENTS); }
+
+/* Makes a pass of one kind over all points. sums: (parts, G, K, 2), total: (parts, G), zeros before. The status is 1
+where there was no memory. */
+EXPORT int attend_points(Fork fork, int64_t parts, int64_t kind, const double *points, const double *carried,
+                         int64_t groups, int64_t size, const double *centroids, const double *first,
+                         const double *second, int64_t clusters, double temperature, double floor,
+                         double zero_preference, double *sums, double *total, double *on_points)
+{
+    static void (*const tasks[])(void *) = {sum_up_parts, evaluate_parts, output_parts, update_parts};
+    Attention pass = {0, parts, 0, points, carried, groups, size, centroids, first, second, clusters, temperature,
+                      floor, zero_preference, sums, total, on_points};
+    run(fork, parts, tasks[kind], &pass);
+    for (int64_t part = 1; part < parts; part++) {
+        for (int64_t i = 0; sums && i < 2 * groups * clusters; i++)
+            sums[i] += sums[2 * part * groups * clusters + i];
+        for (int64_t i = 0; total && i < groups; i++)
+            total[i] += total[part * groups + i];
+    }
+    return (int)pass.failed;
 }
 
 /* What a loader of Python extensions looks for; the functions above are called without one. */

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import torch
 from torch import Tensor
 
 from lightning_compress.dkm.grid import Grid, at_edges
-from lightning_compress.dkm.native import load, pointer, whole
+from lightning_compress.dkm.native.library import call, parts_for
+
+_LEAST_PART = 1 << 15
+"""Weights worth a thread."""
 
 
 def masses(grid: Grid, places: Tensor, absent: Tensor | None = None) -> Tensor:
@@ -31,82 +32,61 @@ def deposit(grid: Grid, places: Tensor, values: Tensor) -> Tensor:
 
 def interpolate(grid: Grid, function: Tensor, places: Tensor) -> Tensor:
     """A function known at the points, (G, M), at every weight, (G, N)."""
-    intercepts, slopes = _chords(grid, function.unsqueeze(0))
     places, result = places.contiguous(), torch.empty(places.shape, dtype=places.dtype)
-    _library().interpolate(
-        pointer(places), *_shape(places), *_bins(grid), pointer(intercepts), pointer(slopes), pointer(result)
-    )
+    chords = _chords(grid, function)
+    call("interpolate", _parts(places), places, *places.shape, *_bins(grid), *chords, result)
     return result
 
 
 def chain(grid: Grid, first: Tensor, second: Tensor, places: Tensor, upstream: Tensor) -> Tensor:
     """first * upstream + second at every weight, two functions known at the points: (G, N)."""
-    intercepts, slopes = _chords(grid, torch.stack((first, second)))
     places, upstream = places.contiguous(), upstream.contiguous()
     result = torch.empty(places.shape, dtype=places.dtype)
-    _library().chain(
-        pointer(places),
-        pointer(upstream),
-        *_shape(places),
-        *_bins(grid),
-        pointer(intercepts),
-        pointer(slopes),
-        pointer(result),
-    )
+    chords = _chords(grid, first, second)
+    call("chain", _parts(places), places, upstream, *places.shape, *_bins(grid), *chords, result)
     return result
 
 
 def _count(grid: Grid, places: Tensor, values: Tensor | None, *, skip_zeros: bool) -> Tensor:
     """Sums over bins and their moments, (G, bins, 2)."""
-    tables = torch.zeros((grid.groups, grid.size, 2), dtype=torch.float64)
-    places = places.contiguous()
-    _library().count_places(
-        pointer(places),
-        pointer(values),
-        *_shape(places),
-        *_bins(grid),
-        whole(skip_zeros),
-        pointer(tables),
+    places, parts = places.contiguous(), _parts(places)
+    tables = torch.zeros((parts, grid.groups, grid.size, 2), dtype=torch.float64)
+    call(
+        "count_places", parts, places, values, *places.shape, grid.start, grid.step, grid.size, skip_zeros, tables
     )
-    return tables
+    return tables[0]
 
 
 def _gather(grid: Grid, tables: Tensor) -> Tensor:
     points = torch.empty_like(grid.points)
-    _library().gather(pointer(tables), *_panels(grid), pointer(points))
+    call("gather", 1, tables, grid.groups, *_panels(grid), points)
     return points
 
 
-def _chords(grid: Grid, functions: Tensor) -> tuple[Tensor, Tensor]:
-    """Intercepts and slopes of functions (F, G, M) over all bins: (F, G, bins) each."""
-    functions = functions.contiguous()
+def _chords(grid: Grid, *functions: Tensor) -> tuple[Tensor, Tensor]:
+    """Intercepts and slopes of functions at the points, (G, M), over all bins: (F, G, bins) each."""
     intercepts, slopes = torch.empty((2, len(functions), grid.groups, grid.size), dtype=torch.float32)
-    for function, intercept, slope in zip(functions, intercepts, slopes, strict=True):
-        _library().chords(pointer(function), *_panels(grid), pointer(intercept), pointer(slope))
+    for index, function in enumerate(functions):
+        call(
+            "chords",
+            1,
+            function.contiguous(),
+            grid.groups,
+            *_panels(grid),
+            intercepts[index],
+            slopes[index],
+        )
     return intercepts, slopes
 
 
-def _shape(places: Tensor) -> tuple[ctypes.c_int64, ctypes.c_int64]:
-    return whole(places.shape[0]), whole(places.shape[1])
+def _parts(places: Tensor) -> int:
+    return parts_for(places.numel(), _LEAST_PART)
 
 
-def _bins(grid: Grid) -> tuple[ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]:
-    return pointer(grid.start), pointer(grid.step), whole(grid.size)
+def _bins(grid: Grid) -> tuple[Tensor, Tensor, int]:
+    return grid.start, grid.step, grid.size
 
 
 def _panels(grid: Grid) -> tuple[object, ...]:
     resolution = grid.resolution
-    return (
-        whole(grid.groups),
-        whole(resolution.panels),
-        whole(resolution.bins),
-        pointer(grid.start),
-        pointer(grid.step),
-        pointer(at_edges(resolution.bins)),
-    )
-
-
-def _library() -> ctypes.CDLL:
-    library = load()
-    assert library is not None
-    return library
+    return resolution.panels, resolution.bins, grid.start, grid.step, at_edges(resolution.bins)
