@@ -15,7 +15,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lightning_compress.dkm import attention
 from lightning_compress.dkm.clustering import Clustering
 from lightning_compress.dkm.grid import POINTS, Grid, Resolution
 
@@ -31,14 +30,14 @@ _MOST_UNIFORM_PANELS = 512
 _MOST_PANELS = 1 << 14
 """More panels than this, and weights are evaluated one by one."""
 
-_FORECAST_BINS = 1 << 10
-"""Bins on which the next palettes are estimated before the panels are laid out for them."""
-
 _STEEP_BINS = 128
 """Bins on each panel that was laid out around a switch."""
 
+_MOST_PLACES = 1 << 13
+"""Most equally spaced places at which the width that panels may have is computed."""
+
 _STEPS = 48
-"""Places on either side of a switch at which the width that panels may have is computed."""
+"""Places on either side of a steep switch at which it is computed."""
 
 _DRIFT = 3.0
 """How far a switch may lie from where it was forecast, in widths."""
@@ -83,8 +82,6 @@ def lay_out(
         if _exact_is_cheaper(weights, panels):
             return None
         return Layout(Grid.uniform(low, high, Resolution.for_panels(panels, size)), palettes)
-    if len(palettes) == 1:
-        palettes = _forecast(weights, low, high, palettes[0], clustering)
     edges = [
         _edges(float(low[group]), float(high[group]), [each[group] for each in palettes], temperature)
         for group in range(weights.shape[0])
@@ -137,12 +134,15 @@ def _edges(low: float, high: float, palettes: list[Tensor], temperature: float) 
         middles.append((ordered[1:] + ordered[:-1]) / 2)
         gaps.append(np.diff(ordered))
     middle, gap = np.concatenate(middles), np.concatenate(gaps)
-    # Places that lie ever less densely around each switch, and a few everywhere.
-    scale = temperature / np.maximum(gap, math.sqrt(2 * temperature))
+    # Places everywhere that tell soft switches, and ever less densely around each steep one.
+    soft = math.sqrt(temperature / 2)
+    everywhere = np.linspace(low, high, int(min(max(4 * (high - low) / soft, 512), _MOST_PLACES)))
+    steep = gap > 2 * soft
+    scale = temperature / gap[steep]
     reach = np.arcsinh((high - low) / scale)
     steps = np.sinh(reach[:, None] * np.linspace(0, 1, _STEPS)) * scale[:, None]
-    places = np.concatenate((middle[:, None] - steps, middle[:, None] + steps), axis=None)
-    places = np.concatenate((places, np.linspace(low, high, 513)))
+    centre = middle[steep, None]
+    places = np.concatenate((centre - steps, centre + steps, everywhere), axis=None)
     places = np.unique(places[(places >= low) & (places <= high)])
     rate = np.zeros_like(places)
     for middle, gap in zip(middles, gaps, strict=True):
@@ -170,25 +170,6 @@ def _rate(places: FloatArray, middle: FloatArray, gap: FloatArray, temperature: 
         distance = 2 * effective[index] * (places - middle[index]) / temperature
         rate = np.maximum(rate, effective[index] / temperature / np.sqrt(1 + (distance / math.pi) ** 2))
     return rate
-
-
-def _forecast(
-    weights: Tensor, low: Tensor, high: Tensor, palette: Tensor, clustering: Clustering
-) -> list[Tensor]:
-    """The palettes before each iteration, from a plain histogram."""
-    groups = weights.shape[0]
-    width = (high - low).clamp_min(torch.finfo(torch.float32).tiny).unsqueeze(-1)
-    places = (weights - low.unsqueeze(-1).float()) * ((_FORECAST_BINS - 1) / width).float()
-    bins = places.to(torch.int32).add_(
-        torch.arange(groups, dtype=torch.int32).mul_(_FORECAST_BINS).unsqueeze(-1)
-    )
-    size = groups * _FORECAST_BINS
-    masses = torch.bincount(bins.view(-1), minlength=size).to(palette.dtype).view(groups, -1)
-    sums = torch.bincount(bins.view(-1), weights=weights.reshape(-1), minlength=size).view(groups, -1)
-    points = sums / masses.clamp_min(1)
-    occupied = (masses > 0).any(dim=0)
-    _, iterations = attention.cluster(points[:, occupied], masses[:, occupied], palette, clustering)
-    return [iteration.before for iteration in iterations]
 
 
 def _pad(edges: FloatArray, count: int) -> FloatArray:
