@@ -132,10 +132,10 @@ def _nodes() -> Tensor:
 
 @lru_cache(maxsize=16)
 def at_edges(bins: int) -> Tensor:
-    """Lagrange polynomials of a panel's points at the edges of its bins, (bins + 1, POINTS), float64."""
+    """Lagrange polynomials of a panel's points at the edges of its bins, (POINTS, bins + 1), float64."""
     places, nodes = np.arange(bins + 1) / bins, _nodes().numpy()
     differences = nodes[:, None] - nodes[None, :]
     np.fill_diagonal(differences, 1.0)
     factors = (places[:, None, None] - nodes) / differences
     factors[:, np.arange(POINTS), np.arange(POINTS)] = 1.0
-    return torch.from_numpy(np.prod(factors, axis=-1))
+    return torch.from_numpy(np.ascontiguousarray(np.prod(factors, axis=-1).T))

@@ -100,8 +100,9 @@ def resolves(layout: Layout, low: Tensor, high: Tensor, palettes: list[Tensor], 
         rate = max((_greatest_rate(low, high, each, temperature) for each in palettes[1:]), default=0.0)
         return width * rate <= _SAFETY * layout.grid.resolution.panels
     drift = 0.0
-    for planned, real in zip(layout.palettes[1:], palettes[1:], strict=False):
-        planned, real = planned.sort(dim=-1).values, real.sort(dim=-1).values
+    for position in range(1, len(palettes)):
+        planned = layout.palettes[min(position, len(layout.palettes) - 1)].sort(dim=-1).values
+        real = palettes[position].sort(dim=-1).values
         moved = (planned[:, 1:] + planned[:, :-1] - real[:, 1:] - real[:, :-1]).abs()
         drift = max(drift, float((moved * real.diff(dim=-1)).max()) / temperature)
     return drift <= _DRIFT

@@ -88,13 +88,13 @@ def _gather(grid: Grid, sums: Tensor, moments: Tensor) -> Tensor:
     panels = (grid.groups, grid.resolution.panels, grid.resolution.bins)
     right = right.view(panels)
     edges = F.pad(sums.view(panels) - right, (0, 1)) + F.pad(right, (1, 0))
-    return (edges @ at_edges(grid.resolution.bins).to(edges)).flatten(1)
+    return (edges @ at_edges(grid.resolution.bins).to(edges).T).flatten(1)
 
 
 def _chords(grid: Grid, functions: Tensor, dtype: torch.dtype) -> Tensor:
     """Intercepts, then slopes, of chords over all bins of functions known at the points, (G, F, M): (G, 2F, bins)."""
     panels = (*functions.shape[:-1], grid.resolution.panels)
-    values = functions.view(*panels, POINTS) @ at_edges(grid.resolution.bins).to(functions).T
+    values = functions.view(*panels, POINTS) @ at_edges(grid.resolution.bins).to(functions)
     slope = values.diff(dim=-1).flatten(2).div_(grid.step.view(-1, 1, 1))
     base = values[..., :-1].flatten(2).addcmul(slope, grid.begin().unsqueeze(1), value=-1)
     return torch.cat((base, slope), dim=1).to(dtype)

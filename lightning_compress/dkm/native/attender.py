@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_compress.dkm.clustering import Clustering
-from lightning_compress.dkm.native.library import call, parts_for
+from lightning_compress.dkm.native.library import call, parts_for, threads
 
 _LEAST_PART = 1 << 13
 """Elements of an attention matrix worth a thread."""
@@ -20,9 +20,6 @@ class NativeAttender:
     Args:
         points: Shape (G, M).
         clustering: What to do.
-
-    Raises:
-        MemoryError: Where the attention of a few points finds no room.
     """
 
     def __init__(self, points: Tensor, clustering: Clustering) -> None:
@@ -63,8 +60,9 @@ class NativeAttender:
         on_points = torch.empty_like(self._points)
         first, second = [*(palette.contiguous() for palette in palettes), None, None][:2]
         options = self._clustering
-        failed = call(
+        call(
             "attend_points",
+            threads(),
             parts,
             kind,
             self._points,
@@ -75,13 +73,11 @@ class NativeAttender:
             first,
             second,
             centroids.shape[-1],
-            float(options.temperature),
-            float(options.attention_floor),
-            float(options.zero_preference),
+            options.temperature,
+            options.attention_floor,
+            options.zero_preference,
             sums,
             total,
             on_points,
         )
-        if failed:
-            raise MemoryError(f"no room for the attention to {centroids.shape[-1]} centroids")
         return sums[0], total[0], on_points

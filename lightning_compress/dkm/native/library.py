@@ -14,28 +14,46 @@ from torch import Tensor
 _EXTENSION = "lightning_compress.dkm.native._passes"
 
 
+_SHAPE = "nn"
+_BINS = "ppn"
+_SIGNATURES = {
+    "count_places": f"fn pp{_SHAPE}{_BINS}n p",
+    "interpolate": f"fn p{_SHAPE}{_BINS} ppp",
+    "chain": f"fn pp{_SHAPE}{_BINS} ppp",
+    "gather": "p nnn ppp p",
+    "chords": "p nnn ppp pp",
+    "attend_points": f"fnn pp{_SHAPE} pppn ddd ppp",
+}
+"""Arguments of the functions: f the threads' entry, p pointers, n whole numbers, d numbers in double precision."""
+
+_TYPES = {"f": ctypes.c_void_p, "p": ctypes.c_void_p, "n": ctypes.c_int64, "d": ctypes.c_double}
+
+
 @lru_cache(maxsize=1)
 def _load() -> ctypes.CDLL | None:
     specification = find_spec(_EXTENSION)
     if specification is None or specification.origin is None:
         return None
-    return ctypes.CDLL(specification.origin)
+    library = ctypes.CDLL(specification.origin)
+    for name, signature in _SIGNATURES.items():
+        getattr(library, name).argtypes = [_TYPES[letter] for letter in signature if letter != " "]
+    return library
 
 
 @lru_cache(maxsize=1)
-def _fork() -> ctypes.c_void_p:
-    """The entry of the OpenMP library that torch runs on, or null where torch runs on another.
+def threads() -> int | None:
+    """The entry of the OpenMP library that torch runs on, or None where torch runs on another.
 
     A library of threads of our own would fight torch's, which keep their processors busy for a while after each
     operation.
     """
-    if sys.platform.startswith("linux"):
-        try:
-            openmp = ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD | os.RTLD_LOCAL)
-        except OSError:
-            return ctypes.c_void_p(None)
-        return ctypes.cast(openmp.GOMP_parallel, ctypes.c_void_p)
-    return ctypes.c_void_p(None)
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        openmp = ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD | os.RTLD_LOCAL)
+    except OSError:
+        return None
+    return ctypes.cast(openmp.GOMP_parallel, ctypes.c_void_p).value
 
 
 def serves(tensor: Tensor) -> bool:
@@ -43,32 +61,19 @@ def serves(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and _load() is not None
 
 
-def call(function: str, parts: int, *arguments: object) -> int:
-    """Call a function of the library, whose work may be cut into parts: its status.
+def call(function: str, *arguments: Tensor | float | None) -> None:
+    """Call a function of the library with contiguous tensors, None for no tensor, and numbers.
 
-    Args:
-        function: Its name.
-        parts: As `parts_for` gives them.
-        arguments: Tensors, which must be contiguous, or None for pointers; integers and floats.
+    Raises:
+        MemoryError: Where the function found no room for a few numbers.
     """
     library = _load()
     assert library is not None
-    status: int = getattr(library, function)(_fork(), *map(_argument, (parts, *arguments)))
-    return status
+    plain = [value.data_ptr() if isinstance(value, Tensor) else value for value in arguments]
+    if getattr(library, function)(*plain):
+        raise MemoryError(f"{function} found no memory")
 
 
 def parts_for(work: int, least: int) -> int:
     """Parts that work is cut into: one for each thread, and none smaller than is worth handing over."""
     return max(1, min(torch.get_num_threads(), work // least))
-
-
-def _argument(value: object) -> object:
-    if value is None:
-        return ctypes.c_void_p(None)
-    if isinstance(value, Tensor):
-        assert value.is_contiguous()
-        return ctypes.c_void_p(value.data_ptr())
-    if isinstance(value, float):
-        return ctypes.c_double(value)
-    assert isinstance(value, int)
-    return ctypes.c_int64(value)

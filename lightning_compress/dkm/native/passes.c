@@ -4,7 +4,7 @@ Weights are float, everything on the grid is double. G groups lie one after anot
 between calls, so that any number of threads may make them.
 
 A pass is cut into parts, which `fork`, an entry of the OpenMP library that torch itself runs on, hands to its threads;
-without one they are done in turn. */
+without one they are done in turn. Functions return 1 where there was no memory. */
 
 #include <math.h>
 #include <stdint.h>
@@ -35,6 +35,7 @@ without one they are done in turn. */
 #define CHUNK 512    /* Weights whose bins are computed at once. */
 #define LOWEST -460.0 /* Exponents below this count as nothing: products would no longer be normal numbers. */
 #define NEGLIGIBLE 1e-199
+#define UNSEEN -46.0 /* Exponents below this add nothing to a floor of attention, in double precision. */
 
 /* GOMP_parallel: runs a task on so many threads. */
 typedef void (*Fork)(void (*task)(void *), void *data, unsigned threads, unsigned flags);
@@ -148,7 +149,7 @@ FAST static void pass_parts(void *data)
 }
 
 /* Sums over bins of values, or of ones, and of their products with places: tables (parts, G, size, 2), zeros before. */
-EXPORT void count_places(Fork fork, int64_t parts, const float *places, const float *values, int64_t groups,
+EXPORT int count_places(Fork fork, int64_t parts, const float *places, const float *values, int64_t groups,
                          int64_t count, const double *starts, const double *steps, int64_t size, int64_t skip_zeros,
                          double *tables)
 {
@@ -157,74 +158,88 @@ EXPORT void count_places(Fork fork, int64_t parts, const float *places, const fl
     for (int64_t part = 1; part < parts; part++)
         for (int64_t i = 0; i < 2 * groups * size; i++)
             tables[i] += tables[2 * part * groups * size + i];
+    return 0;
 }
 
 /* A function known by its chords, at every place. */
-EXPORT void interpolate(Fork fork, int64_t parts, const float *places, int64_t groups, int64_t count,
+EXPORT int interpolate(Fork fork, int64_t parts, const float *places, int64_t groups, int64_t count,
                         const double *starts, const double *steps, int64_t size, const float *intercepts,
                         const float *slopes, float *results)
 {
     Pass pass = {0, parts, places, NULL, groups, count, size, 0, starts, steps, NULL, intercepts, slopes, results};
     run(fork, parts, pass_parts, &pass);
+    return 0;
 }
 
 /* first * upstream + second at every place, of two functions known by their chords, (2, G, size). */
-EXPORT void chain(Fork fork, int64_t parts, const float *places, const float *upstream, int64_t groups, int64_t count,
+EXPORT int chain(Fork fork, int64_t parts, const float *places, const float *upstream, int64_t groups, int64_t count,
                   const double *starts, const double *steps, int64_t size, const float *intercepts,
                   const float *slopes, float *results)
 {
     Pass pass = {0, parts, places, upstream, groups, count, size, 0, starts, steps, NULL, intercepts, slopes, results};
     run(fork, parts, pass_parts, &pass);
+    return 0;
 }
 
-/* What lies in bins, with its moments, gathered on the points of their panels. at_edges: (bins + 1, POINTS). */
-FAST EXPORT void gather(Fork fork, int64_t parts, const double *tables, int64_t groups, int64_t panels, int64_t bins,
-                        const double *starts, const double *steps, const double *at_edges, double *points)
+/* What lies in bins, with its moments, gathered on the points of their panels. at_edges: (POINTS, bins + 1). */
+FAST EXPORT int gather(const double *tables, int64_t groups, int64_t panels, int64_t bins, const double *starts,
+                       const double *steps, const double *at_edges, double *points)
 {
-    (void)fork, (void)parts;
+    double *edges = malloc((size_t)(bins + 1) * sizeof(double));
+    if (!edges)
+        return 1;
     for (int64_t group = 0; group < groups; group++) {
+        const double start = starts[group], step = steps[group], scale = 1 / step;
         for (int64_t panel = 0; panel < panels; panel++) {
             const double *entry = tables + (group * panels + panel) * bins * 2;
-            double *own = points + (group * panels + panel) * POINTS;
-            double sums[POINTS] = {0};
+            memset(edges, 0, (size_t)(bins + 1) * sizeof(double));
             for (int64_t bin = 0; bin < bins; bin++) {
-                const double place = starts[group] + steps[group] * (double)(panel * bins + bin);
-                const double right = (entry[2 * bin + 1] - place * entry[2 * bin]) / steps[group];
-                const double left = entry[2 * bin] - right;
-                const double *edge = at_edges + bin * POINTS;
-                for (int k = 0; k < POINTS; k++)
-                    sums[k] += left * edge[k] + right * edge[POINTS + k];
+                const double place = start + step * (double)(panel * bins + bin);
+                const double right = (entry[2 * bin + 1] - place * entry[2 * bin]) * scale;
+                edges[bin] += entry[2 * bin] - right;
+                edges[bin + 1] += right;
             }
-            memcpy(own, sums, sizeof sums);
+            for (int k = 0; k < POINTS; k++) {
+                const double *at = at_edges + k * (bins + 1);
+                double sum = 0;
+                for (int64_t edge = 0; edge <= bins; edge++)
+                    sum += edges[edge] * at[edge];
+                points[(group * panels + panel) * POINTS + k] = sum;
+            }
         }
     }
+    free(edges);
+    return 0;
 }
 
 /* Intercepts and slopes of a function's chords over all bins, from its values on the points. */
-FAST EXPORT void chords(Fork fork, int64_t parts, const double *points, int64_t groups, int64_t panels, int64_t bins,
-                        const double *starts, const double *steps, const double *at_edges, float *intercepts,
-                        float *slopes)
+FAST EXPORT int chords(const double *points, int64_t groups, int64_t panels, int64_t bins, const double *starts,
+                       const double *steps, const double *at_edges, float *intercepts, float *slopes)
 {
-    (void)fork, (void)parts;
+    double *values = malloc((size_t)(bins + 1) * sizeof(double));
+    if (!values)
+        return 1;
     for (int64_t group = 0; group < groups; group++) {
+        const double start = starts[group], step = steps[group], scale = 1 / step;
         for (int64_t panel = 0; panel < panels; panel++) {
-            const double *own = points + (group * panels + panel) * POINTS;
-            const int64_t first = panel * bins, at = group * panels * bins + first;
-            double left = 0;
-            for (int k = 0; k < POINTS; k++)
-                left += own[k] * at_edges[k];
+            const int64_t first = panel * bins;
+            float *intercept = intercepts + (group * panels + panel) * bins;
+            float *slope = slopes + (group * panels + panel) * bins;
+            memset(values, 0, (size_t)(bins + 1) * sizeof(double));
+            for (int k = 0; k < POINTS; k++) {
+                const double *at = at_edges + k * (bins + 1), point = points[(group * panels + panel) * POINTS + k];
+                for (int64_t edge = 0; edge <= bins; edge++)
+                    values[edge] += point * at[edge];
+            }
             for (int64_t bin = 0; bin < bins; bin++) {
-                const double *edge = at_edges + (bin + 1) * POINTS;
-                double right = 0;
-                for (int k = 0; k < POINTS; k++)
-                    right += own[k] * edge[k];
-                const double slope = (right - left) / steps[group];
-                slopes[at + bin] = (float)slope;
-                intercepts[at + bin] = (float)(left - slope * (starts[group] + steps[group] * (double)(first + bin)));
-                left = right;
+                const double steepness = (values[bin + 1] - values[bin]) * scale;
+                slope[bin] = (float)steepness;
+                intercept[bin] = (float)(values[bin] - steepness * (start + step * (double)(first + bin)));
             }
         }
     }
+    free(values);
+    return 0;
 }
 
 /* e^x for x from LOWEST to 0, to about two units in the last place; a call to the library would not be vectorized. */
@@ -259,17 +274,20 @@ typedef struct {
     double temperature, floor, zero_preference;
 } Palette;
 
-/* Copies a block of points; what a last block lacks is filled with its last point. */
+/* Copies a block of points; what a last block lacks is filled up. */
 INLINE void load(const double *source, int64_t length, double fill, double *block)
 {
     for (int64_t i = 0; i < BLOCK; i++)
         block[i] = i < length ? source[i] : fill;
 }
 
-/* The attention p of a block of points, (K, BLOCK), and its greatest logits. */
-INLINE void pay(const Palette *palette, double middle, const double *x, double *soft, double *nearness)
+/* The attention p of a block of points, and its greatest logits.
+
+Rows are only those of the centroids that the block sees: their number is the result, their numbers go to `seen`. The
+others are paid p = 0, or the floor. */
+INLINE int64_t pay(const Palette *palette, double middle, const double *x, double *soft, int64_t *seen, double *nearness)
 {
-    const double scale = 2 / palette->temperature;
+    const double scale = 2 / palette->temperature, least = palette->floor > 0 ? UNSEEN : LOWEST;
     double total[BLOCK], centred[BLOCK], logits[BLOCK];
     for (int i = 0; i < BLOCK; i++) {
         centred[i] = x[i] - middle;
@@ -286,29 +304,38 @@ INLINE void pay(const Palette *palette, double middle, const double *x, double *
             nearness[i] = row[i] > nearness[i] ? row[i] : nearness[i];
         }
     }
+    int64_t rows = 0;
     for (int64_t k = 0; k < palette->clusters; k++) {
-        double *row = soft + k * BLOCK;
+        const double *given = soft + k * BLOCK;
+        double greatest = LOWEST;
         for (int i = 0; i < BLOCK; i++) {
-            const double logit = row[i] - nearness[i];
+            const double logit = given[i] - nearness[i];
             logits[i] = logit > LOWEST ? logit : LOWEST;
+            greatest = logit > greatest ? logit : greatest;
         }
+        if (greatest < least)
+            continue;
+        double *row = soft + rows * BLOCK;
         for (int i = 0; i < BLOCK; i++) {
             row[i] = exponential(logits[i]);
             total[i] += row[i];
         }
+        seen[rows++] = k;
     }
     for (int i = 0; i < BLOCK; i++)
         total[i] = 1 / total[i];
-    for (int64_t k = 0; k < palette->clusters; k++) {
-        double *row = soft + k * BLOCK;
+    for (int64_t j = 0; j < rows; j++) {
+        double *row = soft + j * BLOCK;
         for (int i = 0; i < BLOCK; i++) {
             const double share = row[i] * total[i];
             row[i] = share > NEGLIGIBLE ? share : 0;
         }
     }
+    return rows;
 }
 
-INLINE double floored(double soft, double floor) { return soft > floor ? soft : floor; }
+/* What attention has over its floor, and where the floor does not bind. */
+INLINE double over(double soft, double floor) { return soft > floor ? soft - floor : 0; }
 INLINE double unbound(double soft, double floor) { return soft > floor ? soft : 0; }
 
 /* A pass over the points of G groups, (G, size), and their attention to centroids, (G, K).
@@ -327,136 +354,171 @@ typedef struct {
 
 typedef enum { SUM_UP, EVALUATE, OUTPUT_GRADIENTS, UPDATE_GRADIENTS } Kind;
 
-/* Sums of attention times masses and their first moments; the result is that of masses times nearness. */
-INLINE double sum_up_block(const Attention *pass, const double *x, const double *n, const double *soft,
-                           const double *nearness, double *sums)
+/* A block of points: x, what they carry, and the attention that they pay over and above the floor. */
+typedef struct {
+    double x[BLOCK], carried[BLOCK], nearness[BLOCK];
+    const double *soft;
+    const int64_t *seen;
+    int64_t rows;
+    double floor, factor;
+} Block;
+
+/* Sums of attention times masses and their first moments, without the floor's. */
+INLINE void sum_up_block(const Block *block, double *sums)
 {
-    double near = 0;
-    for (int i = 0; i < BLOCK; i++)
-        near += n[i] * nearness[i];
-    for (int64_t k = 0; k < pass->clusters; k++) {
-        const double *row = soft + k * BLOCK;
+    for (int64_t j = 0; j < block->rows; j++) {
+        const double *row = block->soft + j * BLOCK;
         double zeroth = 0, first = 0;
         for (int i = 0; i < BLOCK; i++) {
-            const double share = floored(row[i], pass->floor) * n[i];
+            const double share = over(row[i], block->floor) * block->carried[i];
             zeroth += share;
-            first += share * x[i];
+            first += share * block->x[i];
         }
-        sums[2 * k] += zeroth;
-        sums[2 * k + 1] += first;
+        sums[2 * block->seen[j]] += zeroth;
+        sums[2 * block->seen[j] + 1] += first;
     }
-    return near;
 }
 
-/* The palettized value f at each point: attention to the centroids before, of the centroids after. */
-INLINE void evaluate_block(const Attention *pass, const double *soft, const double *after, double *f)
+/* The palettized value f at each point, without the floor's part. */
+INLINE void evaluate_block(const Block *block, const double *after, double *f)
 {
-    for (int i = 0; i < BLOCK; i++)
-        f[i] = 0;
-    for (int64_t k = 0; k < pass->clusters; k++)
+    for (int64_t j = 0; j < block->rows; j++) {
+        const double *row = block->soft + j * BLOCK, value = after[block->seen[j]];
         for (int i = 0; i < BLOCK; i++)
-            f[i] += floored(soft[k * BLOCK + i], pass->floor) * after[k];
+            f[i] += over(row[i], block->floor) * value;
+    }
 }
 
-/* Gradients by the centroids after and before the last iteration through f, and the slope of f. */
-INLINE void output_block(const Attention *pass, const double *x, const double *g, const double *soft,
-                         const double *before, const double *after, double *slope, double *sums)
+/* Gradients by the centroids after, without the floor's, and before the last iteration through f; the slope of f. */
+INLINE void output_block(const Block *block, const double *before, const double *after, double *slope, double *sums)
 {
-    const double factor = 2 / pass->temperature, floor = pass->floor;
     double value[BLOCK] = {0}, product[BLOCK] = {0}, mean[BLOCK] = {0};
-    for (int64_t k = 0; k < pass->clusters; k++) {
-        const double *row = soft + k * BLOCK;
+    for (int64_t j = 0; j < block->rows; j++) {
+        const double *row = block->soft + j * BLOCK, old = before[block->seen[j]], new = after[block->seen[j]];
         for (int i = 0; i < BLOCK; i++) {
-            const double moving = unbound(row[i], floor) * after[k];
+            const double moving = unbound(row[i], block->floor) * new;
             value[i] += moving;
-            product[i] += moving * before[k];
-            mean[i] += row[i] * before[k];
+            product[i] += moving * old;
+            mean[i] += row[i] * old;
         }
     }
     for (int i = 0; i < BLOCK; i++)
-        slope[i] = factor * (product[i] - value[i] * mean[i]);
-    for (int64_t k = 0; k < pass->clusters; k++) {
-        const double *row = soft + k * BLOCK;
+        slope[i] = block->factor * (product[i] - value[i] * mean[i]);
+    for (int64_t j = 0; j < block->rows; j++) {
+        const double *row = block->soft + j * BLOCK, new = after[block->seen[j]];
         double held = 0, constant = 0, linear = 0;
         for (int i = 0; i < BLOCK; i++) {
-            const double moving = (unbound(row[i], floor) * after[k] - row[i] * value[i]) * g[i];
-            held += floored(row[i], floor) * g[i];
+            const double moving = (unbound(row[i], block->floor) * new - row[i] * value[i]) * block->carried[i];
+            held += over(row[i], block->floor) * block->carried[i];
             constant += moving;
-            linear += moving * x[i];
+            linear += moving * block->x[i];
         }
-        sums[2 * k] += held;
-        sums[2 * k + 1] += factor * (linear - before[k] * constant);
+        sums[2 * block->seen[j]] += held;
+        sums[2 * block->seen[j] + 1] += block->factor * (linear - before[block->seen[j]] * constant);
     }
 }
 
-/* Through an update of the centroids: the gradient by those before it, and by the place of a unit of mass.
+/* Through an update of the centroids: the gradient by those before it, and by the place of a unit of mass, to which
+`slope` holds the floor's part before.
 
 share: the gradient by the centroids after the update over the mass attended to them; offset: share times those. */
-INLINE void update_block(const Attention *pass, const double *x, const double *n, const double *soft,
-                         const double *before, const double *share, const double *offset, double *slope, double *sums)
+INLINE void update_block(const Block *block, const double *before, const double *share, const double *offset,
+                         double *slope, double *sums)
 {
-    const double factor = 2 / pass->temperature, floor = pass->floor;
-    double lever[BLOCK] = {0}, steep[BLOCK] = {0}, mean[BLOCK] = {0}, held[BLOCK] = {0};
-    for (int64_t k = 0; k < pass->clusters; k++) {
-        const double *row = soft + k * BLOCK;
+    const double *x = block->x, floor = block->floor;
+    double lever[BLOCK] = {0}, steep[BLOCK] = {0}, mean[BLOCK] = {0};
+    for (int64_t j = 0; j < block->rows; j++) {
+        const int64_t k = block->seen[j];
+        const double *row = block->soft + j * BLOCK, old = before[k], own = share[k], shift = offset[k];
         for (int i = 0; i < BLOCK; i++) {
-            const double moving = unbound(row[i], floor) * (x[i] * share[k] - offset[k]);
+            const double moving = unbound(row[i], floor) * (x[i] * own - shift);
             lever[i] += moving;
-            steep[i] += moving * before[k];
-            mean[i] += row[i] * before[k];
-            held[i] += floored(row[i], floor) * share[k];
+            steep[i] += moving * old;
+            mean[i] += row[i] * old;
+            slope[i] += over(row[i], floor) * own;
         }
     }
     for (int i = 0; i < BLOCK; i++)
-        slope[i] = held[i] + factor * (steep[i] - lever[i] * mean[i]);
-    for (int64_t k = 0; k < pass->clusters; k++) {
-        const double *row = soft + k * BLOCK;
+        slope[i] += block->factor * (steep[i] - lever[i] * mean[i]);
+    for (int64_t j = 0; j < block->rows; j++) {
+        const int64_t k = block->seen[j];
+        const double *row = block->soft + j * BLOCK, own = share[k], shift = offset[k];
         double constant = 0, linear = 0;
         for (int i = 0; i < BLOCK; i++) {
-            const double pull = unbound(row[i], floor) * (x[i] * share[k] - offset[k]) - row[i] * lever[i];
-            constant += pull * n[i];
-            linear += pull * n[i] * x[i];
+            const double pull = unbound(row[i], floor) * (x[i] * own - shift) - row[i] * lever[i];
+            constant += pull * block->carried[i];
+            linear += pull * block->carried[i] * x[i];
         }
-        sums[2 * k] += factor * (linear - before[k] * constant);
+        sums[2 * k] += block->factor * (linear - before[k] * constant);
     }
+}
+
+/* The floor of attention times what is carried, once for all centroids. */
+INLINE void sum_floor(const Block *block, double *zeroth, double *first)
+{
+    for (int i = 0; i < BLOCK; i++) {
+        *zeroth += block->floor * block->carried[i];
+        *first += block->floor * block->carried[i] * block->x[i];
+    }
+}
+
+INLINE void attend_group(const Attention *pass, Kind kind, int64_t part, int64_t group, double *soft, int64_t *seen)
+{
+    const int64_t blocks = (pass->size + BLOCK - 1) / BLOCK, own = group * pass->clusters;
+    const int64_t start = blocks * part / pass->parts, end = blocks * (part + 1) / pass->parts;
+    const double *point = pass->points + group * pass->size, *before = pass->centroids + own;
+    const double *first = pass->first ? pass->first + own : NULL, *second = pass->second ? pass->second + own : NULL;
+    const Palette palette = {pass->clusters, before, pass->temperature, pass->floor, pass->zero_preference};
+    const double last = point[pass->size - 1], middle = (point[0] + last) / 2;
+    double *sums = pass->sums + 2 * (part * pass->groups * pass->clusters + own);
+    double near = 0, zeroth = 0, moment = 0, held = 0;
+    for (int64_t k = 0; first && k < pass->clusters; k++)
+        held += pass->floor * first[k];
+    for (int64_t index = start; index < end; index++) {
+        const int64_t begin = index * BLOCK, length = pass->size - begin;
+        Block block = {.soft = soft, .seen = seen, .floor = pass->floor, .factor = 2 / pass->temperature};
+        double result[BLOCK];
+        load(point + begin, length, last, block.x);
+        if (pass->carried)
+            load(pass->carried + group * pass->size + begin, length, 0, block.carried);
+        block.rows = pay(&palette, middle, block.x, soft, seen, block.nearness);
+        for (int i = 0; i < BLOCK; i++)
+            result[i] = held;
+        if (kind == SUM_UP) {
+            sum_up_block(&block, sums);
+            for (int i = 0; i < BLOCK; i++)
+                near += block.carried[i] * block.nearness[i];
+        } else if (kind == EVALUATE)
+            evaluate_block(&block, first, result);
+        else if (kind == OUTPUT_GRADIENTS)
+            output_block(&block, before, first, result, sums);
+        else
+            update_block(&block, before, first, second, result, sums);
+        sum_floor(&block, &zeroth, &moment);
+        if (kind != SUM_UP)
+            memcpy(pass->on_points + group * pass->size + begin, result,
+                   (size_t)(length < BLOCK ? length : BLOCK) * sizeof(double));
+    }
+    for (int64_t k = 0; k < pass->clusters; k++) {
+        if (kind == SUM_UP || kind == OUTPUT_GRADIENTS)
+            sums[2 * k] += zeroth;
+        if (kind == SUM_UP)
+            sums[2 * k + 1] += moment;
+    }
+    pass->total[part * pass->groups + group] += near;
 }
 
 INLINE void attend(Attention *pass, Kind kind)
 {
-    const int64_t blocks = (pass->size + BLOCK - 1) / BLOCK, palettes = pass->groups * pass->clusters;
     double *soft = malloc((size_t)pass->clusters * BLOCK * sizeof(double));
-    if (!soft)
+    int64_t *seen = malloc((size_t)pass->clusters * sizeof(int64_t));
+    if (!soft || !seen)
         pass->failed = 1;
-    for (int64_t part = TAKE(&pass->next); part < pass->parts; part = TAKE(&pass->next)) {
-        const int64_t first = blocks * part / pass->parts, end = blocks * (part + 1) / pass->parts;
-        for (int64_t group = 0; group < pass->groups && soft; group++) {
-            const int64_t own = group * pass->clusters;
-            const double *point = pass->points + group * pass->size, *centroids = pass->centroids + own;
-            const Palette palette = {pass->clusters, centroids, pass->temperature, pass->floor, pass->zero_preference};
-            const double last = point[pass->size - 1], middle = (point[0] + last) / 2;
-            double *sums = pass->sums ? pass->sums + 2 * (part * palettes + own) : NULL;
-            for (int64_t block = first; block < end; block++) {
-                const int64_t begin = block * BLOCK, length = pass->size - begin;
-                double x[BLOCK], carried[BLOCK] = {0}, nearness[BLOCK], result[BLOCK];
-                load(point + begin, length, last, x);
-                if (pass->carried)
-                    load(pass->carried + group * pass->size + begin, length, 0, carried);
-                pay(&palette, middle, x, soft, nearness);
-                if (kind == SUM_UP)
-                    pass->total[part * pass->groups + group] += sum_up_block(pass, x, carried, soft, nearness, sums);
-                else if (kind == EVALUATE)
-                    evaluate_block(pass, soft, pass->first + own, result);
-                else if (kind == OUTPUT_GRADIENTS)
-                    output_block(pass, x, carried, soft, centroids, pass->first + own, result, sums);
-                else
-                    update_block(pass, x, carried, soft, centroids, pass->first + own, pass->second + own, result, sums);
-                if (kind != SUM_UP)
-                    memcpy(pass->on_points + group * pass->size + begin, result,
-                           (size_t)(length < BLOCK ? length : BLOCK) * sizeof(double));
-            }
-        }
-    }
+    for (int64_t part = TAKE(&pass->next); part < pass->parts; part = TAKE(&pass->next))
+        for (int64_t group = 0; group < pass->groups && soft && seen; group++)
+            attend_group(pass, kind, part, group, soft, seen);
     free(soft);
+    free(seen);
 }
 
 FAST static void sum_up_parts(void *pass) { attend(pass, SUM_UP); }
@@ -464,8 +526,7 @@ FAST static void evaluate_parts(void *pass) { attend(pass, EVALUATE); }
 FAST static void output_parts(void *pass) { attend(pass, OUTPUT_GRADIENTS); }
 FAST static void update_parts(void *pass) { attend(pass, UPDATE_GRADIENTS); }
 
-/* Makes a pass of one kind over all points. sums: (parts, G, K, 2), total: (parts, G), zeros before. The status is 1
-where there was no memory. */
+/* Makes a pass of one kind over all points. sums: (parts, G, K, 2), total: (parts, G), zeros before. */
 EXPORT int attend_points(Fork fork, int64_t parts, int64_t kind, const double *points, const double *carried,
                          int64_t groups, int64_t size, const double *centroids, const double *first,
                          const double *second, int64_t clusters, double temperature, double floor,
@@ -476,9 +537,9 @@ EXPORT int attend_points(Fork fork, int64_t parts, int64_t kind, const double *p
                       floor, zero_preference, sums, total, on_points};
     run(fork, parts, tasks[kind], &pass);
     for (int64_t part = 1; part < parts; part++) {
-        for (int64_t i = 0; sums && i < 2 * groups * clusters; i++)
+        for (int64_t i = 0; i < 2 * groups * clusters; i++)
             sums[i] += sums[2 * part * groups * clusters + i];
-        for (int64_t i = 0; total && i < groups; i++)
+        for (int64_t i = 0; i < groups; i++)
             total[i] += total[part * groups + i];
     }
     return (int)pass.failed;

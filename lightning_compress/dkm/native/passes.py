@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_compress.dkm.grid import Grid, at_edges
-from lightning_compress.dkm.native.library import call, parts_for
+from lightning_compress.dkm.native.library import call, parts_for, threads
 
 _LEAST_PART = 1 << 15
 """Weights worth a thread."""
@@ -34,7 +34,7 @@ def interpolate(grid: Grid, function: Tensor, places: Tensor) -> Tensor:
     """A function known at the points, (G, M), at every weight, (G, N)."""
     places, result = places.contiguous(), torch.empty(places.shape, dtype=places.dtype)
     chords = _chords(grid, function)
-    call("interpolate", _parts(places), places, *places.shape, *_bins(grid), *chords, result)
+    call("interpolate", threads(), _parts(places), places, *places.shape, *_bins(grid), *chords, result)
     return result
 
 
@@ -43,7 +43,7 @@ def chain(grid: Grid, first: Tensor, second: Tensor, places: Tensor, upstream: T
     places, upstream = places.contiguous(), upstream.contiguous()
     result = torch.empty(places.shape, dtype=places.dtype)
     chords = _chords(grid, first, second)
-    call("chain", _parts(places), places, upstream, *places.shape, *_bins(grid), *chords, result)
+    call("chain", threads(), _parts(places), places, upstream, *places.shape, *_bins(grid), *chords, result)
     return result
 
 
@@ -51,15 +51,14 @@ def _count(grid: Grid, places: Tensor, values: Tensor | None, *, skip_zeros: boo
     """Sums over bins and their moments, (G, bins, 2)."""
     places, parts = places.contiguous(), _parts(places)
     tables = torch.zeros((parts, grid.groups, grid.size, 2), dtype=torch.float64)
-    call(
-        "count_places", parts, places, values, *places.shape, grid.start, grid.step, grid.size, skip_zeros, tables
-    )
+    zeros = int(skip_zeros)
+    call("count_places", threads(), parts, places, values, *places.shape, *_bins(grid), zeros, tables)
     return tables[0]
 
 
 def _gather(grid: Grid, tables: Tensor) -> Tensor:
     points = torch.empty_like(grid.points)
-    call("gather", 1, tables, grid.groups, *_panels(grid), points)
+    call("gather", tables, grid.groups, *_panels(grid), points)
     return points
 
 
@@ -67,15 +66,8 @@ def _chords(grid: Grid, *functions: Tensor) -> tuple[Tensor, Tensor]:
     """Intercepts and slopes of functions at the points, (G, M), over all bins: (F, G, bins) each."""
     intercepts, slopes = torch.empty((2, len(functions), grid.groups, grid.size), dtype=torch.float32)
     for index, function in enumerate(functions):
-        call(
-            "chords",
-            1,
-            function.contiguous(),
-            grid.groups,
-            *_panels(grid),
-            intercepts[index],
-            slopes[index],
-        )
+        panels = _panels(grid)
+        call("chords", function.contiguous(), grid.groups, *panels, intercepts[index], slopes[index])
     return intercepts, slopes
 
 
@@ -87,6 +79,6 @@ def _bins(grid: Grid) -> tuple[Tensor, Tensor, int]:
     return grid.start, grid.step, grid.size
 
 
-def _panels(grid: Grid) -> tuple[object, ...]:
+def _panels(grid: Grid) -> tuple[int, int, Tensor, Tensor, Tensor]:
     resolution = grid.resolution
     return resolution.panels, resolution.bins, grid.start, grid.step, at_edges(resolution.bins)
