@@ -288,25 +288,44 @@ others are paid p = 0, or the floor. */
 INLINE int64_t pay(const Palette *palette, double middle, const double *x, double *soft, int64_t *seen, double *nearness)
 {
     const double scale = 2 / palette->temperature, least = palette->floor > 0 ? UNSEEN : LOWEST;
-    double total[BLOCK], centred[BLOCK], logits[BLOCK];
+    double total[BLOCK], centred[BLOCK], logits[BLOCK], low = x[0], high = x[0];
     for (int i = 0; i < BLOCK; i++) {
         centred[i] = x[i] - middle;
         nearness[i] = -INFINITY;
         total[i] = 0;
+        low = x[i] < low ? x[i] : low;
+        high = x[i] > high ? x[i] : high;
     }
+    /* No point is farther from its nearest centroid than one centroid is from all of them. */
+    double reach = INFINITY;
     for (int64_t k = 0; k < palette->clusters; k++) {
+        const double below = palette->centroids[k] - low, above = high - palette->centroids[k];
+        const double farthest = below > above ? below : above;
+        reach = farthest < reach ? farthest : reach;
+    }
+    reach = reach * reach - least * palette->temperature;
+    int64_t near = 0;
+    for (int64_t k = 0; k < palette->clusters; k++) {
+        const double below = low - palette->centroids[k], above = palette->centroids[k] - high;
+        const double outside = below > above ? below : above, distance = outside > 0 ? outside : 0;
+        const double preference = k == 0 ? palette->zero_preference : 0;
+        seen[near] = k;
+        near += distance * distance - preference <= reach;
+    }
+    for (int64_t j = 0; j < near; j++) {
+        const int64_t k = seen[j];
         const double moved = palette->centroids[k] - middle;
         const double preference = k == 0 ? palette->zero_preference : 0;
         const double bias = (preference - moved * moved) / palette->temperature, slope = moved * scale;
-        double *row = soft + k * BLOCK;
+        double *row = soft + j * BLOCK;
         for (int i = 0; i < BLOCK; i++) {
             row[i] = bias + slope * centred[i];
             nearness[i] = row[i] > nearness[i] ? row[i] : nearness[i];
         }
     }
     int64_t rows = 0;
-    for (int64_t k = 0; k < palette->clusters; k++) {
-        const double *given = soft + k * BLOCK;
+    for (int64_t j = 0; j < near; j++) {
+        const double *given = soft + j * BLOCK;
         double greatest = LOWEST;
         for (int i = 0; i < BLOCK; i++) {
             const double logit = given[i] - nearness[i];
@@ -320,7 +339,7 @@ INLINE int64_t pay(const Palette *palette, double middle, const double *x, doubl
             row[i] = exponential(logits[i]);
             total[i] += row[i];
         }
-        seen[rows++] = k;
+        seen[rows++] = seen[j];
     }
     for (int i = 0; i < BLOCK; i++)
         total[i] = 1 / total[i];
