@@ -75,9 +75,10 @@ def cluster(
     """
     attender = _attender(points, clustering)
     least = masses.sum(dim=-1, keepdim=True).mul_(least_share)
-    second_moment: Tensor | None = None
+    on_host = points.device.type == "cpu"
+    second_moment: Tensor | float | None = None
     iterations: list[Iteration] = []
-    inertia: Tensor | None = None
+    inertia: Tensor | float | None = None
     active: Tensor | None = None
     for position in range(clustering.iterations):
         sums, nearness = attender.sum_up(masses, centroids)
@@ -93,11 +94,12 @@ def cluster(
         if clustering.epsilon is not None and position + 1 < clustering.iterations:
             if second_moment is None:
                 middle = (points[:, :1] + points[:, -1:]) / 2
-                second_moment = (masses * (points - middle).square_()).sum()
-            present = second_moment - clustering.temperature * nearness
+                moment = (masses * (points - middle).square_()).sum()
+                second_moment = moment.item() if on_host else moment
+            present = second_moment - clustering.temperature * (nearness.item() if on_host else nearness)
             if inertia is not None:
-                stop = ((inertia - present).abs() <= clustering.epsilon) & (inertia != 0)
-                if points.device.type != "cpu":
+                stop = (abs(inertia - present) <= clustering.epsilon) & (inertia != 0)
+                if isinstance(stop, Tensor):
                     going_on = (~stop).to(points.dtype)
                     active = going_on if active is None else active * going_on
                 elif stop:

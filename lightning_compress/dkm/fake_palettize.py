@@ -284,10 +284,10 @@ class FakePalettize(CoreMLFakePalettize):  # type: ignore[misc]
 
     def _spread_duplicates(self, palette: Tensor) -> Tensor:
         """Move repeated centroids halfway to the next distinct one, once they exceed `palett_cluster_tol`."""
-        ordered = palette.squeeze(-1)
         start = int(self._keep_zeros or bool(self.enforce_zero[0]))
-        ordered = torch.cat((ordered[:, :start], ordered[:, start:].sort(dim=-1).values), dim=-1)
-        if ordered.device.type == "cpu" and bool(ordered[:, start:].diff(dim=-1).all()):
+        others = palette[:, start:, 0].sort(dim=-1).values
+        ordered = torch.cat((palette[:, :start, 0], others), dim=-1) if start else others
+        if ordered.device.type == "cpu" and bool(others.diff(dim=-1).all()):
             return ordered.unsqueeze(-1)
         repeated = torch.zeros_like(ordered, dtype=torch.bool)
         repeated[:, start + 1 :] = ordered[:, start + 1 :] == ordered[:, start:-1]

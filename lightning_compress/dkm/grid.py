@@ -50,37 +50,41 @@ class Grid:
         edges: Edges of the panels, ascending, each a float32, shape (G, panels + 1), float64. All weights of a group
             lie between the first and the last.
         resolution: How many panels and bins.
-        uniform: Whether the panels of a group are equal, so that a weight's panel need not be searched for.
 
     Attributes:
+        uniform_panels: Whether the panels of a group are equal, so that a weight's panel need not be searched for.
         points: The panels' points, (G, panels * POINTS), float64.
         size: Number of bins of a group.
         start: The place at which the bins of each group begin, (G,), float64.
         step: The width of a bin in places, (G,), float64.
     """
 
-    def __init__(self, edges: Tensor, resolution: Resolution, *, uniform: bool) -> None:
+    def __init__(self, edges: Tensor, resolution: Resolution) -> None:
         self.resolution = resolution
-        self.uniform_panels = uniform
+        self.uniform_panels = False
         self.groups = edges.shape[0]
         self.size = resolution.panels * resolution.bins
         self._edges = edges
-        self._width = edges.diff(dim=-1)
-        self.points = (edges[:, :-1, None] + self._width.unsqueeze(-1) * _nodes().to(edges)).flatten(1)
+        self.points = (edges[:, :-1, None] + edges.diff(dim=-1).unsqueeze(-1) * _nodes().to(edges)).flatten(1)
         self.start, self.step = edges.new_zeros(self.groups), edges.new_ones(self.groups)
 
     @classmethod
     def uniform(cls, low: Tensor, high: Tensor, resolution: Resolution) -> Grid:
         """Equal panels from just below the least weight of each group, `low`, to above the greatest, shapes (G,)."""
-        tiny = torch.finfo(torch.float32).tiny
+        grid = cls.__new__(cls)
+        grid.resolution = resolution
+        grid.uniform_panels = True
+        grid.groups = low.shape[0]
+        grid.size = resolution.panels * resolution.bins
         width = torch.maximum(high - low, torch.maximum(low.abs(), high.abs()) * _NARROWEST)
-        size = resolution.panels * resolution.bins
         # Half a bin is left on either side for rounding.
-        step = width.clamp_min(tiny * size) / (size - 1)
-        start = low - step / 2
-        steps = torch.arange(resolution.panels + 1, dtype=low.dtype, device=low.device) * resolution.bins
-        grid = cls(start.unsqueeze(-1) + step.unsqueeze(-1) * steps, resolution, uniform=True)
-        grid.start, grid.step = start, step
+        tiny = torch.finfo(torch.float32).tiny
+        grid.step = width.clamp_min(tiny * grid.size).div_(grid.size - 1)
+        grid.start = torch.sub(low, grid.step, alpha=0.5)
+        panel = (grid.step * resolution.bins).unsqueeze(-1)
+        start = grid.start.unsqueeze(-1)
+        grid._edges = torch.cat((start, start + panel * resolution.panels), dim=-1)
+        grid.points = torch.addcmul(start, panel, _equal_panels(resolution.panels).to(low))
         return grid
 
     def locate(self, weights: Tensor) -> Tensor:
@@ -94,7 +98,7 @@ class Grid:
         else:
             panels = torch.searchsorted(inner, weights.contiguous(), right=True)
         low = edges.to(weights.dtype).gather(1, panels)
-        scale = (self.resolution.bins / self._width).to(weights.dtype).gather(1, panels)
+        scale = (self.resolution.bins / edges.diff(dim=-1)).to(weights.dtype).gather(1, panels)
         inside = (weights - low).mul_(scale).clamp_(0, self.resolution.bins)
         return inside.add_(panels, alpha=self.resolution.bins).clamp_(max=self.size * (1 - 2.0**-23))
 
@@ -128,6 +132,12 @@ def _nodes() -> Tensor:
     """Chebyshev points of the second kind on [0, 1]."""
     angles = np.pi * np.arange(POINTS) / (POINTS - 1)
     return torch.from_numpy((1 - np.cos(angles)) / 2)
+
+
+@lru_cache(maxsize=64)
+def _equal_panels(panels: int) -> Tensor:
+    """The points of so many panels of width 1, (panels * POINTS,)."""
+    return (torch.arange(panels, dtype=torch.float64).unsqueeze(-1) + _nodes()).flatten()
 
 
 @lru_cache(maxsize=16)

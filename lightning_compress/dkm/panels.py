@@ -21,7 +21,7 @@ from lightning_compress.dkm.grid import POINTS, Grid, Resolution
 _UNIFORM_SIZE = 1 << 19
 """Points times centroids up to which equal panels are used: they need no search for a weight's panel."""
 
-_EQUAL_WIDTH = 1.4
+_EQUAL_WIDTH = 1.6
 """Width of equal panels where attention changes most, in units of 1 / rate of change: polynomials are good to 1e-6."""
 
 _MOST_UNIFORM_PANELS = 512
@@ -90,7 +90,7 @@ def lay_out(
     if panels > _MOST_PANELS or _exact_is_cheaper(weights, panels):
         return None
     padded = torch.from_numpy(np.stack([_pad(group, panels + 1) for group in edges])).to(low)
-    return Layout(Grid(padded, Resolution(panels, _STEEP_BINS), uniform=False), palettes)
+    return Layout(Grid(padded, Resolution(panels, _STEEP_BINS)), palettes)
 
 
 def resolves(layout: Layout, low: Tensor, high: Tensor, palettes: list[Tensor], temperature: float) -> bool:

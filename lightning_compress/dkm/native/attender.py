@@ -55,8 +55,8 @@ class NativeAttender:
         """Sums over points, (G, K, 2) and (G,), and results at the points, as far as a kind of pass has them."""
         groups, size = self._points.shape
         parts = parts_for(size * centroids.numel(), _LEAST_PART)
-        sums = torch.zeros((parts, *centroids.shape, 2), dtype=torch.float64)
-        total = torch.zeros((parts, groups), dtype=torch.float64)
+        sums = torch.empty((parts, *centroids.shape, 2), dtype=torch.float64)
+        total = torch.empty((parts, groups), dtype=torch.float64)
         on_points = torch.empty_like(self._points)
         first, second = [*(palette.contiguous() for palette in palettes), None, None][:2]
         options = self._clustering

@@ -148,11 +148,12 @@ FAST static void pass_parts(void *data)
     }
 }
 
-/* Sums over bins of values, or of ones, and of their products with places: tables (parts, G, size, 2), zeros before. */
+/* Sums over bins of values, or of ones, and of their products with places: tables (parts, G, size, 2), the first the result. */
 EXPORT int count_places(Fork fork, int64_t parts, const float *places, const float *values, int64_t groups,
                          int64_t count, const double *starts, const double *steps, int64_t size, int64_t skip_zeros,
                          double *tables)
 {
+    memset(tables, 0, (size_t)(2 * parts * groups * size) * sizeof(double));
     Pass pass = {0, parts, places, values, groups, count, size, skip_zeros, starts, steps, tables, NULL, NULL, NULL};
     run(fork, parts, pass_parts, &pass);
     for (int64_t part = 1; part < parts; part++)
@@ -242,15 +243,12 @@ FAST EXPORT int chords(const double *points, int64_t groups, int64_t panels, int
     return 0;
 }
 
-/* e^x for x from LOWEST to 0, to about two units in the last place; a call to the library would not be vectorized. */
+/* e^x for x from LOWEST to 0, to 1e-12 of it; a call to the library would not be vectorized. */
 INLINE double exponential(double x)
 {
     const int32_t whole = (int32_t)(x * 1.4426950408889634 - 0.5);
-    const double rest = (x - whole * 0.693147180369123816490) - whole * 1.90821492927058770002e-10;
-    double sum = 1.6059043836821613e-10;
-    sum = sum * rest + 2.08767569878681e-9;
-    sum = sum * rest + 2.505210838544172e-8;
-    sum = sum * rest + 2.755731922398589e-7;
+    const double rest = x - whole * 0.6931471805599453;
+    double sum = 2.755731922398589e-7;
     sum = sum * rest + 2.7557319223985893e-6;
     sum = sum * rest + 2.48015873015873e-5;
     sum = sum * rest + 1.984126984126984e-4;
@@ -360,7 +358,7 @@ INLINE double unbound(double soft, double floor) { return soft > floor ? soft : 
 /* A pass over the points of G groups, (G, size), and their attention to centroids, (G, K).
 
 carried: masses or upstream gradients, (G, size). first, second: palettes, (G, K). sums: for each part, (G, K, 2), and
-total, (G,): zeros before. on_points: results at the points. */
+total, (G,), the first the result. on_points: results at the points. */
 typedef struct {
     int64_t next, parts, failed;
     const double *points, *carried;
@@ -545,12 +543,14 @@ FAST static void evaluate_parts(void *pass) { attend(pass, EVALUATE); }
 FAST static void output_parts(void *pass) { attend(pass, OUTPUT_GRADIENTS); }
 FAST static void update_parts(void *pass) { attend(pass, UPDATE_GRADIENTS); }
 
-/* Makes a pass of one kind over all points. sums: (parts, G, K, 2), total: (parts, G), zeros before. */
+/* Makes a pass of one kind over all points. sums: (parts, G, K, 2), total: (parts, G), the first the result. */
 EXPORT int attend_points(Fork fork, int64_t parts, int64_t kind, const double *points, const double *carried,
                          int64_t groups, int64_t size, const double *centroids, const double *first,
                          const double *second, int64_t clusters, double temperature, double floor,
                          double zero_preference, double *sums, double *total, double *on_points)
 {
+    memset(sums, 0, (size_t)(2 * parts * groups * clusters) * sizeof(double));
+    memset(total, 0, (size_t)(parts * groups) * sizeof(double));
     static void (*const tasks[])(void *) = {sum_up_parts, evaluate_parts, output_parts, update_parts};
     Attention pass = {0, parts, 0, points, carried, groups, size, centroids, first, second, clusters, temperature,
                       floor, zero_preference, sums, total, on_points};

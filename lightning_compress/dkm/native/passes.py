@@ -50,7 +50,7 @@ def chain(grid: Grid, first: Tensor, second: Tensor, places: Tensor, upstream: T
 def _count(grid: Grid, places: Tensor, values: Tensor | None, *, skip_zeros: bool) -> Tensor:
     """Sums over bins and their moments, (G, bins, 2)."""
     places, parts = places.contiguous(), _parts(places)
-    tables = torch.zeros((parts, grid.groups, grid.size, 2), dtype=torch.float64)
+    tables = torch.empty((parts, grid.groups, grid.size, 2), dtype=torch.float64)
     zeros = int(skip_zeros)
     call("count_places", threads(), parts, places, values, *places.shape, *_bins(grid), zeros, tables)
     return tables[0]
