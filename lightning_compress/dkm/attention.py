@@ -75,10 +75,9 @@ def cluster(
     """
     attender = _attender(points, clustering)
     least = masses.sum(dim=-1, keepdim=True).mul_(least_share)
-    on_host = points.device.type == "cpu"
-    second_moment: Tensor | float | None = None
     iterations: list[Iteration] = []
-    inertia: Tensor | float | None = None
+    second_moment: Tensor | None = None
+    inertia: Tensor | None = None
     active: Tensor | None = None
     for position in range(clustering.iterations):
         sums, nearness = attender.sum_up(masses, centroids)
@@ -94,17 +93,17 @@ def cluster(
         if clustering.epsilon is not None and position + 1 < clustering.iterations:
             if second_moment is None:
                 middle = (points[:, :1] + points[:, -1:]) / 2
-                moment = (masses * (points - middle).square_()).sum()
-                second_moment = moment.item() if on_host else moment
-            present = second_moment - clustering.temperature * (nearness.item() if on_host else nearness)
-            if inertia is not None:
-                stop = (abs(inertia - present) <= clustering.epsilon) & (inertia != 0)
-                if isinstance(stop, Tensor):
-                    going_on = (~stop).to(points.dtype)
-                    active = going_on if active is None else active * going_on
-                elif stop:
+                second_moment = (masses * (points - middle).square_()).sum()
+            previous, inertia = inertia, torch.sub(second_moment, nearness, alpha=clustering.temperature)
+            if previous is None:
+                continue
+            if points.device.type == "cpu":
+                if previous.item() != 0 and abs(previous.item() - inertia.item()) <= clustering.epsilon:
                     break
-            inertia = present
+            else:
+                stop = ((previous - inertia).abs() <= clustering.epsilon) & (previous != 0)
+                going_on = (~stop).to(points.dtype)
+                active = going_on if active is None else active * going_on
     last = _last(iterations)
     return attender.evaluate(last.before, last.after), iterations
 

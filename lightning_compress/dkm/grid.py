@@ -116,7 +116,9 @@ class Grid:
         """The bin that each place (G, N) lies in, those of all groups one after another: (G * N,), int32."""
         bins = self.count(places, rows).to(torch.int32)
         if bins.shape[0] > 1:
-            first = torch.arange(0, self.size * bins.shape[0], self.size, dtype=torch.int32, device=places.device)
+            first = torch.arange(
+                0, self.size * bins.shape[0], self.size, dtype=torch.int32, device=places.device
+            )
             bins += first.unsqueeze(-1)
         return bins.view(-1)
 
