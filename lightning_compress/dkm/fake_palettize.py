@@ -12,10 +12,12 @@ from coremltools.optimize.torch.palettization import FakePalettize as CoreMLFake
 from coremltools.optimize.torch.palettization._partitioner import NF_CLUSTER_SIZES
 from torch import Tensor, nn
 
+from lightning_compress.dkm.duplicates import spread_duplicates
 from lightning_compress.dkm.functional import palettize
 from lightning_compress.dkm.hard import assign_hard
 from lightning_compress.dkm.initial import first_palette
 from lightning_compress.dkm.lut import round_palette
+from lightning_compress.dkm.scales import channel_scales
 from lightning_compress.errors import ConfigurationError, WeightError
 
 _logger = logging.getLogger(__name__)
@@ -204,7 +206,10 @@ class FakePalettize(CoreMLFakePalettize):  # type: ignore[misc]
         self.check_finite(weight)
         values = self._permute(weight.detach())
         if self.per_channel_scaling_factor is not None:
-            self.per_channel_scaling_factor.copy_(self._scales(values))
+            precise = values.to(_precision(values))
+            self.per_channel_scaling_factor.copy_(
+                channel_scales(precise, self.per_channel_scaling_factor_scheme)
+            )
             values = self._scaled(values)
         if not self.served:
             with self._original_lists(values):
@@ -264,7 +269,11 @@ class FakePalettize(CoreMLFakePalettize):  # type: ignore[misc]
 
     def _cluster(self, values: Tensor) -> Tensor:
         assert self.palette is not None
-        palette = self._spread_duplicates(self.palette)
+        palette = spread_duplicates(
+            self.palette,
+            first_free=int(self._keep_zeros or bool(self.enforce_zero[0])),
+            tolerance=self.palett_cluster_tol,
+        )
         try:
             values, updated = palettize(
                 values,
@@ -281,21 +290,6 @@ class FakePalettize(CoreMLFakePalettize):  # type: ignore[misc]
             raise WeightError(f"{self.layer_name}: {error}") from None
         self.palette.copy_(updated.detach())
         return values
-
-    def _spread_duplicates(self, palette: Tensor) -> Tensor:
-        """Move repeated centroids halfway to the next distinct one, once they exceed `palett_cluster_tol`."""
-        start = int(self._keep_zeros or bool(self.enforce_zero[0]))
-        others = palette[:, start:, 0].sort(dim=-1).values
-        ordered = torch.cat((palette[:, :start, 0], others), dim=-1) if start else others
-        if ordered.device.type == "cpu" and bool(others.diff(dim=-1).all()):
-            return ordered.unsqueeze(-1)
-        repeated = torch.zeros_like(ordered, dtype=torch.bool)
-        repeated[:, start + 1 :] = ordered[:, start + 1 :] == ordered[:, start:-1]
-        distinct = (~repeated).sum(dim=-1, keepdim=True)
-        # The last of a run moves, towards the centroid after it; at the upper end it stays.
-        following = torch.cat((ordered[:, 1:], ordered[:, -1:]), dim=-1)
-        due = repeated & (distinct < self.n_clusters * (1 - self.palett_cluster_tol))
-        return torch.where(due, (ordered + following) / 2, ordered).unsqueeze(-1)
 
     def _zero_preference(self) -> float:
         return float(self.prune_threshold) if self.enforce_zero[0] and not self._keep_zeros else 0.0
@@ -321,20 +315,6 @@ class FakePalettize(CoreMLFakePalettize):  # type: ignore[misc]
         if self.cluster_permute and len(self.cluster_permute) == weight.dim():
             return weight.permute(self.cluster_permute)
         return weight
-
-    def _scales(self, values: Tensor) -> Tensor:
-        flat = values.flatten(1).to(_precision(values))
-        if self.per_channel_scaling_factor_scheme == "min_max":
-            scales = flat.amax(dim=1, keepdim=True) / 2 - flat.amin(dim=1, keepdim=True) / 2
-        elif self.per_channel_scaling_factor_scheme == "abs":
-            scales = flat.abs().amax(dim=1, keepdim=True)
-        else:
-            raise ConfigurationError(
-                f"per_channel_scaling_factor_scheme is {self.per_channel_scaling_factor_scheme!r}; "
-                "valid are 'min_max' and 'abs'"
-            )
-        # A constant channel has no range to be scaled by.
-        return torch.where(scales > 0, scales, torch.ones_like(scales))
 
     def _scaled(self, values: Tensor) -> Tensor:
         if self.per_channel_scaling_factor is None:

@@ -235,14 +235,6 @@ def test_autocast_changes_nothing(weight):
         assert torch.equal(cast(weight), expected)
 
 
-def test_repeated_centroids_are_spread(weight):
-    fake = make(n_bits=2)
-    fake.initialise(weight)
-    fake.palette[0, :, 0] = torch.tensor([-0.05, 0.0, 0.0, 0.05])
-    spread = fake._spread_duplicates(fake.palette)
-    torch.testing.assert_close(spread[0, :, 0], torch.tensor([-0.05, 0.0, 0.025, 0.05]))
-
-
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_weight_that_is_not_finite_names_the_layer(weight, bad):
     fake = make()

@@ -1,0 +1,30 @@
+"""Repeated centroids, which waste entries of a palette."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def spread_duplicates(palette: Tensor, *, first_free: int, tolerance: float) -> Tensor:
+    """Sort a palette, and move repeated centroids halfway to the next distinct one, once they are too many.
+
+    Args:
+        palette: Shape (G, K, 1).
+        first_free: Number of centroids in front that stay what and where they are.
+        tolerance: Share of the centroids of a group that may be repeated (coremltools' `palett_cluster_tol`).
+
+    Returns:
+        The palette, its free centroids ascending, shape (G, K, 1).
+    """
+    free = palette[:, first_free:, 0].sort(dim=-1).values
+    ordered = torch.cat((palette[:, :first_free, 0], free), dim=-1) if first_free else free
+    if ordered.device.type == "cpu" and bool(free.diff(dim=-1).all()):
+        return ordered.unsqueeze(-1)
+    repeated = torch.zeros_like(ordered, dtype=torch.bool)
+    repeated[:, first_free + 1 :] = ordered[:, first_free + 1 :] == ordered[:, first_free:-1]
+    distinct = (~repeated).sum(dim=-1, keepdim=True)
+    # The last of a run moves, towards the centroid after it; at the upper end it stays.
+    following = torch.cat((ordered[:, 1:], ordered[:, -1:]), dim=-1)
+    due = repeated & (distinct < ordered.shape[-1] * (1 - tolerance))
+    return torch.where(due, (ordered + following) / 2, ordered).unsqueeze(-1)
