@@ -24,6 +24,7 @@ from lightning_compress.errors import (
     ModuleNotFoundInModelError,
     WeightError,
 )
+from lightning_compress.methods.summary import summarize
 
 
 def zeros_in(weight: torch.Tensor) -> float:
@@ -81,6 +82,27 @@ class TestPruning:
         pairs = compression.finalized.features[3].weight.reshape(16, 2, -1) == 0
         assert bool((pairs[:, 0] == pairs[:, 1]).all())
         assert zeros_in(compression.finalized.features[3].weight) == pytest.approx(0.5, abs=1e-3)
+
+
+class TestSelection:
+    @pytest.mark.parametrize(
+        "method",
+        [
+            MagnitudePruning(target_sparsity=0.5, module_name_configs={"head": None}),
+            DKMPalettization(n_bits=2, module_name_configs={"head": None}),
+            DKMPalettization(module_name_configs={r"features\.3": {"n_bits": 2}}),
+            DKMPalettization(module_type_configs={"Conv2d": {"n_bits": 2}}),
+            LinearQuantization(module_name_configs={"head": None}),
+        ],
+        ids=lambda method: f"{method.schema.technique} {method.describe()['module_name_configs']}",
+    )
+    def test_what_is_excluded_or_not_named_stays_dense(self, digit_module, digit_data, make_trainer, method):
+        compression = Compression(method)
+        make_trainer(compression).fit(digit_module, datamodule=digit_data)
+        techniques = {layer.name: layer.technique for layer in summarize(compression.finalized)}
+        assert techniques["head.weight"] == "dense"
+        # Batch normalization that was folded into the convolution lengthens its name.
+        assert any(name.startswith("features.3.") and found != "dense" for name, found in techniques.items())
 
 
 class TestPalettization:

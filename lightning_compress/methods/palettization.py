@@ -165,7 +165,9 @@ class PreparedPalettization(PreparedMethod):
         }
         self._last_step = 0
         config = DKMPalettizerConfig()
+        # coremltools fills an empty configuration with its own defaults for every type of module.
         config.global_config = None
+        config.module_type_configs.clear()
         for name, keys in selection.items():
             # A milestone beyond reach keeps the palette off until the schedule is known.
             started = self._milestones[name] == 0
