@@ -42,28 +42,22 @@ def deposit(grid: Grid, places: Tensor, values: Tensor) -> Tensor:
 
 def interpolate(grid: Grid, function: Tensor, places: Tensor) -> Tensor:
     """A function known at the points, (G, M), at every weight: linear within a bin. Shape (G, N)."""
-    tables = _chords(grid, function.unsqueeze(1), places.dtype)
+    tables = _chords(grid, function.unsqueeze(0), places.dtype)
     result = torch.empty(places.shape, dtype=places.dtype, device=places.device)
     for rows, columns in _tiles(places):
-        base, slope = _look_up(grid, tables[rows], places[rows, columns], rows)
-        shape = base.shape
-        tile = places[rows, columns].reshape(shape)
-        torch.addcmul(base, slope, tile, out=result[rows, columns].view(shape))
+        tile = places[rows, columns]
+        (value,) = _look_up(grid, tables[:, :, rows], tile, rows)
+        result[rows, columns] = value
     return result
 
 
 def chain(grid: Grid, first: Tensor, second: Tensor, places: Tensor, upstream: Tensor) -> Tensor:
     """first * upstream + second at every weight, two functions known at the points: (G, N)."""
-    tables = _chords(grid, torch.stack((first, second), dim=1), places.dtype)
+    tables = _chords(grid, torch.stack((first, second)), places.dtype)
     result = torch.empty(places.shape, dtype=places.dtype, device=places.device)
     for rows, columns in _tiles(places):
-        factor, shift, factor_slope, shift_slope = _look_up(grid, tables[rows], places[rows, columns], rows)
-        shape = factor.shape
-        tile = places[rows, columns].reshape(shape)
-        factor.addcmul_(factor_slope, tile)
-        shift.addcmul_(shift_slope, tile)
-        given = upstream[rows, columns].reshape(shape)
-        torch.addcmul(shift, factor, given, out=result[rows, columns].view(shape))
+        factor, shift = _look_up(grid, tables[:, :, rows], places[rows, columns], rows)
+        torch.addcmul(shift, factor, upstream[rows, columns], out=result[rows, columns])
     return result
 
 
@@ -92,30 +86,22 @@ def _gather(grid: Grid, sums: Tensor, moments: Tensor) -> Tensor:
 
 
 def _chords(grid: Grid, functions: Tensor, dtype: torch.dtype) -> Tensor:
-    """Intercepts, then slopes, of chords over all bins of functions known at the points, (G, F, M): (G, 2F, bins)."""
+    """Intercepts and slopes of chords over all bins of functions known at the points, (F, G, M): (F, 2, G, bins)."""
     panels = (*functions.shape[:-1], grid.resolution.panels)
     values = functions.view(*panels, POINTS) @ at_edges(grid.resolution.bins).to(functions)
-    slope = values.diff(dim=-1).flatten(2).div_(grid.step.view(-1, 1, 1))
-    base = values[..., :-1].flatten(2).addcmul(slope, grid.begin().unsqueeze(1), value=-1)
-    return torch.cat((base, slope), dim=1).to(dtype)
+    slope = values.diff(dim=-1).flatten(2).div_(grid.step.unsqueeze(-1))
+    intercept = values[..., :-1].flatten(2).addcmul(slope, grid.begin(), value=-1)
+    return torch.stack((intercept, slope), dim=1).to(dtype)
 
 
-def _look_up(grid: Grid, tables: Tensor, places: Tensor, rows: slice) -> tuple[Tensor, ...]:
-    """Tables over bins, (G, F, bins), at places (G, N): F tensors (G, N), those of one group in another shape.
-
-    Sampling an image of one line takes all processors and a quarter of the time of indexing.
-    """
-    # Line pixels lie from -1 to 1, their centres on the ends; a place belongs to the pixel of its bin.
-    scale = 2 / (grid.size - 1)
-    line = grid.count(places, rows).mul_(scale).sub_(1 + scale / 2)
-    if line.shape[0] == 1:
-        threads = torch.get_num_threads() if line.device.type == "cpu" else 1
-        line = line.view(threads if line.numel() % threads == 0 else 1, -1)
-    # The line is one pixel high: any second coordinate means the same.
-    where = line[:, None, :, None].expand(-1, -1, -1, 2)
-    images = tables.unsqueeze(-2).expand(line.shape[0], -1, -1, -1)
-    sampled = F.grid_sample(images, where, mode="nearest", padding_mode="border", align_corners=True)
-    return sampled.squeeze(-2).unbind(dim=1)
+def _look_up(grid: Grid, tables: Tensor, places: Tensor, rows: slice) -> list[Tensor]:
+    """Functions by their chords, (F, 2, G, bins), at places (G, N): F tensors (G, N)."""
+    bins = grid.bins(places, rows)
+    values = []
+    for chords in tables:
+        intercept, slope = (torch.index_select(table.reshape(-1), 0, bins) for table in chords)
+        values.append(intercept.view(places.shape).addcmul_(slope.view(places.shape), places))
+    return values
 
 
 def _tiles(weights: Tensor) -> Iterator[tuple[slice, slice]]:
