@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args
 
@@ -13,10 +12,10 @@ from coremltools.optimize.torch.base_model_optimizer import _Report
 from coremltools.optimize.torch.palettization import DKMPalettizer as CoreMLDKMPalettizer
 from coremltools.optimize.torch.palettization import DKMPalettizerConfig, _supported_modules
 from torch import nn
-from torch.nn.utils.prune import BasePruningMethod
 
 from lightning_compress.dkm.fake_palettize import FakePalettize
 from lightning_compress.dkm.lut import round_palette
+from lightning_compress.dkm.pruned import apply_masks, copy_prepared
 from lightning_compress.errors import ConfigurationError
 
 Kernel = Literal["histogram", "coremltools"]
@@ -108,7 +107,7 @@ class DKMPalettizer(CoreMLDKMPalettizer):  # type: ignore[misc]
         model = self._model if model is None else model
         if not inplace:
             model = copy_prepared(model)
-        _apply_masks(model)
+        apply_masks(model)
         kept = {}
         for name, owner, parameter, fake in fake_palettizers(model):
             weight = getattr(owner, parameter).detach()
@@ -137,7 +136,7 @@ class DKMPalettizer(CoreMLDKMPalettizer):  # type: ignore[misc]
         The model is left as it is, training mode and palettes included.
         """
         report = _Report()
-        _apply_masks(self._model)
+        apply_masks(self._model)
         for name, owner, parameter, fake in fake_palettizers(self._model):
             weight = getattr(owner, parameter).detach()
             training = fake.training
@@ -178,37 +177,6 @@ def fake_palettizers(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Fa
         for child_name, child in module.named_children():
             if isinstance(child, FakePalettize):
                 yield name, module, child_name.removesuffix("_fake_quant"), child
-
-
-def copy_prepared(model: nn.Module) -> nn.Module:
-    """A deep copy of a prepared model that shares nothing with it, pruned or not.
-
-    coremltools 9.0's pruner gives each pruned module a `__getstate__` bound to that instance, which on Python 3.11
-    and later makes the copy of a copy return the first one's weights; and a masked weight is no leaf of the graph, so
-    it cannot be copied.
-    """
-    removed: list[tuple[nn.Module, str, Any]] = []
-    for module in model.modules():
-        names = ["__getstate__", *(hook._tensor_name for hook in _pruning_hooks(module))]
-        removed += [(module, name, module.__dict__.pop(name)) for name in names if name in module.__dict__]
-    try:
-        duplicate = copy.deepcopy(model)
-    finally:
-        for module, name, value in removed:
-            module.__dict__[name] = value
-    _apply_masks(duplicate)
-    return duplicate
-
-
-def _apply_masks(model: nn.Module) -> None:
-    """Compute masked weights anew: those at hand date from the last forward, before the optimizer's last step."""
-    for module in model.modules():
-        for hook in _pruning_hooks(module):
-            hook(module, ())
-
-
-def _pruning_hooks(module: nn.Module) -> list[BasePruningMethod]:
-    return [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, BasePruningMethod)]
 
 
 def _notice_pruning(module: nn.Module, _: Any) -> None:

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from lightning_compress.coreml.targets import Capability
+from lightning_compress.dkm.pruned import apply_masks
 from lightning_compress.errors import ConfigurationError, WeightError
 from lightning_compress.methods.base import Method, PreparedMethod
-from lightning_compress.methods.masks import rematerialize
 from lightning_compress.methods.palettization import DKMPalettization
 from lightning_compress.methods.pruning import MagnitudePruning
 from lightning_compress.methods.quantization import LinearQuantization
@@ -159,7 +159,7 @@ class PreparedModule:
         finalized = copy.deepcopy(self.module).cpu().eval()
         # Palettes and scales are computed in float32, and converters trace in it.
         finalized._apply(_in_float32)  # type: ignore[no-untyped-call]
-        rematerialize(finalized)
+        apply_masks(finalized)
         for prepared in self.prepared.values():
             finalized = prepared.finalize(finalized)
         return finalized.eval()

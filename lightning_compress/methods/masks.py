@@ -116,12 +116,3 @@ def new_pruner(module: nn.Module) -> Pruner:
     config = MagnitudePrunerConfig()
     config.global_config = None
     return Pruner(module, config)
-
-
-def rematerialize(module: nn.Module) -> None:
-    """Compute the pruned weights of a copy, which `copy.deepcopy` leaves out."""
-    for submodule in module.modules():
-        method = getattr(submodule, "pruning_method", None)
-        if method is not None:
-            with torch.no_grad():
-                setattr(submodule, method._tensor_name, method.apply_mask(submodule))

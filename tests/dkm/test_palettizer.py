@@ -14,7 +14,7 @@ from coremltools.optimize.torch.pruning import MagnitudePruner, MagnitudePrunerC
 from torch import nn
 
 from lightning_compress.dkm import DKMPalettizer, FakePalettize
-from lightning_compress.dkm.palettizer import copy_prepared
+from lightning_compress.dkm.pruned import copy_prepared
 from lightning_compress.errors import ConfigurationError, WeightError
 
 pytestmark = [
