@@ -26,6 +26,16 @@ from lightning_compress.recipes.resnet50 import DigitsDataModule, ImageClassifie
 _KERNELS = ("histogram", "coremltools")
 
 
+class _SameRandomness(L.Callback):
+    """Draws the same augmentations for both kernels, of which only one makes its first palettes from random numbers."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def on_train_batch_end(self, trainer: L.Trainer, *arguments: object) -> None:
+        torch.manual_seed(1000 * self._seed + trainer.global_step)
+
+
 def _fit(
     module: L.LightningModule, data: L.LightningDataModule, steps: int, callbacks: list[L.Callback]
 ) -> tuple[float, float]:
@@ -99,7 +109,8 @@ def main() -> None:
                     kernel=kernel,  # type: ignore[arg-type]
                     module_name_configs={arguments.modules: {"n_bits": bits}},
                 )
-                accuracy, spent = _fit(module, data, arguments.steps, [Compression(method, module="model")])
+                callbacks = [Compression(method, module="model"), _SameRandomness(seed)]
+                accuracy, spent = _fit(module, data, arguments.steps, callbacks)
                 accuracies.setdefault((kernel, bits), []).append(accuracy)
                 seconds.setdefault((kernel, bits), []).append(spent)
                 print(f"seed {seed}: {bits} bits, {kernel}: {accuracy:.4f} in {spent:.0f} s", flush=True)
