@@ -116,7 +116,7 @@ def _cluster(work: Tensor, palette: Tensor, present: Tensor | None, clustering: 
     else:
         low, high = torch.aminmax(work, dim=-1)
     on_host = work.device.type == "cpu"
-    if on_host and not bool((torch.isfinite(low) & torch.isfinite(high)).all()):
+    if on_host and not all(map(math.isfinite, (*low.tolist(), *high.tolist()))):
         raise WeightError("the weight holds NaN or infinity")
     if work.dtype == torch.float64:
         return _cluster_exactly(work, palette, present, clustering)

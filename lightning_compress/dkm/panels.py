@@ -21,7 +21,7 @@ from lightning_compress.dkm.grid import POINTS, Grid, Resolution
 _UNIFORM_SIZE = 1 << 19
 """Points times centroids up to which equal panels are used: they need no search for a weight's panel."""
 
-_EQUAL_WIDTH = 1.6
+_EQUAL_WIDTH = 1.75
 """Width of equal panels where attention changes most, in units of 1 / rate of change: polynomials are good to 1e-6."""
 
 _MOST_UNIFORM_PANELS = 512
@@ -75,7 +75,7 @@ def lay_out(
     if not 1e-30 < width < 1e30:
         return None
     temperature = clustering.temperature
-    rate = max(_greatest_rate(low, high, palette, temperature) for palette in palettes)
+    rate = _greatest_rate(low, high, palettes, temperature)
     clusters, size = palettes[0].shape[-1], weights.shape[-1]
     if width * rate <= min(_MOST_UNIFORM_PANELS, _UNIFORM_SIZE / (POINTS * clusters)):
         panels = max(1, math.ceil(width * rate))
@@ -97,7 +97,9 @@ def resolves(layout: Layout, low: Tensor, high: Tensor, palettes: list[Tensor], 
     """Whether a layout also resolves the palettes that the iterations on it really went through."""
     if layout.grid.uniform_panels:
         width = float((high - low).max())
-        rate = max((_greatest_rate(low, high, each, temperature) for each in palettes[1:]), default=0.0)
+        if len(palettes) == 1:
+            return True
+        rate = _greatest_rate(low, high, palettes[1:], temperature)
         return width * rate <= _SAFETY * layout.grid.resolution.panels
     drift = 0.0
     for position in range(1, len(palettes)):
@@ -112,16 +114,17 @@ def _exact_is_cheaper(weights: Tensor, panels: int) -> bool:
     return weights.shape[-1] <= panels * POINTS
 
 
-def _greatest_rate(low: Tensor, high: Tensor, palette: Tensor, temperature: float) -> float:
-    """Greatest rate at which attention changes within the range, in units of 1 / weight.
+def _greatest_rate(low: Tensor, high: Tensor, palettes: list[Tensor], temperature: float) -> float:
+    """Greatest rate at which attention to any of the palettes changes within the range, in units of 1 / weight.
 
     That is 2 / temperature times the spread of the centroids that a weight attends to. Halfway between two centroids a
     gap apart the spread is gap / 2, among centroids nearer to one another sqrt(temperature / 2).
     """
-    ordered = np.sort(palette.numpy(), axis=-1)
+    ordered = np.sort([palette.numpy() for palette in palettes], axis=-1)
+    left, right = ordered[..., :-1], ordered[..., 1:]
     # A switch outside the range is not felt in it, but for its end.
-    reached = (ordered[:, 1:] > low.numpy()[:, None]) & (ordered[:, :-1] < high.numpy()[:, None])
-    gap = float(np.max(np.diff(ordered, axis=-1), where=reached, initial=0.0))
+    reached = (right > low.numpy()[:, None]) & (left < high.numpy()[:, None])
+    gap = float(np.max(right - left, where=reached, initial=0.0))
     return 2 / temperature * math.sqrt(gap * gap / 4 + temperature / 2) / _EQUAL_WIDTH
 
 
