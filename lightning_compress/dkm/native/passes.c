@@ -35,7 +35,7 @@ without one they are done in turn. Functions return 1 where there was no memory.
 #define CHUNK 512    /* Weights whose bins are computed at once. */
 #define LOWEST -460.0 /* Exponents below this count as nothing: products would no longer be normal numbers. */
 #define NEGLIGIBLE 1e-199
-#define UNSEEN -46.0 /* Exponents below this add nothing to a floor of attention, in double precision. */
+#define UNSEEN -36.0 /* Where attention has a floor, exponents below this are lost beside 1 in double precision. */
 
 /* GOMP_parallel: runs a task on so many threads. */
 typedef void (*Fork)(void (*task)(void *), void *data, unsigned threads, unsigned flags);
