@@ -14,8 +14,11 @@ _SORTED_SIZE = 1 << 16
 _REFINED = 64
 """Up to this many clusters their search is refined; with more that would take most of the first training step."""
 
-_BINS = 1 << 18
+_BINS = 1 << 16
 """Bins of equal width that more weights are counted in, each by the mean of its weights."""
+
+_NARROWEST = 1e-30
+"""Ranges narrower than this cannot be divided in single precision."""
 
 
 def first_palette(weight: Tensor, n_clusters: int, *, keep_zeros: bool = False) -> Tensor:
@@ -47,13 +50,13 @@ def first_palette(weight: Tensor, n_clusters: int, *, keep_zeros: bool = False) 
 
 def count_values(values: Tensor) -> ValueCounts:
     """Values of a flat tensor and their counts: exact for few, means of narrow bins for many."""
-    if values.numel() <= _SORTED_SIZE:
+    low, high = (float(bound) for bound in torch.aminmax(values)) if values.numel() else (0.0, 0.0)
+    # Halves, because the range of weights near the largest float is itself no float.
+    width = high / 2 - low / 2
+    if values.numel() <= _SORTED_SIZE or width < _NARROWEST:
         distinct, counts = torch.unique(values, return_counts=True)
         return ValueCounts(distinct.double().numpy(), counts.double().numpy())
-    low, high = (float(bound) for bound in torch.aminmax(values))
-    # Halves, because the range of weights near the largest float is itself no float.
-    width = max(high / 2 - low / 2, torch.finfo(torch.float64).tiny)
-    bins = values.double().div_(2).sub_(low / 2).mul_((_BINS - 1) / width).to(torch.int32)
+    bins = values.div(2).sub_(low / 2).mul_((_BINS - 1) / width).to(torch.int32)
     counts = torch.bincount(bins, minlength=_BINS)
     sums = torch.bincount(bins, weights=values.double(), minlength=_BINS)
     occupied = counts > 0
