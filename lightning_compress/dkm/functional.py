@@ -223,7 +223,7 @@ class _Palettize(torch.autograd.Function):
 
 
 _MOST_LAYOUTS = 4
-"""Layouts of panels tried for palettes that turn out otherwise than forecast."""
+"""Layouts of panels tried for palettes that move away from those they were laid out for."""
 
 _DEVICE_SIZE = 1 << 15
 """Panels times centroids where neither is to be looked at."""

@@ -50,15 +50,21 @@ def first_palette(weight: Tensor, n_clusters: int, *, keep_zeros: bool = False) 
 
 def count_values(values: Tensor) -> ValueCounts:
     """Values of a flat tensor and their counts: exact for few, means of narrow bins for many."""
-    low, high = (float(bound) for bound in torch.aminmax(values)) if values.numel() else (0.0, 0.0)
+    if values.numel() <= _SORTED_SIZE:
+        return _count_exactly(values)
+    low, high = (float(bound) for bound in torch.aminmax(values))
     # Halves, because the range of weights near the largest float is itself no float.
     width = high / 2 - low / 2
-    if values.numel() <= _SORTED_SIZE or width < _NARROWEST:
-        distinct, counts = torch.unique(values, return_counts=True)
-        return ValueCounts(distinct.double().numpy(), counts.double().numpy())
+    if width < _NARROWEST:
+        return _count_exactly(values)
     bins = values.div(2).sub_(low / 2).mul_((_BINS - 1) / width).to(torch.int32)
     counts = torch.bincount(bins, minlength=_BINS)
     sums = torch.bincount(bins, weights=values.double(), minlength=_BINS)
     occupied = counts > 0
     means = sums[occupied] / counts[occupied]
     return ValueCounts(means.numpy(), counts[occupied].double().numpy())
+
+
+def _count_exactly(values: Tensor) -> ValueCounts:
+    distinct, counts = torch.unique(values, return_counts=True)
+    return ValueCounts(distinct.double().numpy(), counts.double().numpy())

@@ -1,4 +1,4 @@
-/* The passes of differentiable k-means on a processor: the same formulas as grid.py and attention.py, each in one loop.
+/* The passes of differentiable k-means on a processor: the same formulas as passes.py and attender.py, each in one loop.
 
 Weights are float, everything on the grid is double. G groups lie one after another in every array. Nothing is kept
 between calls, so that any number of threads may make them.
