@@ -32,10 +32,18 @@ class Arithmetic(Enum):
         return constant.to(torch.float32)
 
 
-def execute(steps: Sequence[Step], values: list[Any], arithmetic: Arithmetic) -> None:
-    """Run the steps in order on `values`, a list by slot, which is filled in place."""
-    as_is = arithmetic is Arithmetic.FLOAT32
-    settle = _to_type if arithmetic is Arithmetic.TYPED else _round
+def execute(
+    steps: Sequence[Step], values: list[Any], arithmetic: Arithmetic, *, overwrite: bool = False
+) -> None:
+    """Run the steps in order on `values`, a list by slot, which is filled in place.
+
+    Args:
+        steps: What to run.
+        values: A value for each slot; those of constants and inputs are there.
+        arithmetic: How to compute.
+        overwrite: Let steps write over operands that nobody needs any more. Not while gradients are recorded, nor
+            under `torch.vmap`.
+    """
     for step in steps:
         operands = {
             parameter: [values[i] for i in slots] if isinstance(slots, tuple) else values[slots]
@@ -44,10 +52,16 @@ def execute(steps: Sequence[Step], values: list[Any], arithmetic: Arithmetic) ->
         if step.blocks:
             outcome = _run_blocks(step, operands, values, arithmetic)
         else:
-            outcome = step.function(**operands, **step.attributes)
+            function = (step.overwriting if overwrite else None) or step.function
+            outcome = function(**operands, **step.attributes)
         results = outcome if isinstance(outcome, tuple) else (outcome,)
         for slot, result, type_ in zip(step.results, results, step.types, strict=True):
-            values[slot] = result if as_is or step.exact else settle(result, type_)
+            if arithmetic is Arithmetic.FLOAT32 or step.exact:
+                values[slot] = result
+            elif arithmetic is Arithmetic.TYPED:
+                values[slot] = _to_type(result, type_)
+            else:
+                values[slot] = _round(result, type_, overwrite and step.new_memory)
         for slot in step.frees:
             values[slot] = None
 
@@ -80,5 +94,8 @@ def _to_type(result: Any, type_: torch.dtype | None) -> Any:
     return result.to(type_)
 
 
-def _round(result: Any, type_: torch.dtype | None) -> Any:
-    return result.to(torch.float16).to(torch.float32) if type_ is torch.float16 else result
+def _round(result: Any, type_: torch.dtype | None, overwrite: bool) -> Any:
+    if type_ is not torch.float16:
+        return result
+    rounded = result.to(torch.float16)
+    return result.copy_(rounded) if overwrite and result.dtype is torch.float32 else rounded.to(torch.float32)

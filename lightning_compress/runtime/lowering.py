@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightning_compress.errors import PackageError
 from lightning_compress.runtime.ops.constexpr import modern_form
+from lightning_compress.runtime.overwriting import overwrite
 from lightning_compress.runtime.program import Block, Leaf, Output, Program, Shape, Step
 from lightning_compress.runtime.registry import Call, OpDefinition, Operand, find
 
@@ -86,7 +87,7 @@ class _Lowering:
             leaves=tuple(leaf for slot, leaf in self.leaves.items() if slot in needed),
             decompress=tuple(decompress),
             folded=tuple(folded),
-            steps=_free(steps, keep=set(outputs)),
+            steps=overwrite(_free(steps, keep=set(outputs))),
             weights={name: slot for name, slot in weights.items() if slot in needed},
             stackable=stackable,
             traceable=all(definition.traceable for definition in self.definitions.values()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -147,13 +148,14 @@ class CoreMLProgram(nn.Module):
             return value.float() if value.device.type == "cpu" else value
         return value.to(torch.float32)
 
-    def _run(self, *tensors: Tensor) -> list[Any]:
+    def _run(self, *tensors: Tensor, vectorized: bool = False) -> list[Any]:
         values = self._filled_template()
         for slot, tensor in zip(self._program.inputs.values(), tensors, strict=True):
             values[slot] = tensor
         for slot, path in self._state_paths.items():
             values[slot] = self.get_buffer(path)
-        execute(self._program.steps, values, self._arithmetic)
+        overwrite = not (vectorized or torch.is_grad_enabled())
+        execute(self._program.steps, values, self._arithmetic, overwrite=overwrite)
         return [values[output.slot] for output in self._program.outputs]
 
     def _run_stacked(self, tensors: list[Tensor], counts: list[int], samples: int) -> list[Any]:
@@ -176,7 +178,8 @@ class CoreMLProgram(nn.Module):
         if self._program.traceable:
             self._filled_template()
             axes = tuple(0 if count > 1 else None for count in counts)
-            results = torch.vmap(self._run, in_dims=axes, randomness="different")(*stacked)
+            run = partial(self._run, vectorized=True)
+            results = torch.vmap(run, in_dims=axes, randomness="different")(*stacked)
         else:
             runs = [
                 self._run(*(t[i] if count > 1 else t for t, count in zip(stacked, counts, strict=True)))

@@ -4,8 +4,9 @@ Prints how far each package is from its torch model on validation images, as `li
 
     python tests/benchmarks/verify_recipes.py --steps 60 --compressed-steps 40
 
-`--set` passes overrides on, such as `--set recipe.module.weights=resnet18.pth`. The exit status is 1 if a package
-differs from its model.
+`--set` passes overrides on, such as `--set recipe.module.weights=resnet18.pth`. With `--folder`
+checkpoints and packages are kept, and what is there is verified without training it again. The exit status is 1 if a
+package differs from its model.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=60, help="optimizer steps of the float fit")
     parser.add_argument("--compressed-steps", type=int, default=40)
     parser.add_argument("--samples", type=int, default=16, help="images compared output by output")
+    parser.add_argument("--folder", type=Path, help="where checkpoints and packages are kept")
     parser.add_argument(
         "--set", nargs="*", default=[], dest="overrides", help="further overrides of the recipe"
     )
@@ -70,8 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     passed = True
     console = Console(width=140)
     for recipe in given.recipes:
-        with tempfile.TemporaryDirectory() as folder:
-            for name, result in _verify_recipe(recipe, Path(folder), given):
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(given.folder or temporary).absolute() / recipe
+            for name, result in _verify_recipe(recipe, folder, given):
                 passed = passed and result["passed"]
                 _add_rows(table, recipe, name, result)
                 console.print(f"{recipe} {name}: {'ok' if result['passed'] else 'differs'}")
@@ -84,7 +87,6 @@ def _verify_recipe(recipe: str, folder: Path, given: argparse.Namespace) -> Any:
     weights = None
     for name in given.compressions:
         own = folder / name
-        own.mkdir()
         start = (
             [f"++float_fit.trainer.max_steps={given.steps}", "++float_fit.trainer.max_epochs=-1"]
             if weights is None
@@ -104,8 +106,10 @@ def _verify_recipe(recipe: str, folder: Path, given: argparse.Namespace) -> Any:
             "trainer.accelerator=cpu",
             "trainer.limit_val_batches=0",
         )
-        with contextlib.redirect_stdout(io.StringIO()):
-            TrainingJob(config, own).run()
+        if not (own / "results.json").exists():
+            own.mkdir(parents=True)
+            with contextlib.redirect_stdout(io.StringIO()):
+                TrainingJob(config, own).run()
         if weights is None:
             weights = next((own / "float_fit").rglob("*.ckpt"))
             yield "float16", _verify(shared, own / "float16.mlpackage", weights, given.samples)

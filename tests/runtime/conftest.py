@@ -45,12 +45,25 @@ class Programs:
         return CoreMLProgram(program, interface, precision, "a program")
 
     def run(self, body, inputs, **options) -> list[np.ndarray]:
-        """The outputs of a program, checked to be the same for samples alone and stacked."""
+        """The outputs of a program, checked to be the same without gradients, and for samples alone and stacked."""
         module = self.build(body, inputs, **options)
         tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
         outputs = list(module(**tensors).values())
+        self.check_overwriting(module, tensors, outputs)
         self.check_stacking(module, tensors)
         return [output.numpy() for output in outputs]
+
+    def check_overwriting(self, module: CoreMLProgram, tensors: dict[str, torch.Tensor], outputs) -> None:
+        """Without gradients, where steps may write over operands, outputs are the same and inputs are let alone."""
+        if any(step.op_type.startswith("random_") for step in module._program.steps):
+            return
+        given = {name: tensor.clone() for name, tensor in tensors.items()}
+        module.reset_states()
+        with torch.no_grad():
+            for expected, found in zip(outputs, module(**given).values(), strict=True):
+                torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+        for name, tensor in tensors.items():
+            torch.testing.assert_close(given[name], tensor, rtol=0, atol=0, equal_nan=True)
 
     def check_stacking(self, module: CoreMLProgram, tensors: dict[str, torch.Tensor]) -> None:
         """Three samples stacked give what they give one by one."""

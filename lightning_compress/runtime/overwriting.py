@@ -1,0 +1,122 @@
+"""Ops that write their result over an operand which nobody needs afterwards.
+
+Memory that was just written is in the cache and needs no pages from the system: on a CPU this is a seventh of the time
+of a ResNet50 on eight images. Only where no gradient is recorded: a backward pass may need what would be overwritten.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_compress.runtime.program import Step
+
+_NEW_MEMORY = frozenset(
+    {
+        "conv",
+        "conv_transpose",
+        "linear",
+        "matmul",
+        "batch_norm",
+        "layer_norm",
+        "add",
+        "sub",
+        "mul",
+        "real_div",
+        "relu",
+        "relu6",
+        "clip",
+        "sigmoid",
+        "silu",
+        "gelu",
+        "softmax",
+        "leaky_relu",
+    }
+)
+"""Ops whose result is memory of its own, never a view of an operand or of a constant."""
+
+
+def _relu(x: Tensor) -> Tensor:
+    return torch.relu_(x)
+
+
+def _relu6(x: Tensor) -> Tensor:
+    return x.clamp_(0, 6)
+
+
+def _clip(x: Tensor, alpha: float, beta: float) -> Tensor:
+    return x.clamp_(alpha, beta)
+
+
+def _silu(x: Tensor) -> Tensor:
+    return F.silu(x, inplace=True)
+
+
+def _sigmoid(x: Tensor) -> Tensor:
+    return x.sigmoid_()
+
+
+def _add_to_x(x: Tensor, y: Tensor) -> Tensor:
+    return x.add_(y) if _fits(y, x) else torch.add(x, y)
+
+
+def _add_to_y(x: Tensor, y: Tensor) -> Tensor:
+    return y.add_(x) if _fits(x, y) else torch.add(x, y)
+
+
+def _multiply_x(x: Tensor, y: Tensor) -> Tensor:
+    return x.mul_(y) if _fits(y, x) else torch.mul(x, y)
+
+
+def _multiply_y(x: Tensor, y: Tensor) -> Tensor:
+    return y.mul_(x) if _fits(x, y) else torch.mul(x, y)
+
+
+def _fits(other: Tensor, written: Tensor) -> bool:
+    """Whether the result of both has the size, type and place of the operand that is written over."""
+    return (
+        other.dtype is written.dtype
+        and other.device == written.device
+        and torch.broadcast_shapes(other.shape, written.shape) == written.shape  # type: ignore[no-untyped-call]
+    )
+
+
+_OVERWRITING: dict[str, dict[str, Callable[..., Tensor]]] = {
+    "relu": {"x": _relu},
+    "relu6": {"x": _relu6},
+    "clip": {"x": _clip},
+    "silu": {"x": _silu},
+    "sigmoid": {"x": _sigmoid},
+    "add": {"x": _add_to_x, "y": _add_to_y},
+    "mul": {"x": _multiply_x, "y": _multiply_y},
+}
+"""By op and by the operand written over."""
+
+
+def overwrite(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """Mark the steps that may write over an operand, and those whose result may be rounded where it lies.
+
+    An operand qualifies if a step made it in memory of its own, and nothing but this step uses it: no other step, no
+    nested block, no output, so no view of it exists either.
+
+    Args:
+        steps: In order, with the slots that each frees.
+    """
+    uses = Counter(slot for step in steps for slot in step.used())
+    own = {slot for step in steps if step.op_type in _NEW_MEMORY for slot in step.results}
+    marked = []
+    for step in steps:
+        written = [
+            function
+            for parameter, function in _OVERWRITING.get(step.op_type, {}).items()
+            for name, slot in step.operands
+            if name == parameter and slot in own and slot in step.frees and uses[slot] == 1
+        ]
+        overwriting = written[0] if written else None
+        marked.append(replace(step, overwriting=overwriting, new_memory=step.op_type in _NEW_MEMORY))
+    return tuple(marked)
