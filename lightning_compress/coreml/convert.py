@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lightning_compress.coreml.detector import RAW_OUTPUTS, NonMaximumSuppression, with_suppression
 from lightning_compress.coreml.image import ImageInput, Preprocessed
+from lightning_compress.coreml.precision import compute_precision as precision_of
 from lightning_compress.coreml.quiet import quiet_conversion
 from lightning_compress.coreml.targets import target_name
 from lightning_compress.coreml.trace import (
@@ -115,7 +116,7 @@ def convert(
                 outputs=output_types,
                 classifier_config=ct.ClassifierConfig(list(labels)) if interface.is_classifier else None,
                 minimum_deployment_target=target,
-                compute_precision=getattr(ct.precision, compute_precision.upper()),
+                compute_precision=precision_of(compute_precision, exact_decoding=interface.nms is not None),
                 # Compiling the model, which macOS would do here, is for whoever runs it.
                 skip_model_load=True,
             )

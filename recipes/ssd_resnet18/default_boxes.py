@@ -64,6 +64,19 @@ def default_boxes(
     return cast(Tensor, box_convert(corners, "xyxy", "cxcywh"))
 
 
+def default_box_grids(
+    image_size: int,
+    scales: Sequence[float] = SCALES,
+    aspect_ratios: Sequence[Sequence[float]] = ASPECT_RATIOS,
+) -> list[Tensor]:
+    """The default boxes of each feature map; as `default_boxes`, but rows x columns x boxes of a cell x 4."""
+    sides, counts = feature_map_sizes(image_size), boxes_per_cell(aspect_ratios)
+    shapes = [(side, side, count, 4) for side, count in zip(sides, counts, strict=True)]
+    boxes = default_boxes(image_size, scales, aspect_ratios)
+    parts = torch.split(boxes, [side * side * count for side, _, count, _ in shapes])
+    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
 def _generator(aspect_ratios: Sequence[Sequence[float]], scales: Sequence[float]) -> DefaultBoxGenerator:
     if len(aspect_ratios) != len(ASPECT_RATIOS):
         raise ConfigurationError(

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..normalization import Normalize, example_images
 from ..optimization import check_optimizer, one_cycle_of
 from .decoding import BoxDecoder, DetectionThresholds
-from .default_boxes import ASPECT_RATIOS, SCALES, default_boxes
+from .default_boxes import ASPECT_RATIOS, SCALES, default_box_grids, default_boxes
 from .evaluation import Batch, DetectionEvaluation
 from .loss import MultiBoxLoss
 from .network import build_network
@@ -70,10 +70,12 @@ class ObjectDetector(DetectionEvaluation):
         self.save_hyperparameters()
         self.model = build_network(num_classes, aspect_ratios, weights)
         self.normalize = Normalize()
-        boxes = default_boxes(image_size, scales, aspect_ratios)
-        self.decoder = BoxDecoder(boxes)
+        self.decoder = BoxDecoder(default_box_grids(image_size, scales, aspect_ratios))
         self.loss = MultiBoxLoss(
-            boxes, image_size, iou_threshold=iou_threshold, negatives_per_positive=negatives_per_positive
+            default_boxes(image_size, scales, aspect_ratios),
+            image_size,
+            iou_threshold=iou_threshold,
+            negatives_per_positive=negatives_per_positive,
         )
         self.example_input_array = example_images(image_size)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..normalization import Normalize
 from .decoding import BoxDecoder
-from .default_boxes import ASPECT_RATIOS, SCALES, default_boxes
+from .default_boxes import ASPECT_RATIOS, SCALES, default_box_grids
 
 
 class DetectorExport(nn.Module):
@@ -44,7 +44,7 @@ class DetectorExport(nn.Module):
         super().__init__()
         self.normalize = Normalize()
         self.network = network
-        self.decoder = BoxDecoder(default_boxes(image_size, scales, aspect_ratios))
+        self.decoder = BoxDecoder(default_box_grids(image_size, scales, aspect_ratios))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Confidence and coordinates."""

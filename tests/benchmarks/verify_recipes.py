@@ -4,9 +4,9 @@ Prints how far each package is from its torch model on validation images, as `li
 
     python tests/benchmarks/verify_recipes.py --steps 60 --compressed-steps 40
 
-`--set` passes overrides on, such as `--set recipe.module.weights=resnet18.pth`. With `--folder`
-checkpoints and packages are kept, and what is there is verified without training it again. The exit status is 1 if a
-package differs from its model.
+`--set` passes overrides on, such as `--set recipe.module.weights=resnet18.pth`. With `--folder` checkpoints are kept,
+and what was trained before is exported and verified without training it again. The exit status is 1 if a package
+differs from its model.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hydra import compose, initialize_config_module
 from rich.console import Console
 from rich.table import Table
 
-from lightning_compress.commands import verify
+from lightning_compress.commands import export, verify
 from lightning_compress.commands.train import TrainingJob
 from lightning_compress.errors import VerificationError
 
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=60, help="optimizer steps of the float fit")
     parser.add_argument("--compressed-steps", type=int, default=40)
     parser.add_argument("--samples", type=int, default=16, help="images compared output by output")
-    parser.add_argument("--folder", type=Path, help="where checkpoints and packages are kept")
+    parser.add_argument("--folder", type=Path, help="where checkpoints are kept")
     parser.add_argument(
         "--set", nargs="*", default=[], dest="overrides", help="further overrides of the recipe"
     )
@@ -84,38 +84,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _verify_recipe(recipe: str, folder: Path, given: argparse.Namespace) -> Any:
     shared = [f"recipe={recipe}", *DATA[recipe], *given.overrides]
-    weights = None
+    float_checkpoint = folder / "none" / "float_fit" / "checkpoints" / "last.ckpt"
     for name in given.compressions:
         own = folder / name
-        start = (
-            [f"++float_fit.trainer.max_steps={given.steps}", "++float_fit.trainer.max_epochs=-1"]
-            if weights is None
-            else ["float_fit.enabled=false", f"float_fit.weights='{weights}'"]
+        checkpoint = (
+            float_checkpoint if name == "none" else own / "compressed_fit" / "checkpoints" / "last.ckpt"
         )
-        config = _compose(
-            "train",
-            *shared,
-            *start,
-            f"compression={name}",
-            f"++compressed_fit.trainer.max_steps={given.compressed_steps}",
-            "++compressed_fit.trainer.max_epochs=-1",
-            "post_training_bits=[]",
-            "pictures.count=0",
-            "callbacks.progress_bar=null",
-            "callbacks.learning_rate=null",
-            "trainer.accelerator=cpu",
-            "trainer.limit_val_batches=0",
-        )
-        if not (own / "results.json").exists():
-            own.mkdir(parents=True)
-            with contextlib.redirect_stdout(io.StringIO()):
-                TrainingJob(config, own).run()
-        if weights is None:
-            weights = next((own / "float_fit").rglob("*.ckpt"))
-            yield "float16", _verify(shared, own / "float16.mlpackage", weights, given.samples)
-        if name != "none":
-            checkpoint = next((own / "compressed_fit").rglob("*.ckpt"))
-            yield name, _verify(shared, own / f"{name}.mlpackage", checkpoint, given.samples)
+        package = own / ("float16.mlpackage" if name == "none" else f"{name}.mlpackage")
+        with contextlib.redirect_stdout(io.StringIO()):
+            if name != "none" and checkpoint.exists():
+                export.run(_compose("export", *shared, f"ckpt='{checkpoint}'", f"path='{package}'"))
+            else:
+                own.mkdir(parents=True, exist_ok=True)
+                TrainingJob(_job(shared, name, float_checkpoint, given), own).run()
+        yield package.stem, _verify(shared, package, checkpoint, given.samples)
+
+
+def _job(shared: Sequence[str], name: str, float_checkpoint: Path, given: argparse.Namespace) -> Any:
+    """A fit of `name` from the float weights; where there are none yet, their fit."""
+    start = (
+        ["float_fit.enabled=false", f"float_fit.weights='{float_checkpoint}'"]
+        if float_checkpoint.exists()
+        else [f"++float_fit.trainer.max_steps={given.steps}", "++float_fit.trainer.max_epochs=-1"]
+    )
+    return _compose(
+        "train",
+        *shared,
+        *start,
+        f"compression={name}",
+        f"++compressed_fit.trainer.max_steps={given.compressed_steps}",
+        "++compressed_fit.trainer.max_epochs=-1",
+        "post_training_bits=[]",
+        "pictures.count=0",
+        "callbacks.progress_bar=null",
+        "callbacks.learning_rate=null",
+        "trainer.accelerator=cpu",
+        "trainer.limit_val_batches=0",
+    )
 
 
 def _verify(shared: Sequence[str], package: Path, checkpoint: Path, samples: int) -> dict[str, Any]:

@@ -17,7 +17,12 @@ from lightning_compress.errors import ConfigurationError
 from lightning_compress.recipes.normalization import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from lightning_compress.recipes.ssd_resnet18 import BoxDecoder, DetectorExport, SSDResNet18, default_boxes
 from lightning_compress.recipes.ssd_resnet18.decoding import DetectionThresholds, select_detections
-from lightning_compress.recipes.ssd_resnet18.default_boxes import ASPECT_RATIOS, SCALES, feature_map_sizes
+from lightning_compress.recipes.ssd_resnet18.default_boxes import (
+    ASPECT_RATIOS,
+    SCALES,
+    default_box_grids,
+    feature_map_sizes,
+)
 from lightning_compress.recipes.ssd_resnet18.loss import MultiBoxLoss
 
 SIDE = 96
@@ -113,7 +118,7 @@ def test_another_number_of_scales_or_aspect_ratios_is_refused() -> None:
 def test_boxes_are_decoded_as_torchvision_decodes_them(seed: int, spread: float) -> None:
     boxes = default_boxes(SIDE)
     regression = torch.randn(2, len(boxes), 4, generator=torch.Generator().manual_seed(seed)) * spread
-    decoded = box_convert(BoxDecoder(boxes)(regression), "cxcywh", "xyxy")
+    decoded = box_convert(BoxDecoder(default_box_grids(SIDE))(regression), "cxcywh", "xyxy")
     coder = BoxCoder(weights=(10.0, 10.0, 5.0, 5.0))
     corners = box_convert(boxes, "cxcywh", "xyxy")
     expected = torch.stack([coder.decode_single(one, corners) for one in regression])
