@@ -25,6 +25,7 @@ from lightning_compress.coreml.tolerance import Tolerance
 from lightning_compress.coreml.trace import convertible_copy
 from lightning_compress.errors import ConfigurationError, DataError
 from lightning_compress.verification import Samples, random_samples, tolerance_for
+from lightning_compress.verification.comparison import TIMES_ITS_OWN
 from lightning_compress.verification.samples import image_samples
 
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif"}
@@ -95,7 +96,8 @@ def reference_of_saved_module(config: DictConfig, report: PackageReport) -> Refe
         samples = random_samples(tuple(_random(feature) for feature in inputs), image)
     else:
         samples = _read_samples(Path(config.inputs).expanduser(), inputs, image, config.samples)
-    return Reference(module, samples, Tolerance())
+    own = TIMES_ITS_OWN if "quantize" in report.operations else 0.0
+    return Reference(module, samples, Tolerance(own=own))
 
 
 def _validation_images(data: L.LightningDataModule, count: int) -> Tensor:

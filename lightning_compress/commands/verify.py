@@ -27,7 +27,7 @@ from lightning_compress.verification import (
     run_in_torch,
     verification_table,
 )
-from lightning_compress.verification.running import output_names, program_of
+from lightning_compress.verification.running import disturbed_outputs, output_names, program_of
 
 _PRECISIONS = ("float16", "float32")
 
@@ -98,6 +98,7 @@ def _verifications(config: DictConfig, reference: Reference) -> list[Verificatio
     program = program_of(package, config.precision)
     names = output_names(program)
     expected = reference_outputs(reference.module, reference.samples.module, names)
+    disturbed = disturbed_outputs(reference.module, reference.samples.module, names, reference.tolerance)
     pixels = None if reference.pixel is None else {COORDINATES: reference.pixel}
     found = {f"torch, {config.precision}": run_in_torch(program, reference.samples.package)}
     if coreml_is_available():
@@ -107,7 +108,7 @@ def _verifications(config: DictConfig, reference: Reference) -> list[Verificatio
             package=str(package),
             runner=runner,
             samples=len(expected),
-            outputs=compare(expected, outputs, reference.tolerance, pixels=pixels),
+            outputs=compare(expected, outputs, reference.tolerance, pixels=pixels, disturbed=disturbed),
         )
         for runner, outputs in found.items()
     ]

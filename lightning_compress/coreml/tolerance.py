@@ -19,14 +19,17 @@ class Tolerance:
             image of 300 pixels where boxes are given in shares of its sides.
         mean: Largest share that the mean difference of an output may have of what is allowed to its largest.
             An error of float16 lies in few values; a wrong weight moves all of them.
+        own: How many times the module's own difference is allowed besides: what its output moves by, at most and on
+            average, when its inputs are off by float16's rounding.
 
     Raises:
-        ConfigurationError: If a value is not positive.
+        ConfigurationError: If a value is not positive, or `own` negative.
     """
 
     relative: float = 5e-2
     absolute: Mapping[str, float] = field(default_factory=dict)
     mean: float = 0.2
+    own: float = 0.0
 
     def __post_init__(self) -> None:
         given = {"relative": self.relative, "mean": self.mean}
@@ -34,6 +37,8 @@ class Tolerance:
         for name, value in given.items():
             if not value > 0:
                 raise ConfigurationError(f"{name}={value!r} of a tolerance is not positive")
+        if not self.own >= 0:
+            raise ConfigurationError(f"own={self.own!r} of a tolerance is negative")
 
     def allowed(self, output: str, largest: float) -> float:
         """The largest difference allowed in an output whose largest magnitude is `largest`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +16,10 @@ from lightning_compress.errors import VerificationError
 
 _RELATIVE = {"float16": 5e-2, "float32": 1e-3}
 """Half precision moves the probabilities of a ResNet50 by 2% early in its training, and a wrong program by far more."""
+
+
+Named = Mapping[str, Tensor]
+"""Outputs of one sample by name."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,8 @@ class OutputDifference:
         allowed: The largest difference that the tolerance allows.
         allowed_mean: The mean difference that it allows.
         pixels: What one pixel is in the output's unit, for boxes.
+        own: Largest difference of the module from itself on inputs off by float16's rounding, where that counts.
+        own_mean: Its mean difference from itself.
     """
 
     name: str
@@ -38,6 +45,8 @@ class OutputDifference:
     allowed: float
     allowed_mean: float
     pixels: float | None = None
+    own: float | None = None
+    own_mean: float | None = None
 
     @property
     def relative(self) -> float:
@@ -103,9 +112,10 @@ def tolerance_for(
     """The tolerance that an export asks for, or the default one.
 
     By default an output may be apart by 5% of its largest value and by 1% on average, a fiftieth of both in float32,
-    and a detector's boxes by `pixels`. Quantized activations are judged by their mean difference alone, 10% of the
-    largest value: a value between two steps falls to one or the other by float16's rounding of a constant, and a
-    step in an early layer may move a single output far.
+    and a detector's boxes by `pixels`. With quantized activations, three times what the module differs from itself on
+    inputs off by float16's rounding is allowed besides: a value between two steps falls to one or the other by any
+    rounding, and a step in an early layer moves later values over their steps, and a single output far. A package
+    that is right is as far from its module as the module is from itself.
 
     Args:
         export: How the package is made.
@@ -115,24 +125,28 @@ def tolerance_for(
     """
     if export.tolerance is not None:
         return export.tolerance
-    if quantized_activations:
-        return Tolerance(relative=1.0, mean=0.1)
     boxes = (
         {COORDINATES: pixels / max(image_size)} if export.nms is not None and image_size is not None else {}
     )
-    return Tolerance(_RELATIVE[export.compute_precision], boxes)
+    return Tolerance(
+        _RELATIVE[export.compute_precision], boxes, own=TIMES_ITS_OWN if quantized_activations else 0.0
+    )
 
+
+TIMES_ITS_OWN = 3.0
+"""Of its difference from itself, with which a module with quantized activations may be apart from its package."""
 
 _DETECTIONS = 200
 """Boxes of an image that are compared: as many as detectors commonly report at most."""
 
 
 def compare(
-    expected: Sequence[Mapping[str, Tensor]],
-    found: Sequence[Mapping[str, Tensor]],
+    expected: Sequence[Named],
+    found: Sequence[Named],
     tolerance: Tolerance,
     *,
     pixels: Mapping[str, float] | None = None,
+    disturbed: Sequence[Named] | None = None,
 ) -> tuple[OutputDifference, ...]:
     """Compare outputs, sample by sample.
 
@@ -144,36 +158,62 @@ def compare(
         found: Outputs of the package for the same samples.
         tolerance: How far they may be apart.
         pixels: What one pixel is, for outputs that hold boxes.
+        disturbed: Outputs of the module on inputs off by float16's rounding, for a tolerance of its `own` difference.
 
     Raises:
         VerificationError: If an output is missing or of another size.
     """
-    names = list(expected[0])
-    reduced = [_most_confident(one, other) for one, other in zip(expected, found, strict=True)]
-    expected, found = [pair[0] for pair in reduced], [pair[1] for pair in reduced]
     differences = []
-    for name in names:
-        pairs = [_pair(name, one[name], other.get(name)) for one, other in zip(expected, found, strict=True)]
-        reference = torch.cat([pair[0] for pair in pairs])
-        distance = _distance(reference, torch.cat([pair[1] for pair in pairs]))
-        finite = reference[reference.isfinite()].abs()
-        largest_value = finite.max().item() if len(finite) else 0.0
+    own = None if disturbed is None else _distances(expected, disturbed)
+    for name, (distance, largest_value) in _distances(expected, found).items():
         allowed = tolerance.allowed(name, largest_value)
+        allowed_mean = allowed * tolerance.mean
+        moved = None if own is None else own[name].distance
+        if moved is not None:
+            allowed += tolerance.own * _largest(moved)
+            allowed_mean += tolerance.own * _mean(moved)
         differences.append(
             OutputDifference(
                 name=name,
-                largest=distance.max().item() if len(distance) else 0.0,
-                mean=distance.mean().item() if len(distance) else 0.0,
+                largest=_largest(distance),
+                mean=_mean(distance),
                 largest_value=largest_value,
                 allowed=allowed,
-                allowed_mean=allowed * tolerance.mean,
+                allowed_mean=allowed_mean,
                 pixels=(pixels or {}).get(name),
+                own=None if moved is None else _largest(moved),
+                own_mean=None if moved is None else _mean(moved),
             )
         )
     return tuple(differences)
 
 
-Named = Mapping[str, Tensor]
+class _Distance(NamedTuple):
+    distance: Tensor
+    largest_value: float
+
+
+def _distances(expected: Sequence[Named], found: Sequence[Named]) -> dict[str, _Distance]:
+    """By output: the distance of each value, and the largest magnitude expected."""
+    reduced = [_most_confident(one, other) for one, other in zip(expected, found, strict=True)]
+    distances = {}
+    for name in expected[0]:
+        pairs = [_pair(name, one[name], other.get(name)) for one, other in reduced]
+        reference = torch.cat([pair[0] for pair in pairs])
+        finite = reference[reference.isfinite()].abs()
+        distances[name] = _Distance(
+            _distance(reference, torch.cat([pair[1] for pair in pairs])),
+            finite.max().item() if len(finite) else 0.0,
+        )
+    return distances
+
+
+def _largest(distance: Tensor) -> float:
+    return distance.max().item() if len(distance) else 0.0
+
+
+def _mean(distance: Tensor) -> float:
+    return distance.mean().item() if len(distance) else 0.0
 
 
 def _most_confident(expected: Named, found: Named) -> tuple[Named, Named]:

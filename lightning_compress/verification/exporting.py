@@ -12,7 +12,13 @@ from lightning_compress.coreml.export import CoreMLExport, ExportedPackage
 from lightning_compress.coreml.targets import Capability
 from lightning_compress.coreml.trace import ExampleInputs, as_tuple, by_position, convertible_copy
 from lightning_compress.verification.comparison import Verification, compare, tolerance_for
-from lightning_compress.verification.running import output_names, program_of, reference_outputs, run_in_torch
+from lightning_compress.verification.running import (
+    disturbed_outputs,
+    output_names,
+    program_of,
+    reference_outputs,
+    run_in_torch,
+)
 from lightning_compress.verification.samples import random_samples
 
 
@@ -70,15 +76,15 @@ def verify_export(
     reference = convertible_copy(by_position(export.wrapped(module), example_inputs))
     program = program_of(package)
     size = (inputs[0].shape[-2], inputs[0].shape[-1]) if export.image is not None else None
+    names = output_names(program)
+    tolerance = tolerance_for(
+        export, size, quantized_activations=Capability.INT8_ACTIVATIONS in capabilities, pixels=_PIXELS
+    )
     differences = compare(
-        reference_outputs(reference, samples.module, output_names(program)),
+        reference_outputs(reference, samples.module, names),
         run_in_torch(program, samples.package),
-        tolerance_for(
-            export,
-            size,
-            quantized_activations=Capability.INT8_ACTIVATIONS in capabilities,
-            pixels=_PIXELS,
-        ),
+        tolerance,
         pixels={COORDINATES: 1 / max(size)} if export.nms is not None and size is not None else None,
+        disturbed=disturbed_outputs(reference, samples.module, names, tolerance),
     )
     return Verification(str(package.name), "torch, as typed", len(samples.module), differences)

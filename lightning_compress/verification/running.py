@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from lightning_compress.coreml.detector import CONFIDENCE, COORDINATES, RAW_OUTPUTS
 from lightning_compress.coreml.package import open_package
+from lightning_compress.coreml.tolerance import Tolerance
 from lightning_compress.errors import PackageError, VerificationError
 from lightning_compress.runtime import CoreMLProgram, load
 from lightning_compress.runtime.module import Precision
+from lightning_compress.verification.samples import off_by_rounding
 
 Outputs = list[dict[str, Tensor]]
 """Outputs by name, one mapping a sample."""
@@ -46,6 +48,13 @@ def reference_outputs(
                 )
             results.append(dict(zip(names, tensors, strict=True)))
     return results
+
+
+def disturbed_outputs(
+    module: nn.Module, samples: Sequence[tuple[Tensor, ...]], names: Sequence[str], tolerance: Tolerance
+) -> Outputs | None:
+    """What a module computes on inputs off by float16's rounding, where the tolerance asks for it."""
+    return reference_outputs(module, off_by_rounding(samples), names) if tolerance.own > 0 else None
 
 
 def program_of(package: str | Path, precision: Precision = "float16") -> CoreMLProgram:

@@ -71,6 +71,20 @@ def image_samples(
     )
 
 
+def off_by_rounding(samples: Sequence[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
+    """The same inputs, each number off by at most the rounding of float16, a 2048th; the same on each call."""
+    generator = torch.Generator().manual_seed(0)
+    return [
+        tuple(
+            value * (1 + (2 * torch.rand(value.shape, generator=generator) - 1) / 2048)
+            if value.is_floating_point()
+            else value
+            for value in sample
+        )
+        for sample in samples
+    ]
+
+
 def as_network_sees(pixels: Tensor, image: ImageInput) -> Tensor:
     """What Core ML makes of an image before the network: channels in its order, scaled and shifted."""
     ordered = pixels.flip(1) if image.color_layout == "BGR" else pixels

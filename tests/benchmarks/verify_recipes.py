@@ -61,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=60, help="optimizer steps of the float fit")
     parser.add_argument("--compressed-steps", type=int, default=40)
     parser.add_argument("--samples", type=int, default=16, help="images compared output by output")
+    parser.add_argument(
+        "--metric-precision", default="float16", help="the package's while the metric is taken"
+    )
     parser.add_argument("--folder", type=Path, help="where checkpoints are kept")
     parser.add_argument(
         "--set", nargs="*", default=[], dest="overrides", help="further overrides of the recipe"
@@ -97,7 +100,7 @@ def _verify_recipe(recipe: str, folder: Path, given: argparse.Namespace) -> Any:
             else:
                 own.mkdir(parents=True, exist_ok=True)
                 TrainingJob(_job(shared, name, float_checkpoint, given), own).run()
-        yield package.stem, _verify(shared, package, checkpoint, given.samples)
+        yield package.stem, _verify(shared, package, checkpoint, given)
 
 
 def _job(shared: Sequence[str], name: str, float_checkpoint: Path, given: argparse.Namespace) -> Any:
@@ -123,14 +126,17 @@ def _job(shared: Sequence[str], name: str, float_checkpoint: Path, given: argpar
     )
 
 
-def _verify(shared: Sequence[str], package: Path, checkpoint: Path, samples: int) -> dict[str, Any]:
+def _verify(
+    shared: Sequence[str], package: Path, checkpoint: Path, given: argparse.Namespace
+) -> dict[str, Any]:
     report = package.with_suffix(".json")
     config = _compose(
         "verify",
         *shared,
         f"package='{package}'",
         f"checkpoint='{checkpoint}'",
-        f"samples={samples}",
+        f"samples={given.samples}",
+        f"metric_precision={given.metric_precision}",
         f"json='{report}'",
     )
     with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(VerificationError):

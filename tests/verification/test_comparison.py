@@ -114,10 +114,46 @@ def test_a_failure_names_each_output_with_its_differences():
     assert "'good'" not in str(failure.value)
 
 
+class TestADifferenceOfTheModuleFromItself:
+    expected = torch.linspace(-1, 1, 101)
+    tolerance = Tolerance(relative=0.01, own=3.0)
+
+    def compared(self, found, moved):
+        outputs = compare(
+            [{"x": self.expected}], [{"x": found}], self.tolerance, disturbed=[{"x": self.expected + moved}]
+        )
+        return outputs[0]
+
+    def test_is_allowed_three_times_besides(self):
+        output = self.compared(self.expected + 0.3, torch.full((101,), 0.1))
+        assert (output.own, output.own_mean) == (pytest.approx(0.1), pytest.approx(0.1))
+        assert output.allowed == pytest.approx(0.01 + 0.3)
+        assert output.allowed_mean == pytest.approx(0.01 * 0.2 + 0.3)
+        assert output.passed
+
+    def test_does_not_excuse_more(self):
+        assert not self.compared(self.expected + 0.32, torch.full((101,), 0.1)).passed
+
+    def test_in_one_value_excuses_one_value_and_not_all(self):
+        once = torch.zeros(101)
+        once[7] = 0.1
+        assert self.compared(self.expected + 3 * once, once).passed
+        assert not self.compared(self.expected + 0.02, once).passed
+
+    def test_does_not_count_without_being_asked_for(self):
+        assert not difference(self.expected, self.expected + 0.3).passed
+        assert difference(self.expected, self.expected).own is None
+
+
 class TestTolerance:
     def test_the_default_follows_the_precision(self):
         assert tolerance_for(CoreMLExport("net.mlpackage")).relative == 5e-2
         assert tolerance_for(CoreMLExport("net.mlpackage", compute_precision="float32")).relative == 1e-3
+
+    def test_quantized_activations_alone_are_judged_by_the_module_itself(self):
+        export = CoreMLExport("net.mlpackage")
+        assert tolerance_for(export).own == 0
+        assert tolerance_for(export, quantized_activations=True).own == 3
 
     def test_a_detectors_boxes_may_be_apart_by_a_pixel(self):
         export = CoreMLExport(
@@ -134,6 +170,7 @@ class TestTolerance:
         [
             ({"relative": 0}, "relative=0 of a tolerance"),
             ({"mean": -1}, "mean=-1"),
+            ({"own": -0.5}, "own=-0.5"),
             ({"absolute": {"boxes": 0.0}}, r"absolute\['boxes'\]=0\.0"),
         ],
     )

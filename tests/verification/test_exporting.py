@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 import sys
 
 import lightning as L
 import pytest
 import torch
+from rich.console import Console
 from sklearn.datasets import load_digits
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_compress import Compression, CoreMLExport, DKMPalettization
+from lightning_compress import Compression, CoreMLExport, DKMPalettization, LinearQuantization
 from lightning_compress.coreml import (
     ImageInput,
     NonMaximumSuppression,
@@ -17,6 +20,7 @@ from lightning_compress.coreml import (
     decompressed_weights,
     softmax_outputs,
 )
+from lightning_compress.coreml.targets import Capability
 from lightning_compress.errors import PackageError, VerificationError
 from lightning_compress.verification import (
     export_verified,
@@ -37,6 +41,36 @@ def _one_thread():
 @pytest.fixture(scope="module")
 def digits() -> torch.Tensor:
     return torch.tensor(load_digits().images, dtype=torch.float32)[:, None] / 16
+
+
+class DeepNetwork(nn.Module):
+    """Deep enough for one rounding more or less to travel; classifies digits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        blocks = [
+            nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()) for _ in range(6)
+        ]
+        self.layers = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), *blocks)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layers(image).mean((2, 3)))
+
+
+class LitDigits(L.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.model = DeepNetwork()
+        self.example_input_array = torch.zeros(1, 1, 8, 8)
+
+    def training_step(self, batch, index):
+        images, labels = batch
+        return nn.functional.cross_entropy(self.model(images), labels)
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=3e-3)
 
 
 class Overflowing(nn.Module):
@@ -238,3 +272,48 @@ def test_core_ml_computes_what_the_runtime_does(digit_network, digits, tmp_path)
         torch.testing.assert_close(
             one["classLabel_probs"].flatten(), other["classLabel_probs"], atol=1e-2, rtol=0
         )
+
+
+@pytest.fixture(scope="module")
+def fitted(digits, tmp_path_factory):
+    """A fit that quantizes weights and activations and exports, which verifies."""
+    torch.set_num_threads(1)
+    path = tmp_path_factory.mktemp("w8a8") / "net.mlpackage"
+    labels = torch.from_numpy(load_digits().target)
+    compression = Compression(
+        LinearQuantization(milestones=[0, 10, 20, 20]), module="model", export=CoreMLExport(path)
+    )
+    trainer = L.Trainer(
+        max_steps=40,
+        accelerator="cpu",
+        callbacks=[compression],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    loader = DataLoader(TensorDataset(digits, labels), batch_size=32, shuffle=False)
+    trainer.fit(LitDigits(), loader)
+    return compression
+
+
+class TestQuantizedActivations:
+    def verification(self, fitted, module, digits):
+        export = CoreMLExport(fitted.exported.path)
+        return verify_export(export, fitted.exported.path, module, digits[:1], {Capability.INT8_ACTIVATIONS})
+
+    def test_are_judged_by_what_torch_differs_from_itself(self, fitted, digits):
+        verification = self.verification(fitted, fitted.finalized, digits)
+        (output,) = verification.outputs
+        assert verification.passed
+        assert output.own is not None
+        console = Console(width=200)
+        with console.capture() as capture:
+            console.print(verification_table(verification))
+        assert "torch's own" in capture.get()
+
+    def test_do_not_excuse_a_layer_that_is_another(self, fitted, digits):
+        wrong = copy.deepcopy(fitted.finalized)
+        with torch.no_grad():
+            wrong.head.bias += 0.5 * torch.randn(10, generator=torch.Generator().manual_seed(1))
+        assert not self.verification(fitted, wrong, digits).passed
