@@ -14,7 +14,6 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning_utilities.core.rank_zero import rank_zero_warn
-from rich.console import Console
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
@@ -31,13 +30,15 @@ from lightning_compress.checkpoints import (
 from lightning_compress.coreml.export import CoreMLExport, ExportedPackage
 from lightning_compress.errors import CompressionError, ConfigurationError
 from lightning_compress.fit import callbacks_of, complete_resume, fit_steps, fits, rehearses, will_log
+from lightning_compress.inputs import example_inputs_of
 from lightning_compress.methods.base import Method
 from lightning_compress.methods.joint import PreparedModule, from_descriptions, in_order
 from lightning_compress.methods.probe import WeightErrorProbe
 from lightning_compress.methods.schedule import FitLength
-from lightning_compress.methods.summary import LayerSummary, summarize, summary_table
+from lightning_compress.methods.summary import LayerSummary, summarize
 from lightning_compress.placement import Placement
 from lightning_compress.processes import broadcast, on_rank_zero
+from lightning_compress.reporting import print_outcome
 from lightning_compress.strategies import check_precision, check_strategy
 from lightning_compress.verification import export_verified
 
@@ -179,7 +180,9 @@ class Compression(Callback):
         if self._is_prepared_in(pl_module):
             return
         placement = Placement.find(pl_module, self.module_path)
-        self._example_inputs = self._inputs_for(pl_module)
+        needed_by = [type(method).__name__ for method in self.methods if method.needs_example_inputs]
+        needed_by += ["CoreMLExport"] if self.export is not None else []
+        self._example_inputs = example_inputs_of(pl_module, self._given_inputs, needed_by)
         self._prepared = PreparedModule(placement.module, self.methods, self._example_inputs)
         self._path = placement.path
         self._steps = self._steps_before = 0
@@ -417,27 +420,28 @@ class Compression(Callback):
     def _finish(self, trainer: L.Trainer, prepared: PreparedModule) -> None:
         self._finalize(prepared)
         warn_of_incomplete_best(trainer.checkpoint_callbacks, self._path)
-        if self.export is None:
-            return
-        export = self.export
+        if self.export is not None:
+            self._export(prepared, self._export_of(trainer, self.export))
+        print_outcome(self.layers, self.exported)
+
+    @staticmethod
+    def _export_of(trainer: L.Trainer, export: CoreMLExport) -> CoreMLExport:
         if rehearses(trainer):
             # A rehearsal must not replace a package that somebody ships, and a network after one step may overflow in
             # half precision: nothing to judge a package by.
             path = Path(export.path)
             path = path.with_name(f"{path.stem}.fast_dev_run{path.suffix}")
             export = dataclasses.replace(export, path=path, verify=False)
-        self._export(prepared, export)
+        return export
 
     def _finalize(self, prepared: PreparedModule) -> None:
         self.finalized = prepared.finalize()
         self.layers = summarize(self.finalized)
-        Console().print(summary_table(self.layers))
 
     def _export(self, prepared: PreparedModule, export: CoreMLExport) -> None:
         assert self.finalized is not None
         assert self._example_inputs is not None
         self.exported = export_verified(export, self.finalized, self._example_inputs, prepared.capabilities)
-        print(package_line(self.exported))
 
     def _share(self, trainer: L.Trainer) -> None:
         if self._exact is not None and fits(trainer):
@@ -465,32 +469,3 @@ class Compression(Callback):
     def _is_prepared_in(self, pl_module: L.LightningModule) -> bool:
         prepared = self._prepared
         return prepared is not None and any(submodule is prepared.module for submodule in pl_module.modules())
-
-    def _inputs_for(self, pl_module: L.LightningModule) -> tuple[Any, ...] | None:
-        given = self._given_inputs if self._given_inputs is not None else pl_module.example_input_array
-        needed = [type(method).__name__ for method in self.methods if method.needs_example_inputs]
-        needed += ["CoreMLExport"] if self.export is not None else []
-        if given is None:
-            if needed:
-                raise ConfigurationError(
-                    f"{' and '.join(needed)} needs example inputs, and there are none; set example_input_array in "
-                    f"{type(pl_module).__name__}, or give Compression(example_inputs=...)"
-                )
-            return None
-        if isinstance(given, torch.Tensor):
-            return (given,)
-        if isinstance(given, tuple | list):
-            return tuple(given)
-        raise ConfigurationError(
-            f"example inputs are of type {type(given).__name__}; valid is a tensor, or a tuple of the "
-            "positional inputs of "
-            f"the module's forward"
-        )
-
-
-def package_line(package: ExportedPackage) -> str:
-    """One line on what was written: where, for which systems, and how much smaller than float16."""
-    ratio = package.float16_weight_bytes / max(package.weight_bytes, 1)
-    smaller = f", {ratio:.1f} times smaller than at float16" if ratio > 1.05 else ""
-    megabytes = package.package_bytes / 1e6, package.weight_bytes / 1e6
-    return f"{package.path} ({package.target}): {megabytes[0]:.2f} MB, weights {megabytes[1]:.2f} MB{smaller}"

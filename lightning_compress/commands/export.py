@@ -12,6 +12,7 @@ from lightning_compress.callback import Compression
 from lightning_compress.commands.recipe import recipe_export, recipe_module
 from lightning_compress.coreml.export import ExportedPackage
 from lightning_compress.errors import ConfigurationError
+from lightning_compress.reporting import print_outcome
 
 
 def run(config: DictConfig) -> ExportedPackage:
@@ -36,4 +37,5 @@ def run(config: DictConfig) -> ExportedPackage:
     )
     compression.finalize()
     assert compression.exported is not None
+    print_outcome(compression.layers, compression.exported)
     return compression.exported

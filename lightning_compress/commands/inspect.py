@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from omegaconf import DictConfig
-from rich.console import Console
 
 from lightning_compress.coreml.inspection import inspect
 from lightning_compress.coreml.rendering import render
 from lightning_compress.errors import ConfigurationError
+from lightning_compress.reporting import output_console
 
 
 def run(config: DictConfig) -> None:
@@ -25,6 +25,6 @@ def run(config: DictConfig) -> None:
             "package is empty; give the path of an .mlpackage: lightning-compress inspect package=net.mlpackage"
         )
     report = inspect(config.package)
-    Console().print(render(report))
+    output_console().print(render(report))
     if config.json:
         Path(config.json).write_text(json.dumps(asdict(report), indent=2, default=str) + "\n")

@@ -15,9 +15,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, open_dict
-from rich.console import Console
 
-from lightning_compress.callback import Compression, package_line
+from lightning_compress.callback import Compression
 from lightning_compress.commands.measuring import measure
 from lightning_compress.commands.recipe import recipe_export
 from lightning_compress.commands.results import Result, results_table, write_results
@@ -30,10 +29,11 @@ from lightning_compress.errors import ConfigurationError
 from lightning_compress.methods.joint import PreparedModule
 from lightning_compress.methods.schedule import FitLength
 from lightning_compress.processes import on_rank_zero
+from lightning_compress.reporting import output_console, package_line
 from lightning_compress.runtime import load
 from lightning_compress.verification import export_verified
 
-_console = Console()
+_console = output_console()
 
 
 def run(config: DictConfig) -> list[Result]:
@@ -106,7 +106,10 @@ class TrainingJob:
         network = copy.deepcopy(module.get_submodule(self.config.recipe.network)).cpu().eval()
         inputs = module.example_input_array
         assert inputs is not None
-        package = export_verified(self._export("float16"), network, cast(Any, inputs))
+        export = self._export("float16")
+        # As the callback does: after the one step of a rehearsal a network may overflow in half precision.
+        export = dataclasses.replace(export, verify=export.verify and not self.config.trainer.fast_dev_run)
+        package = export_verified(export, network, cast(Any, inputs))
         _console.print(package_line(package))
         self._measure("float16", package.path)
 
@@ -136,9 +139,7 @@ class TrainingJob:
         return Compression(*self.methods, module=self.config.recipe.network, export=self._export(name))
 
     def _export(self, name: str) -> CoreMLExport:
-        export = recipe_export(self.config, self.data, self.folder / f"{name}.mlpackage")
-        # After the one step of a rehearsal a network may overflow in half precision.
-        return dataclasses.replace(export, verify=export.verify and not self.config.trainer.fast_dev_run)
+        return recipe_export(self.config, self.data, self.folder / f"{name}.mlpackage")
 
     def _module(self, stage: str) -> L.LightningModule:
         merged = _merged(self.config.recipe.module, self.config[stage].module)

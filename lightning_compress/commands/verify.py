@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.table import Table
 
 from lightning_compress.commands.reference import Reference, reference_of_recipe, reference_of_saved_module
 from lightning_compress.coreml.detector import COORDINATES
 from lightning_compress.coreml.inspection import inspect
 from lightning_compress.errors import ConfigurationError, VerificationError
+from lightning_compress.reporting import output_console
 from lightning_compress.runtime import load
 from lightning_compress.verification import (
     Verification,
@@ -75,7 +75,7 @@ def run(config: DictConfig) -> None:
         if config.get("recipe") is not None
         else reference_of_saved_module(config, report)
     )
-    console = Console()
+    console = output_console()
     verifications = _verifications(config, reference)
     for verification in verifications:
         console.print(verification_table(verification))

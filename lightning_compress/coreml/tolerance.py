@@ -20,7 +20,7 @@ class Tolerance:
         mean: Largest share that the mean difference of an output may have of what is allowed to its largest.
             An error of float16 lies in few values; a wrong weight moves all of them.
         own: How many times the module's own difference is allowed besides: what its output moves by, at most and on
-            average, when its inputs are off by float16's rounding.
+            average, when its numbers are rounded to float16 and its inputs are off by as much.
 
     Raises:
         ConfigurationError: If a value is not positive, or `own` negative.

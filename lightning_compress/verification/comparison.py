@@ -34,7 +34,7 @@ class OutputDifference:
         allowed: The largest difference that the tolerance allows.
         allowed_mean: The mean difference that it allows.
         pixels: What one pixel is in the output's unit, for boxes.
-        own: Largest difference of the module from itself on inputs off by float16's rounding, where that counts.
+        own: Largest difference of the module from itself with its numbers rounded to float16, where that counts.
         own_mean: Its mean difference from itself.
     """
 
@@ -112,9 +112,9 @@ def tolerance_for(
     """The tolerance that an export asks for, or the default one.
 
     By default an output may be apart by 5% of its largest value and by 1% on average, a fiftieth of both in float32,
-    and a detector's boxes by `pixels`. With quantized activations, three times what the module differs from itself on
-    inputs off by float16's rounding is allowed besides: a value between two steps falls to one or the other by any
-    rounding, and a step in an early layer moves later values over their steps, and a single output far. A package
+    and a detector's boxes by `pixels`. With quantized activations, three times what the module differs from itself
+    when its numbers are rounded to float16 is allowed besides: a value between two steps falls to one or the other by
+    any rounding, and a step in an early layer moves later values over their steps, and a single output far. A package
     that is right is as far from its module as the module is from itself.
 
     Args:
@@ -158,7 +158,7 @@ def compare(
         found: Outputs of the package for the same samples.
         tolerance: How far they may be apart.
         pixels: What one pixel is, for outputs that hold boxes.
-        disturbed: Outputs of the module on inputs off by float16's rounding, for a tolerance of its `own` difference.
+        disturbed: Outputs of the module rounded to float16, for a tolerance of its `own` difference.
 
     Raises:
         VerificationError: If an output is missing or of another size.

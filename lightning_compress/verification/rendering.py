@@ -18,7 +18,7 @@ def verification_table(verification: Verification) -> Table:
     headings = ["largest value", "largest difference", "relative", "mean difference", "allowed"]
     quantized = any(output.own is not None for output in verification.outputs)
     if quantized:
-        # The module's own, on inputs off by float16's rounding.
+        # What the module differs from itself, rounded to float16.
         headings[3:3] = ["torch's own"]
     for heading in headings:
         table.add_column(heading, justify="right")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,8 +54,15 @@ def reference_outputs(
 def disturbed_outputs(
     module: nn.Module, samples: Sequence[tuple[Tensor, ...]], names: Sequence[str], tolerance: Tolerance
 ) -> Outputs | None:
-    """What a module computes on inputs off by float16's rounding, where the tolerance asks for it."""
-    return reference_outputs(module, off_by_rounding(samples), names) if tolerance.own > 0 else None
+    """What a module computes with its numbers rounded to float16, on inputs off by as much, where `tolerance` asks."""
+    if tolerance.own == 0:
+        return None
+    rounded = copy.deepcopy(module)
+    with torch.no_grad():
+        for tensor in (*rounded.parameters(), *rounded.buffers()):
+            if tensor.is_floating_point():
+                tensor.copy_(tensor.half())
+    return reference_outputs(rounded, off_by_rounding(samples), names)
 
 
 def program_of(package: str | Path, precision: Precision = "float16") -> CoreMLProgram:
