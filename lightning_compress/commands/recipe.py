@@ -60,4 +60,15 @@ def recipe_module(config: DictConfig, own: DictConfig | None = None) -> L.Lightn
 
 def _training(config: DictConfig) -> dict[str, Any]:
     whole = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-    return {key: whole[key] for key in _OF_TRAINING if key in whole}
+    return {key: _without_folders(whole[key]) for key in _OF_TRAINING if key in whole}
+
+
+def _without_folders(value: Any) -> Any:
+    """The same with absolute paths cut to their last part: an app's users need not know of this machine's folders."""
+    if isinstance(value, dict):
+        return {key: _without_folders(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(item) for item in value]
+    if isinstance(value, str) and Path(value).expanduser().is_absolute():
+        return Path(value).name
+    return value

@@ -174,9 +174,9 @@ class TrainingJob:
         return instantiate(self.config.logger, save_dir=str(self.folder / stage))
 
     def _measure(self, name: str, package: Path) -> None:
-        """Run the package over the validation data on this machine, and draw what it finds."""
+        """Run the package, as it is typed, over the validation data on this machine, and draw what it finds."""
         recipe = self.config.recipe
-        exported = load(package)
+        exported = load(package, precision="float16")
         evaluation: L.LightningModule = instantiate(recipe.evaluator)(exported)
         value = measure(
             evaluation,

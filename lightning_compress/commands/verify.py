@@ -66,9 +66,10 @@ def run(config: DictConfig) -> None:
         raise ConfigurationError(
             "package is empty; give the path of an .mlpackage: lightning-compress verify package=net.mlpackage ..."
         )
-    for key in ("precision", "metric_precision"):
-        if config[key] not in _PRECISIONS:
-            raise ConfigurationError(f"{key}={config[key]!r} is unknown; valid are {', '.join(_PRECISIONS)}")
+    if config.precision not in _PRECISIONS:
+        raise ConfigurationError(
+            f"precision={config.precision!r} is unknown; valid are {', '.join(_PRECISIONS)}"
+        )
     report = inspect(config.package)
     reference = (
         reference_of_recipe(config, report)
@@ -117,7 +118,7 @@ def _verifications(config: DictConfig, reference: Reference) -> list[Verificatio
 def _metric(config: DictConfig, reference: Reference) -> MetricComparison | None:
     if reference.measure is None or not config.metric:
         return None
-    package = load(config.package, precision=config.metric_precision)
+    package = load(config.package, precision=config.precision)
     with tempfile.TemporaryDirectory() as folder:
         return MetricComparison(
             name=config.recipe.metric,

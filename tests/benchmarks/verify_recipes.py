@@ -61,9 +61,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=60, help="optimizer steps of the float fit")
     parser.add_argument("--compressed-steps", type=int, default=40)
     parser.add_argument("--samples", type=int, default=16, help="images compared output by output")
-    parser.add_argument(
-        "--metric-precision", default="float16", help="the package's while the metric is taken"
-    )
     parser.add_argument("--folder", type=Path, help="where checkpoints are kept")
     parser.add_argument(
         "--set", nargs="*", default=[], dest="overrides", help="further overrides of the recipe"
