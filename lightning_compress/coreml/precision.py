@@ -68,9 +68,15 @@ class _BeforeDecoding:
 
     def __call__(self, operation: Operation) -> bool:
         if self._selected is None:
-            self._selected = _before_decoding(operation.enclosing_block)
-        # What is not there was put in by the conversion since: casts.
+            self._selected = _before_decoding(_outermost(operation.enclosing_block))
+        # What is not there is a cast that the conversion has put in since, or in the branch of a condition.
         return self._selected.get(operation.name, False)
+
+
+def _outermost(block: Any) -> Any:
+    while block.outer_op is not None:
+        block = block.outer_op.enclosing_block
+    return block
 
 
 def _before_decoding(block: Any) -> Mapping[str, bool]:

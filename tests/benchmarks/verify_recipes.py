@@ -133,7 +133,6 @@ def _verify(
         f"package='{package}'",
         f"checkpoint='{checkpoint}'",
         f"samples={given.samples}",
-        f"metric_precision={given.metric_precision}",
         f"json='{report}'",
     )
     with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(VerificationError):
