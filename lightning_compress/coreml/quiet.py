@@ -16,14 +16,20 @@ from lightning_compress.coreml.workarounds import replaced
 
 
 @contextmanager
+def quiet_quantization() -> Iterator[None]:
+    """Run what LinearQuantizer finalizes: it quantizes with torch operations that torch 2.14 deprecates."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.quantize_per_tensor", category=UserWarning)
+        yield
+
+
+@contextmanager
 def quiet_conversion() -> Iterator[None]:
     """Convert without progress bars and without warnings that nobody here can act on."""
-    with warnings.catch_warnings(), ExitStack() as stack:
+    with warnings.catch_warnings(), quiet_quantization(), ExitStack() as stack:
         # torch 2.9 and later deprecate tracing, which coremltools 9 still needs: its torch.export path fails
         # for every model that LinearQuantizer has prepared.
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated", category=FutureWarning)
-        # What LinearQuantizer finalizes quantizes with torch operations that torch 2.14 deprecates.
-        warnings.filterwarnings("ignore", message="torch.quantize_per_tensor", category=UserWarning)
         # coremltools 9, converter.py `_mil_convert`: leaves its temporary weights folder to the garbage
         # collector.
         warnings.filterwarnings("ignore", message="Implicitly cleaning up", category=ResourceWarning)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lightning_compress.coreml.detector import CONFIDENCE, COORDINATES, RAW_OUTPUTS
 from lightning_compress.coreml.package import open_package
+from lightning_compress.coreml.quiet import quiet_quantization
 from lightning_compress.coreml.tolerance import Tolerance
 from lightning_compress.errors import PackageError, VerificationError
 from lightning_compress.runtime import CoreMLProgram, load
@@ -39,7 +40,7 @@ def reference_outputs(
         VerificationError: If it returns more or fewer tensors.
     """
     results = []
-    with torch.no_grad():
+    with torch.no_grad(), quiet_quantization():
         for sample in samples:
             tensors = list(_tensors(module(*sample)))
             if len(tensors) != len(names):

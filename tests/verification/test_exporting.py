@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import sys
+import warnings
 
 import lightning as L
 import pytest
@@ -25,6 +26,7 @@ from lightning_compress.errors import PackageError, VerificationError
 from lightning_compress.verification import (
     export_verified,
     random_samples,
+    reference_outputs,
     run_in_coreml,
     run_in_torch,
     verification_table,
@@ -311,6 +313,15 @@ class TestQuantizedActivations:
         with console.capture() as capture:
             console.print(verification_table(verification))
         assert "torch's own" in capture.get()
+
+    def test_run_without_warnings_that_nobody_can_act_on(self, fitted, digits):
+        torch.set_warn_always(True)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                reference_outputs(fitted.finalized, [(digits[:1],)], ["output"])
+        finally:
+            torch.set_warn_always(False)
 
     def test_do_not_excuse_a_layer_that_is_another(self, fitted, digits):
         wrong = copy.deepcopy(fitted.finalized)
