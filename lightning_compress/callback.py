@@ -38,7 +38,7 @@ from lightning_compress.methods.schedule import FitLength
 from lightning_compress.methods.summary import LayerSummary, summarize
 from lightning_compress.placement import Placement
 from lightning_compress.processes import broadcast, on_rank_zero
-from lightning_compress.reporting import print_outcome
+from lightning_compress.reporting import package_line, print_layers
 from lightning_compress.strategies import check_precision, check_strategy
 from lightning_compress.verification import export_verified
 
@@ -393,7 +393,8 @@ class Compression(Callback):
     def finalize(self) -> nn.Module:
         """Finalize a copy of the prepared module on the CPU, and write the package if there is an `export`.
 
-        A fit does this at its end; call it after `load_from_checkpoint`.
+        A fit does this at its end, and prints the outcome; call it after `load_from_checkpoint`. What it made is in
+        `layers` and `exported`.
 
         Returns:
             The finalized module, which is also `finalized`.
@@ -419,10 +420,10 @@ class Compression(Callback):
 
     def _finish(self, trainer: L.Trainer, prepared: PreparedModule) -> None:
         self._finalize(prepared)
+        print_layers(self.layers)
         warn_of_incomplete_best(trainer.checkpoint_callbacks, self._path)
         if self.export is not None:
-            self._export(prepared, self._export_of(trainer, self.export))
-        print_outcome(self.layers, self.exported)
+            print(package_line(self._export(prepared, self._export_of(trainer, self.export))))
 
     @staticmethod
     def _export_of(trainer: L.Trainer, export: CoreMLExport) -> CoreMLExport:
@@ -438,10 +439,11 @@ class Compression(Callback):
         self.finalized = prepared.finalize()
         self.layers = summarize(self.finalized)
 
-    def _export(self, prepared: PreparedModule, export: CoreMLExport) -> None:
+    def _export(self, prepared: PreparedModule, export: CoreMLExport) -> ExportedPackage:
         assert self.finalized is not None
         assert self._example_inputs is not None
         self.exported = export_verified(export, self.finalized, self._example_inputs, prepared.capabilities)
+        return self.exported
 
     def _share(self, trainer: L.Trainer) -> None:
         if self._exact is not None and fits(trainer):

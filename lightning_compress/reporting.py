@@ -22,11 +22,9 @@ def output_console() -> Console:
     return console
 
 
-def print_outcome(layers: Sequence[LayerSummary], package: ExportedPackage | None) -> None:
-    """Print what each layer of a finalized module holds, and where its package is, if there is one."""
+def print_layers(layers: Sequence[LayerSummary]) -> None:
+    """Print what each layer of a finalized module holds."""
     output_console().print(summary_table(list(layers)))
-    if package is not None:
-        print(package_line(package))
 
 
 def package_line(package: ExportedPackage) -> str:

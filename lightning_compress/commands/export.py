@@ -12,7 +12,7 @@ from lightning_compress.callback import Compression
 from lightning_compress.commands.recipe import recipe_export, recipe_module
 from lightning_compress.coreml.export import ExportedPackage
 from lightning_compress.errors import ConfigurationError
-from lightning_compress.reporting import print_outcome
+from lightning_compress.reporting import package_line, print_layers
 
 
 def run(config: DictConfig) -> ExportedPackage:
@@ -37,5 +37,6 @@ def run(config: DictConfig) -> ExportedPackage:
     )
     compression.finalize()
     assert compression.exported is not None
-    print_outcome(compression.layers, compression.exported)
+    print_layers(compression.layers)
+    print(package_line(compression.exported))
     return compression.exported

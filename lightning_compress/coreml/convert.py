@@ -79,7 +79,7 @@ def convert(
         example_inputs: What to call it with; the package takes inputs of these shapes.
         target: Lowest system that the package shall run on.
         interface: Names, image and labels.
-        compute_precision: "float16" or "float32".
+        compute_precision: "float16" or "float32"; decoding before `interface.nms` is always in float32.
 
     Raises:
         TraceError: If the module cannot be traced.

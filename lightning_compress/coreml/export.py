@@ -56,7 +56,8 @@ class CoreMLExport:
             if the export fails.
         minimum_deployment_target: Lowest system that the package shall run on, such as "iOS18" or "macOS15";
             None for the lowest that carries the compression.
-        compute_precision: "float16", or "float32" for networks that half precision breaks.
+        compute_precision: "float16", or "float32" for networks that half precision breaks. With `nms`, what follows
+            the last layer with weights, which is the decoding of the boxes, is computed in float32 in either case.
         image: Present the first input as an image; None leaves it an array.
         input_names: Names of the inputs.
         output_names: Names of the outputs.

@@ -23,12 +23,14 @@ _WEIGHTED = frozenset(
         "rnn",
     }
 )
-_ARRANGING = frozenset(
+_PASSING_ON = frozenset(
     {
         "cast",
         "concat",
+        "dequantize",
         "expand_dims",
         "identity",
+        "quantize",
         "reshape",
         "reverse",
         "slice_by_index",
@@ -39,7 +41,7 @@ _ARRANGING = frozenset(
         "transpose",
     }
 )
-"""Operations that move values and compute none."""
+"""Operations that move values, or hold them in another type, and compute none."""
 
 
 def compute_precision(name: str, *, exact_decoding: bool = False) -> Any:
@@ -61,7 +63,7 @@ def compute_precision(name: str, *, exact_decoding: bool = False) -> Any:
 
 
 class _BeforeDecoding:
-    """Selects the operations up to the last layers with weights, and those that arrange what comes out of them."""
+    """Selects the operations up to the last layers with weights, and those that pass on what comes out of them."""
 
     def __init__(self) -> None:
         self._selected: Mapping[str, bool] | None = None
@@ -85,7 +87,7 @@ def _before_decoding(block: Any) -> Mapping[str, bool]:
     for operation in reversed(operations):
         selected[operation.name] = operation.op_type in _WEIGHTED or _any(selected, _consumers(operation))
     for operation in operations:
-        if operation.op_type in _ARRANGING and not selected[operation.name]:
+        if operation.op_type in _PASSING_ON and not selected[operation.name]:
             producers = _producers(operation)
             selected[operation.name] = bool(producers) and all(
                 selected[producer.name] for producer in producers

@@ -41,8 +41,8 @@ def execute(
         steps: What to run.
         values: A value for each slot; those of constants and inputs are there.
         arithmetic: How to compute.
-        overwrite: Let steps write over operands that nobody needs any more. Not while gradients are recorded, nor
-            under `torch.vmap`.
+        overwrite: Let steps write over operands that nobody needs any more. See
+            `may_overwrite` for when that is safe.
     """
     for step in steps:
         operands = {

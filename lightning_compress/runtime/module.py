@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from lightning_compress.errors import PackageError
 from lightning_compress.runtime.execution import Arithmetic, execute
 from lightning_compress.runtime.interface import FLOATS, ProgramInput, bind
+from lightning_compress.runtime.overwriting import may_overwrite
 from lightning_compress.runtime.program import Leaf, Output, Program, Shape
 
 Precision = Literal["float32", "float16"]
@@ -148,14 +148,13 @@ class CoreMLProgram(nn.Module):
             return value.float() if value.device.type == "cpu" else value
         return value.to(torch.float32)
 
-    def _run(self, *tensors: Tensor, vectorized: bool = False) -> list[Any]:
+    def _run(self, *tensors: Tensor) -> list[Any]:
         values = self._filled_template()
         for slot, tensor in zip(self._program.inputs.values(), tensors, strict=True):
             values[slot] = tensor
         for slot, path in self._state_paths.items():
             values[slot] = self.get_buffer(path)
-        overwrite = not (vectorized or torch.is_grad_enabled())
-        execute(self._program.steps, values, self._arithmetic, overwrite=overwrite)
+        execute(self._program.steps, values, self._arithmetic, overwrite=may_overwrite())
         return [values[output.slot] for output in self._program.outputs]
 
     def _run_stacked(self, tensors: list[Tensor], counts: list[int], samples: int) -> list[Any]:
@@ -178,8 +177,7 @@ class CoreMLProgram(nn.Module):
         if self._program.traceable:
             self._filled_template()
             axes = tuple(0 if count > 1 else None for count in counts)
-            run = partial(self._run, vectorized=True)
-            results = torch.vmap(run, in_dims=axes, randomness="different")(*stacked)
+            results = torch.vmap(self._run, in_dims=axes, randomness="different")(*stacked)
         else:
             runs = [
                 self._run(*(t[i] if count > 1 else t for t, count in zip(stacked, counts, strict=True)))

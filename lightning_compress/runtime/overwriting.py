@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_compress.runtime.program import Step
+from lightning_compress.runtime.registry import find
 
 _NEW_MEMORY = frozenset(
     {
@@ -62,19 +63,26 @@ def _sigmoid(x: Tensor) -> Tensor:
 
 
 def _add_to_x(x: Tensor, y: Tensor) -> Tensor:
-    return x.add_(y) if _fits(y, x) else torch.add(x, y)
+    return x.add_(y) if _fits(y, x) else _anew("add", x, y)
 
 
 def _add_to_y(x: Tensor, y: Tensor) -> Tensor:
-    return y.add_(x) if _fits(x, y) else torch.add(x, y)
+    return y.add_(x) if _fits(x, y) else _anew("add", x, y)
 
 
 def _multiply_x(x: Tensor, y: Tensor) -> Tensor:
-    return x.mul_(y) if _fits(y, x) else torch.mul(x, y)
+    return x.mul_(y) if _fits(y, x) else _anew("mul", x, y)
 
 
 def _multiply_y(x: Tensor, y: Tensor) -> Tensor:
-    return y.mul_(x) if _fits(x, y) else torch.mul(x, y)
+    return y.mul_(x) if _fits(x, y) else _anew("mul", x, y)
+
+
+def _anew(op_type: str, x: Tensor, y: Tensor) -> Tensor:
+    definition = find(op_type)
+    assert definition is not None
+    result: Tensor = definition.function(x=x, y=y)
+    return result
 
 
 def _fits(other: Tensor, written: Tensor) -> bool:
@@ -96,6 +104,14 @@ _OVERWRITING: dict[str, dict[str, Callable[..., Tensor]]] = {
     "mul": {"x": _multiply_x, "y": _multiply_y},
 }
 """By op and by the operand written over."""
+
+
+def may_overwrite() -> bool:
+    """Whether nobody will ask for what is written over: no gradient is recorded, and no `torch.func` transform runs.
+
+    Under `torch.vmap` an operand may be smaller than it looks. torch 2.14 has no public way to ask.
+    """
+    return not torch.is_grad_enabled() and torch._C._functorch.maybe_current_level() is None
 
 
 def overwrite(steps: Sequence[Step]) -> tuple[Step, ...]:

@@ -76,7 +76,7 @@ def off_by_rounding(samples: Sequence[tuple[Tensor, ...]]) -> list[tuple[Tensor,
     generator = torch.Generator().manual_seed(0)
     return [
         tuple(
-            value * (1 + (2 * torch.rand(value.shape, generator=generator) - 1) / 2048)
+            (value * (1 + (2 * torch.rand(value.shape, generator=generator) - 1) / 2048)).to(value.dtype)
             if value.is_floating_point()
             else value
             for value in sample

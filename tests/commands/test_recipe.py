@@ -13,7 +13,7 @@ class Classes(L.LightningDataModule):
     class_names = ("shirt", "shoe")
 
 
-@pytest.mark.parametrize("root", ["/home/jane/secret/fashion", "~/secret/fashion"])
+@pytest.mark.parametrize("root", ["/home/jane/secret/fashion", "~/secret/fashion", "~secret/fashion"])
 def test_the_metadata_says_how_a_package_was_trained_and_names_no_folder_of_the_machine(configure, root):
     config = configure("recipe=resnet50", "data=fashion_mnist", f"data.root='{root}'", "seed=7")
     export = recipe_export(config, Classes(), Path("net.mlpackage"))

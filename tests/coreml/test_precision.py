@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import coremltools as ct
+import numpy as np
 import pytest
 import torch
+from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - coremltools' own name for it
+from coremltools.converters.mil.mil import Function
 from sklearn.datasets import load_sample_image
 from torch import nn
 
 from lightning_compress import runtime
 from lightning_compress.coreml import CoreMLExport, ImageInput, NonMaximumSuppression
 from lightning_compress.coreml.detector import RAW_OUTPUTS
+from lightning_compress.coreml.precision import _BeforeDecoding
 from lightning_compress.coreml.reader import operations_of, programs_of, read_package
 from lightning_compress.verification.running import program_of
 
@@ -98,6 +103,20 @@ def test_confidences_near_one_do_not_tie(package, photograph):
 def test_a_network_without_suppression_computes_in_float16_throughout(detector, photograph, tmp_path):
     path = export(detector, photograph, tmp_path / "net.mlpackage")
     assert set(precisions(path, "conv", "relu", "softmax", "exp", "add")) == {"float16"}
+
+
+def test_quantized_outputs_of_a_layer_are_passed_on_in_float16():
+    scale, zero = np.float32(0.1), np.int8(0)
+    with Function({"x": mb.placeholder(shape=(1, 3, 8, 8))}, opset_version=ct.target.iOS17) as function:
+        layer = mb.conv(x=function.inputs["x"], weight=np.ones((4, 3, 1, 1), np.float32), name="layer")
+        stored = mb.quantize(input=layer, scale=scale, zero_point=zero, output_dtype="int8", name="stored")
+        held = mb.dequantize(input=stored, scale=scale, zero_point=zero, name="held")
+        boxes = mb.reshape(x=held, shape=[4, 64], name="boxes")
+        function.set_outputs([mb.exp(x=boxes, name="decoded")])
+    select = _BeforeDecoding()
+    selected = {operation.name: select(operation) for operation in function.operations}
+    names = ("layer", "stored", "held", "boxes", "decoded")
+    assert [selected[name] for name in names] == [True, True, True, True, False]
 
 
 def test_float32_stays_float32(detector, photograph, tmp_path):

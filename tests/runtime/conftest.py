@@ -76,7 +76,8 @@ class Programs:
             }
             for i in range(3)
         ]
-        stacked = module(**{name: torch.cat([sample[name] for sample in samples]) for name in tensors})
+        with torch.no_grad():
+            stacked = module(**{name: torch.cat([sample[name] for sample in samples]) for name in tensors})
         alone = [module(**sample) for sample in samples]
         for name, shape in zip(
             module.output_names, [output.shape for output in module._program.outputs], strict=True

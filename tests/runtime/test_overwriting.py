@@ -105,3 +105,27 @@ class TestASumOfUnlikeOperands:
         x = np.random.default_rng(2).normal(size=SHAPE).astype(np.float32)
         (found,) = programs.run(body, {"x": x})
         assert found.shape == SHAPE
+
+
+class TestUnderVmap:
+    """An operand that is the same for all samples has no place for the results of many."""
+
+    @pytest.fixture
+    def module(self, programs):
+        def body(x, y):
+            return mb.relu(
+                x=mb.add(x=mb.matmul(x=x, y=WEIGHT[:, :, 0, 0]), y=mb.matmul(x=y, y=WEIGHT[:, :, 0, 0]))
+            )
+
+        return programs.build(body, {"x": np.zeros((3, 4), np.float32), "y": np.zeros((3, 4), np.float32)})
+
+    @pytest.mark.parametrize("axes", [(None, 0), (0, None), (0, 0)])
+    def test_a_users_own_vmap_computes_what_a_loop_does(self, module, axes):
+        given = [torch.randn(5, 3, 4) if axis == 0 else torch.randn(3, 4) for axis in axes]
+        with torch.no_grad():
+            (found,) = torch.vmap(module, in_dims=axes)(*given).values()
+            for index in range(5):
+                sample = [
+                    value[index] if axis == 0 else value for value, axis in zip(given, axes, strict=True)
+                ]
+                torch.testing.assert_close(found[index], next(iter(module(*sample).values())))

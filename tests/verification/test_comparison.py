@@ -140,6 +140,12 @@ class TestADifferenceOfTheModuleFromItself:
         assert self.compared(self.expected + 3 * once, once).passed
         assert not self.compared(self.expected + 0.02, once).passed
 
+    @pytest.mark.parametrize("broken", [math.nan, math.inf])
+    def test_that_is_not_finite_excuses_nothing(self, broken):
+        moved = torch.zeros(101)
+        moved[3] = broken
+        assert not self.compared(self.expected + 0.3, moved).passed
+
     def test_does_not_count_without_being_asked_for(self):
         assert not difference(self.expected, self.expected + 0.3).passed
         assert difference(self.expected, self.expected).own is None

@@ -32,7 +32,7 @@ from lightning_compress.verification import (
     verification_table,
     verify_export,
 )
-from lightning_compress.verification.running import program_of
+from lightning_compress.verification.running import disturbed_outputs, program_of
 
 
 @pytest.fixture(autouse=True)
@@ -328,3 +328,39 @@ class TestQuantizedActivations:
         with torch.no_grad():
             wrong.head.bias += 0.5 * torch.randn(10, generator=torch.Generator().manual_seed(1))
         assert not self.verification(fitted, wrong, digits).passed
+
+
+class TestADisturbedModule:
+    """Its numbers are rounded to float16, as a package's are."""
+
+    tolerance = Tolerance(own=3.0)
+
+    def disturbed(self, module, images):
+        expected = reference_outputs(module, [(images,)], ["output"])[0]["output"]
+        found = disturbed_outputs(module, [(images,)], ["output"], self.tolerance)[0]["output"]
+        return (found - expected).abs().max() / expected.abs().max()
+
+    def test_differs_a_little(self, digit_network, digits):
+        assert 0 < self.disturbed(digit_network.eval(), digits[:4]) < 1e-2
+
+    def test_keeps_numbers_that_float16_cannot_hold(self, digits):
+        normalize = nn.BatchNorm2d(1).eval()
+        normalize.running_var.fill_(8e5)
+        normalize.weight.data.fill_(1e3)
+        assert self.disturbed(normalize, digits[:4]) < 1e-2
+
+    def test_may_hold_buffers_that_are_expanded(self, digits):
+        class Shifted(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.register_buffer("shift", torch.full((1,), 1 / 3).expand(8))
+
+            def forward(self, image):
+                return image + self.shift
+
+        module = Shifted()
+        assert 0 < self.disturbed(module, digits[:4]) < 1e-2
+        assert module.shift[0] == torch.tensor(1 / 3)
+
+    def test_is_not_made_where_nobody_asks(self, digit_network, digits):
+        assert disturbed_outputs(digit_network, [(digits[:1],)], ["output"], Tolerance()) is None
