@@ -85,7 +85,11 @@ def _before_decoding(block: Any) -> Mapping[str, bool]:
     operations = [operation for operation in block.operations if operation.op_type != "const"]
     selected: dict[str, bool] = {}
     for operation in reversed(operations):
-        selected[operation.name] = operation.op_type in _WEIGHTED or _any(selected, _consumers(operation))
+        selected[operation.name] = operation.op_type in _WEIGHTED or any(
+            selected.get(consumer.name, False)
+            for output in operation.outputs
+            for consumer in output.child_ops
+        )
     for operation in operations:
         if operation.op_type in _PASSING_ON and not selected[operation.name]:
             producers = _producers(operation)
@@ -93,14 +97,6 @@ def _before_decoding(block: Any) -> Mapping[str, bool]:
                 selected[producer.name] for producer in producers
             )
     return selected
-
-
-def _any(selected: Mapping[str, bool], operations: list[Operation]) -> bool:
-    return any(selected.get(operation.name, False) for operation in operations)
-
-
-def _consumers(operation: Operation) -> list[Operation]:
-    return [consumer for output in operation.outputs for consumer in output.child_ops]
 
 
 def _producers(operation: Operation) -> list[Operation]:

@@ -162,6 +162,7 @@ class _Lowering:
             results=results,
             types=tuple(_type(var) if _is_tensor(var) else None for var in operation.outputs),
             exact=definition.exact,
+            new_memory=definition.new_memory,
             blocks=tuple(self._block(block) for block in operation.blocks),
         )
 

@@ -17,30 +17,6 @@ from torch import Tensor
 from lightning_compress.runtime.program import Step
 from lightning_compress.runtime.registry import find
 
-_NEW_MEMORY = frozenset(
-    {
-        "conv",
-        "conv_transpose",
-        "linear",
-        "matmul",
-        "batch_norm",
-        "layer_norm",
-        "add",
-        "sub",
-        "mul",
-        "real_div",
-        "relu",
-        "relu6",
-        "clip",
-        "sigmoid",
-        "silu",
-        "gelu",
-        "softmax",
-        "leaky_relu",
-    }
-)
-"""Ops whose result is memory of its own, never a view of an operand or of a constant."""
-
 
 def _relu(x: Tensor) -> Tensor:
     return torch.relu_(x)
@@ -62,27 +38,24 @@ def _sigmoid(x: Tensor) -> Tensor:
     return x.sigmoid_()
 
 
-def _add_to_x(x: Tensor, y: Tensor) -> Tensor:
-    return x.add_(y) if _fits(y, x) else _anew("add", x, y)
+class _Into:
+    """A function of two tensors that writes its result over one of them, where that fits."""
+
+    def __init__(self, op_type: str, parameter: str) -> None:
+        self.op_type = op_type
+        self.parameter = parameter
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        written, other = (x, y) if self.parameter == "x" else (y, x)
+        if _fits(other, written):
+            return _IN_PLACE[self.op_type](written, other)
+        definition = find(self.op_type)
+        assert definition is not None
+        result: Tensor = definition.function(x=x, y=y)
+        return result
 
 
-def _add_to_y(x: Tensor, y: Tensor) -> Tensor:
-    return y.add_(x) if _fits(x, y) else _anew("add", x, y)
-
-
-def _multiply_x(x: Tensor, y: Tensor) -> Tensor:
-    return x.mul_(y) if _fits(y, x) else _anew("mul", x, y)
-
-
-def _multiply_y(x: Tensor, y: Tensor) -> Tensor:
-    return y.mul_(x) if _fits(x, y) else _anew("mul", x, y)
-
-
-def _anew(op_type: str, x: Tensor, y: Tensor) -> Tensor:
-    definition = find(op_type)
-    assert definition is not None
-    result: Tensor = definition.function(x=x, y=y)
-    return result
+_IN_PLACE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"add": Tensor.add_, "mul": Tensor.mul_}
 
 
 def _fits(other: Tensor, written: Tensor) -> bool:
@@ -100,8 +73,7 @@ _OVERWRITING: dict[str, dict[str, Callable[..., Tensor]]] = {
     "clip": {"x": _clip},
     "silu": {"x": _silu},
     "sigmoid": {"x": _sigmoid},
-    "add": {"x": _add_to_x, "y": _add_to_y},
-    "mul": {"x": _multiply_x, "y": _multiply_y},
+    **{op_type: {"x": _Into(op_type, "x"), "y": _Into(op_type, "y")} for op_type in _IN_PLACE},
 }
 """By op and by the operand written over."""
 
@@ -115,7 +87,7 @@ def may_overwrite() -> bool:
 
 
 def overwrite(steps: Sequence[Step]) -> tuple[Step, ...]:
-    """Mark the steps that may write over an operand, and those whose result may be rounded where it lies.
+    """Mark the steps that may write over an operand.
 
     An operand qualifies if a step made it in memory of its own, and nothing but this step uses it: no other step, no
     nested block, no output, so no view of it exists either.
@@ -124,7 +96,7 @@ def overwrite(steps: Sequence[Step]) -> tuple[Step, ...]:
         steps: In order, with the slots that each frees.
     """
     uses = Counter(slot for step in steps for slot in step.used())
-    own = {slot for step in steps if step.op_type in _NEW_MEMORY for slot in step.results}
+    own = {slot for step in steps if step.new_memory for slot in step.results}
     marked = []
     for step in steps:
         written = [
@@ -133,6 +105,5 @@ def overwrite(steps: Sequence[Step]) -> tuple[Step, ...]:
             for name, slot in step.operands
             if name == parameter and slot in own and slot in step.frees and uses[slot] == 1
         ]
-        overwriting = written[0] if written else None
-        marked.append(replace(step, overwriting=overwriting, new_memory=step.op_type in _NEW_MEMORY))
+        marked.append(replace(step, overwriting=written[0] if written else None))
     return tuple(marked)

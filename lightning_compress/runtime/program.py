@@ -20,8 +20,8 @@ class Step:
         types: torch type of each result as the program types it; None for what is not a tensor.
         frees: slots whose values nobody needs after this step.
         blocks: the branches of a condition, or the test and the body of a loop.
+        new_memory: see `OpDefinition`.
         overwriting: computes the same in the memory of an operand; None where that is still needed.
-        new_memory: the result is no view of anything.
     """
 
     op_type: str
@@ -32,10 +32,10 @@ class Step:
     results: tuple[int, ...]
     types: tuple[torch.dtype | None, ...]
     exact: bool
+    new_memory: bool
     frees: tuple[int, ...] = ()
     blocks: tuple[Block, ...] = ()
     overwriting: Callable[..., Any] | None = None
-    new_memory: bool = False
 
     def used(self) -> list[int]:
         """The slots that the step needs, those that its blocks take from outside included."""

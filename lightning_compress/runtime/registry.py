@@ -48,6 +48,8 @@ class OpDefinition:
         unfixed: the attributes to use instead when it is.
         exact: results are values that were handed in, so there is nothing to round.
         traceable: `torch.vmap` can follow the function; nothing in it depends on the values of tensors.
+        new_memory: the result has memory of its own, and is never a view of an operand or of a constant: what comes
+            after may write over it.
     """
 
     function: Callable[..., Any]
@@ -56,6 +58,7 @@ class OpDefinition:
     unfixed: Callable[[dict[str, Any]], dict[str, Any]] | None
     exact: bool
     traceable: bool
+    new_memory: bool
 
 
 def _never(call: Call) -> bool:
@@ -72,6 +75,7 @@ def register(
     unfixed: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     exact: bool = False,
     traceable: bool = True,
+    new_memory: bool = False,
 ) -> Callable[[Function], Function]:
     """Enter a function in the table under one or several MIL op types.
 
@@ -82,6 +86,7 @@ def register(
         unfixed: see `OpDefinition`.
         exact: see `OpDefinition`.
         traceable: see `OpDefinition`.
+        new_memory: see `OpDefinition`.
     """
 
     def enter(function: Function) -> Function:
@@ -89,7 +94,7 @@ def register(
             if op_type in _TABLE:
                 raise ValueError(f"The op {op_type!r} is registered twice.")
             _TABLE[op_type] = OpDefinition(
-                function, frozenset(tensors.split()), samplewise, unfixed, exact, traceable
+                function, frozenset(tensors.split()), samplewise, unfixed, exact, traceable, new_memory
             )
         return function
 

@@ -15,12 +15,9 @@ def verification_table(verification: Verification) -> Table:
         title_justify="left",
     )
     table.add_column("output", overflow="fold")
-    headings = ["largest value", "largest difference", "relative", "mean difference", "allowed"]
-    quantized = any(output.own is not None for output in verification.outputs)
-    if quantized:
-        # What the module differs from itself, rounded to float16.
-        headings[3:3] = ["torch's own"]
-    for heading in headings:
+    # What the module differs from itself, rounded to float16.
+    own = ["torch's own"] if any(output.own is not None for output in verification.outputs) else []
+    for heading in ("largest value", "largest difference", "relative", *own, "mean difference", "allowed"):
         table.add_column(heading, justify="right")
     table.add_column("")
     for output in verification.outputs:
@@ -29,7 +26,7 @@ def verification_table(verification: Verification) -> Table:
             f"{output.largest_value:.4g}",
             _in_pixels(output, output.largest),
             f"{output.relative:.2e}",
-            *([_in_pixels(output, output.own or 0.0)] if quantized else []),
+            *(_in_pixels(output, output.own or 0.0) for _ in own),
             _in_pixels(output, output.mean),
             _in_pixels(output, output.allowed),
             "[green]ok" if output.passed else "[bold red]differs",

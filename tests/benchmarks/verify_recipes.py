@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _verify_recipe(recipe: str, folder: Path, given: argparse.Namespace) -> Any:
     shared = [f"recipe={recipe}", *DATA[recipe], *given.overrides]
     float_checkpoint = folder / "none" / "float_fit" / "checkpoints" / "last.ckpt"
-    if not float_checkpoint.exists():
+    if "none" in given.compressions or not float_checkpoint.exists():
         _train(shared, "none", folder, float_checkpoint, given)
     for name in given.compressions:
         own = folder / name
@@ -96,7 +96,7 @@ def _verify_recipe(recipe: str, folder: Path, given: argparse.Namespace) -> Any:
         if name != "none" and checkpoint.exists():
             with contextlib.redirect_stdout(io.StringIO()):
                 export.run(_compose("export", *shared, f"ckpt='{checkpoint}'", f"path='{package}'"))
-        else:
+        elif name != "none":
             _train(shared, name, folder, float_checkpoint, given)
         yield package.stem, _verify(shared, package, checkpoint, given)
 

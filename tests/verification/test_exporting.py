@@ -5,13 +5,11 @@ import dataclasses
 import sys
 import warnings
 
-import lightning as L
 import pytest
 import torch
 from rich.console import Console
 from sklearn.datasets import load_digits
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_compress import Compression, CoreMLExport, DKMPalettization, LinearQuantization
 from lightning_compress.coreml import (
@@ -58,21 +56,6 @@ class DeepNetwork(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return self.head(self.layers(image).mean((2, 3)))
-
-
-class LitDigits(L.LightningModule):
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.model = DeepNetwork()
-        self.example_input_array = torch.zeros(1, 1, 8, 8)
-
-    def training_step(self, batch, index):
-        images, labels = batch
-        return nn.functional.cross_entropy(self.model(images), labels)
-
-    def configure_optimizers(self):
-        return torch.optim.Adam(self.parameters(), lr=3e-3)
 
 
 class Overflowing(nn.Module):
@@ -211,30 +194,24 @@ def test_a_detector_is_verified_before_suppression_in_pixels(tmp_path):
 
 
 class TestCompression:
-    def fit(self, digit_module, digit_data, path, **keywords):
+    def fit(self, digit_module, digit_data, make_trainer, path, **keywords):
         compression = Compression(
             DKMPalettization(n_bits=2, weight_threshold=100), export=CoreMLExport(path, **keywords)
         )
-        trainer = L.Trainer(
-            max_steps=3,
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            limit_val_batches=0,
-            callbacks=[compression],
-        )
-        trainer.fit(digit_module, digit_data)
+        make_trainer(compression, max_steps=3, limit_val_batches=0).fit(digit_module, digit_data)
         return compression
 
-    def test_a_fit_fails_loudly_when_the_package_differs(self, digit_module, digit_data, tmp_path):
+    def test_a_fit_fails_loudly_when_the_package_differs(
+        self, digit_module, digit_data, make_trainer, tmp_path
+    ):
         with pytest.raises(VerificationError, match="does not compute what its module does"):
-            self.fit(digit_module, digit_data, tmp_path / "net.mlpackage", tolerance=Tolerance(1e-9))
+            self.fit(
+                digit_module, digit_data, make_trainer, tmp_path / "net.mlpackage", tolerance=Tolerance(1e-9)
+            )
         assert list(tmp_path.iterdir()) == []
 
-    def test_and_exports_where_it_does_not(self, digit_module, digit_data, tmp_path):
-        compression = self.fit(digit_module, digit_data, tmp_path / "net.mlpackage")
+    def test_and_exports_where_it_does_not(self, digit_module, digit_data, make_trainer, tmp_path):
+        compression = self.fit(digit_module, digit_data, make_trainer, tmp_path / "net.mlpackage")
         assert compression.exported.path.is_dir()
 
 
@@ -276,26 +253,16 @@ def test_core_ml_computes_what_the_runtime_does(digit_network, digits, tmp_path)
         )
 
 
-@pytest.fixture(scope="module")
-def fitted(digits, tmp_path_factory):
+@pytest.fixture
+def fitted(digit_module, digit_data, make_trainer, tmp_path):
     """A fit that quantizes weights and activations and exports, which verifies."""
-    torch.set_num_threads(1)
-    path = tmp_path_factory.mktemp("w8a8") / "net.mlpackage"
-    labels = torch.from_numpy(load_digits().target)
+    digit_module.model = DeepNetwork()
     compression = Compression(
-        LinearQuantization(milestones=[0, 10, 20, 20]), module="model", export=CoreMLExport(path)
+        LinearQuantization(milestones=[0, 10, 20, 20]),
+        module="model",
+        export=CoreMLExport(tmp_path / "net.mlpackage"),
     )
-    trainer = L.Trainer(
-        max_steps=40,
-        accelerator="cpu",
-        callbacks=[compression],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    loader = DataLoader(TensorDataset(digits, labels), batch_size=32, shuffle=False)
-    trainer.fit(LitDigits(), loader)
+    make_trainer(compression, max_epochs=5, limit_val_batches=0).fit(digit_module, digit_data)
     return compression
 
 

@@ -10,13 +10,13 @@ from lightning_compress.runtime.batching import away_from_axis_0, elementwise
 from lightning_compress.runtime.registry import register
 
 
-@register("relu", tensors="x", samplewise=elementwise, exact=True)
+@register("relu", tensors="x", samplewise=elementwise, exact=True, new_memory=True)
 def relu(x: Tensor) -> Tensor:
     """`max(x, 0)`."""
     return torch.relu(x)
 
 
-@register("relu6", tensors="x", samplewise=elementwise, exact=True)
+@register("relu6", tensors="x", samplewise=elementwise, exact=True, new_memory=True)
 def relu6(x: Tensor) -> Tensor:
     """`min(max(x, 0), 6)`."""
     return torch.clamp(x, 0, 6)
@@ -28,7 +28,7 @@ def clamped_relu(x: Tensor, alpha: float, beta: float) -> Tensor:
     return torch.clamp(torch.where(x >= 0, x, alpha * x), max=beta)
 
 
-@register("leaky_relu", tensors="x", samplewise=elementwise)
+@register("leaky_relu", tensors="x", samplewise=elementwise, new_memory=True)
 def leaky_relu(x: Tensor, alpha: float) -> Tensor:
     """`x` where `x >= 0`, else `alpha * x`."""
     return F.leaky_relu(x, alpha)
@@ -52,7 +52,7 @@ def prelu(x: Tensor, alpha: Tensor) -> Tensor:
     return torch.where(x > 0, x, _by_channel(alpha, x) * x)
 
 
-@register("gelu", tensors="x", samplewise=elementwise)
+@register("gelu", tensors="x", samplewise=elementwise, new_memory=True)
 def gelu(x: Tensor, mode: str = "EXACT") -> Tensor:
     """Gaussian error linear unit, exact or by one of MIL's two approximations."""
     if mode == "SIGMOID_APPROXIMATION":
@@ -72,7 +72,7 @@ def scaled_tanh(x: Tensor, alpha: float, beta: float) -> Tensor:
     return alpha * torch.tanh(beta * x)
 
 
-@register("sigmoid", tensors="x", samplewise=elementwise)
+@register("sigmoid", tensors="x", samplewise=elementwise, new_memory=True)
 def sigmoid(x: Tensor) -> Tensor:
     """`1 / (1 + exp(-x))`."""
     return torch.sigmoid(x)
@@ -84,7 +84,7 @@ def sigmoid_hard(x: Tensor, alpha: float, beta: float) -> Tensor:
     return torch.clamp(alpha * x + beta, 0, 1)
 
 
-@register("silu", tensors="x", samplewise=elementwise)
+@register("silu", tensors="x", samplewise=elementwise, new_memory=True)
 def silu(x: Tensor) -> Tensor:
     """`x * sigmoid(x)`."""
     return F.silu(x)
@@ -108,7 +108,7 @@ def softsign(x: Tensor) -> Tensor:
     return x / (1 + torch.abs(x))
 
 
-@register("softmax", tensors="x", samplewise=away_from_axis_0("x", "axis", -1))
+@register("softmax", tensors="x", samplewise=away_from_axis_0("x", "axis", -1), new_memory=True)
 def softmax(x: Tensor, axis: int = -1) -> Tensor:
     """`exp(x) / sum(exp(x))` along an axis."""
     return torch.softmax(x, axis)

@@ -18,7 +18,7 @@ _TRANSPOSES: dict[int, Callable[..., Tensor]] = {
 }
 
 
-@register("conv", tensors="x weight bias", samplewise=only("x"))
+@register("conv", tensors="x weight bias", samplewise=only("x"), new_memory=True)
 def conv(
     x: Tensor,
     weight: Tensor,
@@ -40,7 +40,7 @@ def conv(
     return convolve(F.pad(x, torch_order(pads)), weight, bias, stride, 0, dilation, groups)
 
 
-@register("conv_transpose", tensors="x weight bias", samplewise=only("x"))
+@register("conv_transpose", tensors="x weight bias", samplewise=only("x"), new_memory=True)
 def conv_transpose(
     x: Tensor,
     weight: Tensor,

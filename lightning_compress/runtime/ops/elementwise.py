@@ -89,10 +89,10 @@ class _Binary:
 for _op_type in _UNARY:
     register(_op_type, tensors="x", samplewise=elementwise)(_Unary(_op_type))
 for _op_type in _BINARY:
-    register(_op_type, tensors="x y", samplewise=elementwise)(_Binary(_op_type))
+    register(_op_type, tensors="x y", samplewise=elementwise, new_memory=True)(_Binary(_op_type))
 
 
-@register("real_div", tensors="x y", samplewise=elementwise)
+@register("real_div", tensors="x y", samplewise=elementwise, new_memory=True)
 def real_div(x: Tensor, y: Tensor) -> Tensor:
     """`x / y`; integers are divided towards zero."""
     if x.is_floating_point():
@@ -136,7 +136,7 @@ def threshold(x: Tensor, alpha: float) -> Tensor:
     return torch.clamp(x, min=alpha)
 
 
-@register("clip", tensors="x", samplewise=elementwise, exact=True)
+@register("clip", tensors="x", samplewise=elementwise, exact=True, new_memory=True)
 def clip(x: Tensor, alpha: float, beta: float) -> Tensor:
     """`x` brought into [alpha, beta]."""
     return torch.clamp(x, alpha, beta)

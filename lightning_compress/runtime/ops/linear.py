@@ -10,7 +10,7 @@ from lightning_compress.runtime.batching import inner_ranks
 from lightning_compress.runtime.registry import register
 
 
-@register("linear", tensors="x weight bias", samplewise=inner_ranks("x", minimum=2))
+@register("linear", tensors="x weight bias", samplewise=inner_ranks("x", minimum=2), new_memory=True)
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x @ weight.T + bias`."""
     if not x.is_floating_point():
@@ -19,7 +19,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
-@register("matmul", tensors="x y", samplewise=inner_ranks("x", "y", minimum=3))
+@register("matmul", tensors="x y", samplewise=inner_ranks("x", "y", minimum=3), new_memory=True)
 def matmul(x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = False) -> Tensor:
     """Batched matrix product with broadcasting; the last two axes may be swapped first."""
     if transpose_x and x.dim() > 1:

@@ -12,7 +12,7 @@ from lightning_compress.runtime.batching import away_from_axis_0, only
 from lightning_compress.runtime.registry import Call, register
 
 
-@register("batch_norm", tensors="x mean variance gamma beta", samplewise=only("x"))
+@register("batch_norm", tensors="x mean variance gamma beta", samplewise=only("x"), new_memory=True)
 def batch_norm(
     x: Tensor,
     mean: Tensor,
@@ -37,7 +37,7 @@ def instance_norm(
     return result if beta is None else result + beta.reshape(shape)
 
 
-@register("layer_norm", tensors="x gamma beta", samplewise=away_from_axis_0("x", "axes"))
+@register("layer_norm", tensors="x gamma beta", samplewise=away_from_axis_0("x", "axes"), new_memory=True)
 def layer_norm(
     x: Tensor,
     axes: Sequence[int] | None = None,
