@@ -59,11 +59,16 @@ _IN_PLACE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"add": Tensor.add_, 
 
 
 def _fits(other: Tensor, written: Tensor) -> bool:
-    """Whether the result of both has the size, type and place of the operand that is written over."""
+    """Whether the result of both has the size, type, place and order in memory of the operand that is written over.
+
+    In another order later operations would add up, or compute whole vectors, in another order too, and differ in
+    their last bits.
+    """
     return (
         other.dtype is written.dtype
         and other.device == written.device
         and torch.broadcast_shapes(other.shape, written.shape) == written.shape  # type: ignore[no-untyped-call]
+        and (other.stride() == written.stride() or (other.is_contiguous() and written.is_contiguous()))
     )
 
 
