@@ -1,0 +1,122 @@
+"""From a prepared module to one with plain parameters that hold what will be stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from lightning_compress.errors import CompressionError, WeightError
+from lightning_compress.methods.mechanism.copies import copy_module
+from lightning_compress.methods.mechanism.inputs import input_techniques, remove_input_technique
+from lightning_compress.methods.mechanism.method import Companion
+from lightning_compress.methods.mechanism.recurrent import drop_flat_weight_hooks
+from lightning_compress.methods.mechanism.stored import CONVERTED, RECOGNISED, StoredTensor, register_version
+from lightning_compress.methods.mechanism.technique import Technique
+from lightning_compress.methods.mechanism.tensors import TensorReference
+
+
+@torch.no_grad()
+def finalize(
+    module: nn.Module,
+    references: Sequence[TensorReference],
+    companions: Sequence[Companion],
+    examples: Sequence[tuple[Any, ...]],
+) -> nn.Module:
+    """A copy of a prepared module whose compressed tensors are plain parameters, with metadata for the converter.
+
+    Args:
+        module: A prepared module; it is not changed.
+        references: Its compressed tensors.
+        companions: What else was put into it.
+        examples: Inputs to show to techniques that have seen no data.
+
+    Raises:
+        WeightError: A weight holds NaN or infinity.
+        CompressionError: No technique at an input has seen data, and there are no examples.
+    """
+    _require_finite(module)
+    finalized = copy_module(module)
+    for companion in companions:
+        companion.remove(finalized)
+    _complete_inputs(finalized, examples)
+    for reference in references:
+        _settle(finalized, reference)
+    if references:
+        register_version(finalized)
+    return finalized.eval()
+
+
+def _require_finite(module: nn.Module) -> None:
+    for name, parameter in module.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise WeightError(
+                f"the parameter {name!r} holds NaN or infinity at the end of the fit; nothing can be finalized. Check "
+                "the learning rate and the loss"
+            )
+
+
+def _complete_inputs(finalized: nn.Module, examples: Sequence[tuple[Any, ...]]) -> None:
+    techniques = list(input_techniques(finalized))
+    if any(technique.is_blind for _, _, technique in techniques) and examples:
+        blind = [technique for _, _, technique in techniques if technique.is_blind]
+        for technique in blind:
+            technique.watch(True)
+        for example in examples:
+            finalized(*(_like(value, finalized) for value in example))
+        for technique in blind:
+            technique.commit()
+            technique.watch(False)
+    if techniques and all(technique.is_blind for _, _, technique in techniques):
+        raise CompressionError(
+            f"activations cannot be quantized: none of {len(techniques)} observers has seen a value. Observe earlier in "
+            "the fit (the first of the milestones), or train longer"
+        )
+    for layer, name, technique in techniques:
+        if technique.is_blind:
+            # The layer has never run with such an input: attention of one input has one, layers of other branches none.
+            remove_input_technique(layer, name)
+        else:
+            technique.complete()
+
+
+def _settle(finalized: nn.Module, reference: TensorReference) -> None:
+    owners = [(finalized.get_submodule(owner.module_name), owner.parameter) for owner in reference.owners]
+    value, stored = _compressed(*owners[0])
+    parameter = nn.Parameter(value, requires_grad=value.is_floating_point())
+    recurrent = reference.kind is not None and reference.kind.is_recurrent
+    for owner, name in owners:
+        chain = owner.parametrizations[name]  # type: ignore[index, union-attr]
+        assert isinstance(chain, parametrize.ParametrizationList)
+        parametrize.remove_parametrizations(owner, name, leave_parametrized=not chain.is_tensor)
+        setattr(owner, name, parameter)
+        stored.register(owner, name, RECOGNISED if recurrent else CONVERTED)
+        if recurrent:
+            drop_flat_weight_hooks(owner)
+
+
+def _compressed(owner: nn.Module, name: str) -> tuple[Tensor, StoredTensor]:
+    chain = owner.parametrizations[name]  # type: ignore[index, union-attr]
+    assert isinstance(chain, parametrize.ParametrizationList)
+    steps = list(chain)
+    if chain.is_tensor:
+        value: Tensor = chain.original.detach().clone()
+    else:
+        value = steps.pop(0)(*(getattr(chain, f"original{index}") for index in range(chain.ntensors)))
+    stored = StoredTensor()
+    for step in steps:
+        if isinstance(step, Technique):
+            step.complete(value)
+            stored = step.store(stored)
+        value = step(value)
+    return value.detach().clone(), stored
+
+
+def _like(value: Any, module: nn.Module) -> Any:
+    parameter = next(module.parameters(), None)
+    if not isinstance(value, Tensor) or parameter is None:
+        return value
+    return value.to(parameter.device, parameter.dtype if value.is_floating_point() else value.dtype)

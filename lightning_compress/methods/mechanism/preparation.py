@@ -1,0 +1,241 @@
+"""A module with every technique in place: parametrizations on its tensors, hooks at the inputs of its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from lightning_compress.errors import ConfigurationError
+from lightning_compress.methods.mechanism.finalization import finalize
+from lightning_compress.methods.mechanism.inputs import compress_inputs
+from lightning_compress.methods.mechanism.joining import chained, in_order, needed_capabilities
+from lightning_compress.methods.mechanism.method import Companion, Method, TensorState
+from lightning_compress.methods.mechanism.plan import Plan, PlannedTensor, make_plan
+from lightning_compress.methods.mechanism.recurrent import refresh_flat_weights
+from lightning_compress.methods.mechanism.report import Report, report_tensors
+from lightning_compress.methods.mechanism.schedule import FitLength
+from lightning_compress.methods.mechanism.technique import InputTechnique, Stepped, Technique
+from lightning_compress.methods.mechanism.tensors import TensorReference
+from lightning_compress.package.targets import Capability
+from lightning_compress.processes import broadcast
+
+
+class PreparedModule:
+    """A module with every technique inside, until a copy of it is finalized.
+
+    Nothing is traced and no module is exchanged: names, types and Parameter objects stay; a compressed weight's key in
+    the state dict becomes `<module>.parametrizations.<weight>.original`.
+
+    Args:
+        module: The module to compress, changed in place.
+        methods: The techniques, in any order; none prepares nothing.
+
+    Attributes:
+        module: The module.
+        plan: What is done to which tensor.
+        capabilities: What a package must be able to hold.
+        steps: Optimizer steps taken.
+
+    Raises:
+        CompressionError: As `make_plan` and `chained` raise it.
+    """
+
+    def __init__(self, module: nn.Module, methods: Sequence[Method]) -> None:
+        _refuse_prepared(module)
+        self.module = module
+        self.methods = in_order(methods)
+        self.steps = 0
+        self.plan: Plan = make_plan(module, self.methods)
+        self.capabilities: set[Capability] = needed_capabilities(self.plan)
+        self._states: dict[Method, list[TensorState]] = {method: [] for method in self.methods}
+        self._inputs: dict[Method, dict[str, InputTechnique]] = {method: {} for method in self.methods}
+        # Every chain is made before the module is touched: a refusal leaves it as it was.
+        chains = [(planned, chained(planned)) for planned in self.plan.tensors if planned.keys]
+        for planned, chain in chains:
+            self._register(planned, chain)
+        for layer in self.plan.layers:
+            self._inputs[layer.method] |= compress_inputs(layer)
+        self._companions: dict[Method, Companion] = {
+            method: companion for method in self.methods if (companion := method.companion(module)) is not None
+        }
+
+    def _register(self, planned: PlannedTensor, chain: Mapping[Method, Technique]) -> None:
+        reference = planned.reference
+        preceding = _number_of_parametrizations(reference)
+        for technique in chain.values():
+            technique.to(reference.device)
+            for owner in reference.owners:
+                # One object at every owner: a tied weight has one palette, which moves once a step.
+                parametrize.register_parametrization(owner.module, owner.parameter, technique, unsafe=True)
+        for owner in reference.owners:
+            if reference.kind is not None and reference.kind.is_recurrent:
+                if not _has_registered_hook(owner.module):
+                    refresh_flat_weights(owner.module)
+        for index, (method, technique) in enumerate(chain.items()):
+            tensor = _tensor_before(reference, preceding + index)
+            self._states[method].append(TensorState(reference, planned.keys[method], technique, tensor))
+
+    # A fit.
+
+    def resolve_schedule(self, length: FitLength) -> None:
+        """Turn fractions of the fit into steps, in every part."""
+        for part in self._parts():
+            part.resolve_schedule(length)
+
+    def start_training(self) -> None:
+        """Called when training starts or goes on."""
+        for states in self._states.values():
+            for state in states:
+                state.technique.begin(state.tensor)
+        for companion in self._companions.values():
+            companion.advance(self.steps)
+
+    def step(self) -> None:
+        """Advance every part by one optimizer step."""
+        parts = list(self._parts())
+        for part in parts:
+            part.commit()
+        broadcast(tensor for part in parts for tensor in part.shared())
+        self.steps += 1
+        with torch.no_grad():
+            for method in self.methods:
+                method.advance(self.steps, self._states[method])
+            for technique in self._input_techniques():
+                technique.advance(self.steps)
+        for companion in self._companions.values():
+            companion.advance(self.steps)
+
+    def metrics(self) -> dict[str, float]:
+        """The numbers of every technique."""
+        return {
+            key: value
+            for method in self.methods
+            for key, value in method.metrics(self._states[method]).items()
+        }
+
+    def unfinished(self) -> list[str]:
+        """What each technique still has to do."""
+        return [
+            reason
+            for method in self.methods
+            if (reason := method.unfinished(self.steps, list(self._parts_of(method)))) is not None
+        ]
+
+    def report(self) -> Report:
+        """Palettes, scales and errors by tensor, for whoever debugs; changes nothing, in training either."""
+        return report_tensors([state for states in self._states.values() for state in states])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Progress that buffers do not hold, in plain types."""
+        return {
+            "steps": self.steps,
+            "parts": {name: progress for name, part in self._named_parts() if (progress := part.progress())},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore progress; may be called more than once, after the module's own state was loaded."""
+        self.steps = int(state["steps"])
+        for name, part in self._named_parts():
+            if name in state["parts"]:
+                part.restore(state["parts"][name])
+        for companion in self._companions.values():
+            companion.advance(self.steps)
+
+    def own_tensors(self) -> Iterator[Tensor]:
+        """What preparing has added to the module: parameters and buffers of the techniques."""
+        for part in self._parts():
+            yield from part.parameters()
+            yield from part.buffers()
+
+    def techniques(self) -> Iterator[Technique]:
+        """The techniques on tensors, in the order in which they were put in place."""
+        for states in self._states.values():
+            for state in states:
+                yield state.technique
+
+    # The end.
+
+    def finalize(self, examples: Sequence[tuple[Any, ...]] = ()) -> nn.Module:
+        """A finalized copy on the CPU, in float32 and evaluation mode; the prepared module stays as it is.
+
+        Args:
+            examples: Inputs of the module, positional, to show to techniques that have seen no data yet.
+
+        Raises:
+            WeightError: A weight holds NaN or infinity.
+            CompressionError: A technique has seen no data and there are no examples.
+        """
+        return finalize(self.module, self._references(), list(self._companions.values()), examples)
+
+    def _references(self) -> list[TensorReference]:
+        return [planned.reference for planned in self.plan.tensors if planned.keys]
+
+    def _parts_of(self, method: Method) -> Iterator[Stepped]:
+        for state in self._states[method]:
+            yield state.technique
+        yield from self._inputs[method].values()
+        if method in self._companions:
+            yield self._companions[method]
+
+    def _parts(self) -> Iterator[Stepped]:
+        for method in self.methods:
+            yield from self._parts_of(method)
+
+    def _named_parts(self) -> Iterator[tuple[str, Stepped]]:
+        for method in self.methods:
+            technique = method.schema.technique
+            for state in self._states[method]:
+                yield f"{technique}/{state.reference.name}", state.technique
+            for name, part in self._inputs[method].items():
+                yield f"{technique}/inputs of {name}", part
+            if method in self._companions:
+                yield technique, self._companions[method]
+
+    def _input_techniques(self) -> Iterator[InputTechnique]:
+        for techniques in self._inputs.values():
+            yield from techniques.values()
+
+
+def _number_of_parametrizations(reference: TensorReference) -> int:
+    owner = reference.owners[0]
+    if not parametrize.is_parametrized(owner.module, owner.parameter):
+        return 0
+    return len(owner.module.parametrizations[owner.parameter])  # type: ignore[index, union-attr, arg-type]
+
+
+def _tensor_before(reference: TensorReference, count: int) -> Callable[[], Tensor]:
+    """Computes the tensor as it comes out of its first `count` parametrizations, without gradients."""
+    owner = reference.owners[0]
+    chain = owner.module.parametrizations[owner.parameter]  # type: ignore[index, union-attr]
+    assert isinstance(chain, parametrize.ParametrizationList)
+
+    def compute() -> Tensor:
+        with torch.no_grad():
+            if chain.is_tensor:
+                tensor: Tensor = chain.original
+                first = 0
+            else:
+                tensor = chain[0](*(getattr(chain, f"original{index}") for index in range(chain.ntensors)))
+                first = 1
+            for index in range(first, count):
+                tensor = chain[index](tensor)
+            return tensor.detach()
+
+    return compute
+
+
+def _has_registered_hook(module: nn.Module) -> bool:
+    return any(hook.__module__.endswith("mechanism.recurrent") for hook in module._forward_pre_hooks.values())
+
+
+def _refuse_prepared(module: nn.Module) -> None:
+    for name, part in module.named_modules():
+        if isinstance(part, Stepped):
+            raise ConfigurationError(
+                f"{name.partition('.parametrizations')[0]!r} is already prepared for compression; use one Compression "
+                "for a module, with several methods for a joint compression, and a fresh module for a new one"
+            )
