@@ -5,7 +5,7 @@ from __future__ import annotations
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lightning_compress.fit import rehearses
+from lightning_compress.callback.fit import rehearses
 
 
 class FitCheckpoint(ModelCheckpoint):

@@ -10,7 +10,7 @@ import pytest
 import lightning_compress
 
 
-@pytest.mark.parametrize("area", ["dkm", "coreml", "runtime"])
+@pytest.mark.parametrize("area", ["dkm", "methods", "coreml", "runtime", "package"])
 def test_the_lower_areas_know_neither_lightning_nor_hydra_and_say_nothing(area):
     forbidden = ("lightning", "hydra", "omegaconf")
     code = (
@@ -19,6 +19,25 @@ def test_the_lower_areas_know_neither_lightning_nor_hydra_and_say_nothing(area):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
     assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("area", "above"),
+    [
+        ("package", ("runtime", "coreml", "dkm", "methods", "callback")),
+        ("runtime", ("coreml", "dkm", "methods", "callback")),
+        ("coreml", ("dkm", "methods", "callback")),
+        ("dkm", ("package", "runtime", "coreml", "methods", "callback")),
+        ("methods", ("callback", "commands")),
+    ],
+)
+def test_an_area_loads_none_of_those_above_it(area, above):
+    code = (
+        f"import sys, lightning_compress.{area}; "
+        f"print([name for name in {above} if 'lightning_compress.' + name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
 
 
 def test_the_names_that_stay_are_there():

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 
+from lightning_compress.callback.strategies import check_strategy
 from lightning_compress.errors import StrategyError
-from lightning_compress.strategies import check_strategy
 from tests.faults.jobs import JOBS, Job, differing_tensors, package_bytes, run_apart
 
 

@@ -9,10 +9,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from lightning_compress.callback import Compression
+from lightning_compress.callback.reporting import package_line, print_layers
 from lightning_compress.commands.recipe import recipe_export, recipe_module
 from lightning_compress.coreml.export import ExportedPackage
 from lightning_compress.errors import ConfigurationError
-from lightning_compress.reporting import package_line, print_layers
 
 
 def run(config: DictConfig) -> ExportedPackage:

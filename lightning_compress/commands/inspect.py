@@ -8,10 +8,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from lightning_compress.coreml.inspection import inspect
-from lightning_compress.coreml.rendering import render
+from lightning_compress.console import output_console
 from lightning_compress.errors import ConfigurationError
-from lightning_compress.reporting import output_console
+from lightning_compress.package.inspection import inspect
+from lightning_compress.package.rendering import render
 
 
 def run(config: DictConfig) -> None:

@@ -16,17 +16,17 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lightning_compress.callback import Compression
-from lightning_compress.checkpoints import compression_states, read_checkpoint
+from lightning_compress.callback.checkpoints import compression_states, read_checkpoint
 from lightning_compress.commands.measuring import measure
 from lightning_compress.commands.recipe import recipe_export, recipe_module
 from lightning_compress.coreml.image import ImageInput
-from lightning_compress.coreml.inspection import Feature, PackageReport
 from lightning_compress.coreml.tolerance import Tolerance
 from lightning_compress.coreml.trace import convertible_copy
+from lightning_compress.coreml.verification import Samples, random_samples, tolerance_for
+from lightning_compress.coreml.verification.comparison import TIMES_ITS_OWN
+from lightning_compress.coreml.verification.samples import image_samples
 from lightning_compress.errors import ConfigurationError, DataError
-from lightning_compress.verification import Samples, random_samples, tolerance_for
-from lightning_compress.verification.comparison import TIMES_ITS_OWN
-from lightning_compress.verification.samples import image_samples
+from lightning_compress.package.inspection import Feature, PackageReport
 
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif"}
 

@@ -17,21 +17,22 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, open_dict
 
 from lightning_compress.callback import Compression
+from lightning_compress.callback.reporting import package_line
 from lightning_compress.commands.measuring import measure
 from lightning_compress.commands.recipe import recipe_export
 from lightning_compress.commands.results import Result, results_table, write_results
+from lightning_compress.console import output_console
 from lightning_compress.coreml.card import METRICS
 from lightning_compress.coreml.export import CoreMLExport
 from lightning_compress.coreml.metadata import add_metadata
 from lightning_compress.coreml.post_training import palettize_package
-from lightning_compress.coreml.save import save_package
+from lightning_compress.coreml.verification import export_verified
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.methods.joint import PreparedModule
 from lightning_compress.methods.schedule import FitLength
+from lightning_compress.package.save import save_package
 from lightning_compress.processes import on_rank_zero
-from lightning_compress.reporting import output_console, package_line
 from lightning_compress.runtime import load
-from lightning_compress.verification import export_verified
 
 _console = output_console()
 

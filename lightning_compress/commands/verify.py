@@ -13,12 +13,9 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from lightning_compress.commands.reference import Reference, reference_of_recipe, reference_of_saved_module
+from lightning_compress.console import output_console
 from lightning_compress.coreml.detector import COORDINATES
-from lightning_compress.coreml.inspection import inspect
-from lightning_compress.errors import ConfigurationError, VerificationError
-from lightning_compress.reporting import output_console
-from lightning_compress.runtime import load
-from lightning_compress.verification import (
+from lightning_compress.coreml.verification import (
     Verification,
     compare,
     coreml_is_available,
@@ -27,7 +24,10 @@ from lightning_compress.verification import (
     run_in_torch,
     verification_table,
 )
-from lightning_compress.verification.running import disturbed_outputs, output_names, program_of
+from lightning_compress.coreml.verification.running import disturbed_outputs, output_names, program_of
+from lightning_compress.errors import ConfigurationError, VerificationError
+from lightning_compress.package.inspection import inspect
+from lightning_compress.runtime import load
 
 _PRECISIONS = ("float16", "float32")
 

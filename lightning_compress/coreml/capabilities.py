@@ -9,10 +9,10 @@ from collections.abc import Callable, Collection
 
 import coremltools as ct
 
-from lightning_compress.coreml.package import open_package
-from lightning_compress.coreml.targets import Capability
-from lightning_compress.coreml.weights import Weight, iterate_operations, iterate_weights
 from lightning_compress.errors import CompressionError
+from lightning_compress.package.opening import open_package
+from lightning_compress.package.targets import Capability
+from lightning_compress.package.weights import Weight, iterate_operations, iterate_weights
 
 
 def present_capabilities(model: ct.models.MLModel) -> frozenset[Capability]:

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lightning_compress.coreml.detector import CONFIDENCE, COORDINATES
-from lightning_compress.coreml.inspection import Feature, Layer, PackageReport
-from lightning_compress.coreml.rendering import format_bytes, storage
+from lightning_compress.package.inspection import Feature, Layer, PackageReport
+from lightning_compress.package.rendering import format_bytes, storage
 
 METRICS = "metrics"
 """Key in the metadata of a package's metrics, a JSON object."""

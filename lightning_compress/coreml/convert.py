@@ -17,7 +17,6 @@ from lightning_compress.coreml.detector import RAW_OUTPUTS, NonMaximumSuppressio
 from lightning_compress.coreml.image import ImageInput, Preprocessed
 from lightning_compress.coreml.precision import compute_precision as precision_of
 from lightning_compress.coreml.quiet import quiet_conversion
-from lightning_compress.coreml.targets import target_name
 from lightning_compress.coreml.trace import (
     ExampleInputs,
     Traced,
@@ -30,6 +29,7 @@ from lightning_compress.coreml.trace import (
 )
 from lightning_compress.coreml.workarounds import mended_converter
 from lightning_compress.errors import CompressionError, ConfigurationError, WeightError
+from lightning_compress.package.targets import target_name
 
 PRECISIONS = ("float16", "float32")
 """Precisions that a program may compute and store its dense weights in."""

@@ -83,14 +83,6 @@ def with_suppression(
     return ct.models.MLModel(pipeline, weights_dir=model.weights_dir, skip_model_load=True)
 
 
-def suppression_of(pipeline: Any) -> Any | None:
-    """The `Model` message of the suppression that ends a pipeline's specification, or None."""
-    models = pipeline.pipeline.models
-    if len(models) == 2 and models[1].WhichOneof("Type") == "nonMaximumSuppression":
-        return models[1]
-    return None
-
-
 def _require_boxes(program: Any, labels: Sequence[str]) -> int:
     shapes = {item.name: list(item.type.multiArrayType.shape) for item in program.description.output}
     confidence, coordinates = (shapes[name] for name in RAW_OUTPUTS)

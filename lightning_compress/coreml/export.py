@@ -14,13 +14,13 @@ from lightning_compress.coreml.card import write_model_card
 from lightning_compress.coreml.convert import PRECISIONS, Interface, convert, require_identifiers
 from lightning_compress.coreml.detector import CONFIDENCE, COORDINATES, NonMaximumSuppression
 from lightning_compress.coreml.image import ImageInput
-from lightning_compress.coreml.inspection import PackageReport, inspect
 from lightning_compress.coreml.labels import read_labels
-from lightning_compress.coreml.save import require_writable, resolve, save_package
-from lightning_compress.coreml.targets import Capability, resolve_target, target_name
 from lightning_compress.coreml.tolerance import Tolerance
 from lightning_compress.coreml.trace import ExampleInputs
 from lightning_compress.errors import ConfigurationError
+from lightning_compress.package.inspection import PackageReport, inspect
+from lightning_compress.package.save import require_writable, resolve, save_package
+from lightning_compress.package.targets import Capability, resolve_target, target_name
 
 _PREVIEW = "com.apple.coreml.model.preview.type"
 """The metadata by which Xcode knows how to try a model."""
@@ -75,10 +75,10 @@ class CoreMLExport:
         user_metadata: Further metadata, by key.
         wrapper: Called with the finalized module; what it returns is exported. For softmax, box decoding,
             picking outputs.
-        verify: Whether `lightning_compress.verification`, and with it `Compression`, runs the package before it
+        verify: Whether `lightning_compress.coreml.verification`, and with it `Compression`, runs the package before it
             takes its place and compares it with the module.
         tolerance: How far outputs may be apart then; None for one that fits the package: see
-            `lightning_compress.verification.tolerance_for`.
+            `lightning_compress.coreml.verification.tolerance_for`.
         card: Whether to write a model card, a Markdown file, beside the package.
 
     Raises:
@@ -167,7 +167,7 @@ class CoreMLExport:
     ) -> ExportedPackage:
         """Wrap, trace, convert, check, write and measure.
 
-        A package cannot be run here: `lightning_compress.verification.export_verified` does that as well.
+        A package cannot be run here: `lightning_compress.coreml.verification.export_verified` does that as well.
 
         Args:
             module: A finalized module; it is not changed.

@@ -10,10 +10,10 @@ import coremltools as ct
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from lightning_compress.coreml.card import write_model_card
-from lightning_compress.coreml.inspection import PackageReport, inspect
-from lightning_compress.coreml.package import open_package
-from lightning_compress.coreml.save import save_package
 from lightning_compress.errors import PackageError
+from lightning_compress.package.inspection import PackageReport, inspect
+from lightning_compress.package.opening import open_package
+from lightning_compress.package.save import save_package
 
 
 def add_metadata(package: str | Path, metadata: Mapping[str, Any], *, card: bool = True) -> PackageReport:

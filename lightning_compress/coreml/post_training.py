@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 from coremltools.converters.mil.frontend import _utils as frontend
 
-from lightning_compress.coreml.package import open_package
 from lightning_compress.coreml.quiet import quiet_conversion
 from lightning_compress.coreml.rewriting import (
     LOWEST_SPECIFICATION,
@@ -25,10 +24,11 @@ from lightning_compress.coreml.rewriting import (
     require_target,
     written,
 )
-from lightning_compress.coreml.targets import palettization_capabilities
-from lightning_compress.coreml.weights import iterate_operations
-from lightning_compress.dkm.kmeans import ValueCounts, assign, count_float16, kmeans_1d
 from lightning_compress.errors import ConfigurationError, PackageError, WeightError
+from lightning_compress.kmeans import ValueCounts, assign, count_float16, kmeans_1d
+from lightning_compress.package.opening import open_package
+from lightning_compress.package.targets import palettization_capabilities
+from lightning_compress.package.weights import iterate_operations
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from coremltools.converters.mil.backend.mil import load as backend
 from coremltools.converters.mil.mil.passes.graph_pass import PassOption
 from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
 
-from lightning_compress.coreml.package import Package, open_package
 from lightning_compress.coreml.quiet import quiet_conversion
-from lightning_compress.coreml.targets import Capability, resolve_target, target_name
 from lightning_compress.errors import ConfigurationError, TargetError
+from lightning_compress.package.opening import Package, open_package
+from lightning_compress.package.targets import Capability, resolve_target, target_name
 
 LOWEST_SPECIFICATION = 7
 """The first specification version (iOS16) with compressed weights."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lightning_compress.coreml.constexpr import palette_blocks
+from lightning_compress.package.constexpr import palette_blocks
 
 
 @contextmanager

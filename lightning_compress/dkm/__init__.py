@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from lightning_compress.dkm.fake_palettize import FakePalettize
 from lightning_compress.dkm.functional import palettize
-from lightning_compress.dkm.kmeans import kmeans_1d
 from lightning_compress.dkm.palettizer import DKMPalettizer
 
-__all__ = ["DKMPalettizer", "FakePalettize", "kmeans_1d", "palettize"]
+__all__ = ["DKMPalettizer", "FakePalettize", "palettize"]

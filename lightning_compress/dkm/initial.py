@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_compress.dkm.kmeans import ValueCounts, kmeans_1d
+from lightning_compress.kmeans import ValueCounts, kmeans_1d
 
 _SORTED_SIZE = 1 << 16
 """Up to this many weights are sorted and counted exactly."""

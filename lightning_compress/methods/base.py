@@ -14,10 +14,10 @@ from typing import IO, Any, ClassVar, TypeVar
 import torch
 from torch import nn
 
-from lightning_compress.coreml.targets import Capability
 from lightning_compress.errors import ConfigurationError, WeightError
 from lightning_compress.methods.configuration import Configuration, Schema, read_yaml
 from lightning_compress.methods.schedule import FitLength
+from lightning_compress.package.targets import Capability
 
 MethodType = TypeVar("MethodType", bound="Method")
 

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_compress.coreml.targets import Capability
 from lightning_compress.dkm.pruned import apply_masks
 from lightning_compress.errors import ConfigurationError, WeightError
 from lightning_compress.methods.base import Method, PreparedMethod
@@ -17,6 +16,7 @@ from lightning_compress.methods.palettization import DKMPalettization
 from lightning_compress.methods.pruning import MagnitudePruning
 from lightning_compress.methods.quantization import LinearQuantization
 from lightning_compress.methods.schedule import FitLength
+from lightning_compress.package.targets import Capability
 
 _ORDER: tuple[type[Method], ...] = (LinearQuantization, DKMPalettization, MagnitudePruning)
 """coremltools inserts fake quantization first, whose swap of modules would lose pruning hooks. Finalize runs the same

@@ -11,12 +11,12 @@ from coremltools.optimize.torch.palettization import DKMPalettizerConfig, Module
 from coremltools.optimize.torch.palettization._supported_modules import DKMPalettizerModulesRegistry
 from torch import nn
 
-from lightning_compress.coreml.targets import PALETTE_BITS, Capability, palettization_capabilities
 from lightning_compress.dkm.palettizer import DKMPalettizer
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.methods.base import Method, PreparedMethod, check_finite, refuse_empty
 from lightning_compress.methods.configuration import Schema
 from lightning_compress.methods.schedule import FitLength, Point, check_point
+from lightning_compress.package.targets import PALETTE_BITS, Capability, palettization_capabilities
 
 Kernel = Literal["histogram", "coremltools"]
 _KERNELS = ("histogram", "coremltools")

@@ -15,12 +15,12 @@ from coremltools.optimize.torch.pruning import (
 )
 from torch import nn
 
-from lightning_compress.coreml.targets import Capability
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.methods.base import Method, PreparedMethod, check_finite, refuse_empty
 from lightning_compress.methods.configuration import Schema, nearest_key
 from lightning_compress.methods.masks import new_pruner
 from lightning_compress.methods.schedule import FitLength, Point, check_point, expand_range
+from lightning_compress.package.targets import Capability
 
 _logger = logging.getLogger(__name__)
 

@@ -19,12 +19,12 @@ from coremltools.optimize.torch.quantization.modules import qat_modules
 from coremltools.optimize.torch.quantization.modules.learnable_fake_quantize import LearnableFakeQuantize
 from torch import fx, nn
 
-from lightning_compress.coreml.targets import Capability
 from lightning_compress.errors import CompressionError, ConfigurationError, TraceError
 from lightning_compress.methods.base import Method, PreparedMethod, check_finite, refuse_empty
 from lightning_compress.methods.configuration import Schema, nearest_key
 from lightning_compress.methods.learnable import mend_learnable_loading
 from lightning_compress.methods.schedule import FitLength, Point, check_point
+from lightning_compress.package.targets import Capability
 from lightning_compress.processes import broadcast
 
 _logger = logging.getLogger(__name__)

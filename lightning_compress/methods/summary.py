@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 from torch import nn
 
-from lightning_compress.coreml.rendering import format_bytes
+from lightning_compress.package.rendering import format_bytes
 
 _TECHNIQUES = {1: "pruned", 2: "palettized", 3: "quantized"}
 """coremltools' numbers in the buffer `_COREML_/<parameter>/compression_type`."""

@@ -10,14 +10,14 @@ import torch
 from coremltools.converters.mil.frontend.milproto.load import load as load_mil
 
 import lightning_compress.runtime.ops  # noqa: F401 - fills the table of ops
-from lightning_compress.coreml.reader import (
+from lightning_compress.errors import PackageError
+from lightning_compress.package.reader import (
     PackageContents,
     models_of,
     operations_of,
     programs_of,
     read_package,
 )
-from lightning_compress.errors import PackageError
 from lightning_compress.runtime.interface import read_inputs
 from lightning_compress.runtime.lowering import lower
 from lightning_compress.runtime.module import CoreMLProgram, Precision

@@ -26,11 +26,11 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_compress.coreml import CoreMLExport
-from lightning_compress.coreml.inspection import decompressed_weights
 from lightning_compress.coreml.post_training import palettize_package
 from lightning_compress.coreml.quiet import quiet_conversion
 from lightning_compress.coreml.rewriting import WEIGHT_THRESHOLD
-from lightning_compress.dkm.kmeans import count_float16, inertia, kmeans_1d
+from lightning_compress.kmeans import count_float16, inertia, kmeans_1d
+from lightning_compress.package.inspection import decompressed_weights
 
 WIDTHS = (2, 4, 6, 8)
 

@@ -13,9 +13,9 @@ from PIL import Image
 
 from lightning_compress import Compression, CoreMLExport
 from lightning_compress.commands.train import TrainingJob
-from lightning_compress.coreml import inspect
 from lightning_compress.errors import CompressionError, ConfigurationError, DataError
 from lightning_compress.methods import Method
+from lightning_compress.package import inspect
 
 CONF = Path(__import__("lightning_compress.conf", fromlist=["conf"]).__file__).parent
 

@@ -16,8 +16,9 @@ from lightning_compress import CoreMLExport
 from lightning_compress.cli import main
 from lightning_compress.commands import verify
 from lightning_compress.commands.train import TrainingJob
-from lightning_compress.coreml import ImageInput, inspect, palettize_package, save_package
+from lightning_compress.coreml import ImageInput, palettize_package
 from lightning_compress.errors import ConfigurationError, DataError, PackageError, VerificationError
+from lightning_compress.package import inspect, save_package
 
 COMPRESSIONS = [
     "none",

@@ -8,13 +8,12 @@ from lightning_compress.coreml import (
     CoreMLExport,
     ImageInput,
     add_metadata,
-    inspect,
     model_card,
     palettize_package,
-    save_package,
     softmax_outputs,
 )
 from lightning_compress.errors import PackageError
+from lightning_compress.package import inspect, save_package
 
 
 @pytest.fixture

@@ -26,14 +26,14 @@ from coremltools.optimize.torch.quantization import (
 from lightning_compress.coreml import CoreMLExport
 from lightning_compress.coreml.capabilities import present_capabilities
 from lightning_compress.coreml.convert import convert
-from lightning_compress.coreml.inspection import decompressed_weights, inspect
 from lightning_compress.coreml.quiet import quiet_conversion
-from lightning_compress.coreml.targets import (
+from lightning_compress.errors import CompressionError
+from lightning_compress.package.inspection import decompressed_weights, inspect
+from lightning_compress.package.targets import (
     Capability,
     lowest_target,
     palettization_capabilities,
 )
-from lightning_compress.errors import CompressionError
 
 
 def palettized(network, inputs, **options):

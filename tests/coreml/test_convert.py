@@ -10,8 +10,8 @@ from torch import nn
 
 from lightning_compress.coreml.convert import Interface, convert
 from lightning_compress.coreml.image import ImageInput
-from lightning_compress.coreml.inspection import inspect
 from lightning_compress.errors import CompressionError, ConfigurationError
+from lightning_compress.package.inspection import inspect
 
 
 class TwoOutputs(nn.Module):

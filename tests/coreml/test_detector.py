@@ -12,16 +12,14 @@ from lightning_compress.coreml import (
     ImageInput,
     NonMaximumSuppression,
     add_metadata,
-    decompressed_weights,
-    inspect,
     palettize_package,
     prune_package,
     quantize_package,
-    save_package,
 )
 from lightning_compress.coreml.detector import RAW_OUTPUTS
-from lightning_compress.coreml.package import open_package
 from lightning_compress.errors import ConfigurationError, PackageError
+from lightning_compress.package import decompressed_weights, inspect, save_package
+from lightning_compress.package.opening import open_package
 
 LABELS = ["person", "dog"]
 

@@ -6,9 +6,10 @@ import torch
 from omegaconf import OmegaConf
 
 from lightning_compress import runtime
-from lightning_compress.coreml import Capability, CoreMLExport, ImageInput, inspect, softmax_outputs
-from lightning_compress.coreml.inspection import decompressed_weights
+from lightning_compress.coreml import CoreMLExport, ImageInput, softmax_outputs
 from lightning_compress.errors import ConfigurationError, TargetError, TraceError, WeightError
+from lightning_compress.package import Capability, inspect
+from lightning_compress.package.inspection import decompressed_weights
 
 
 def test_a_classifier_arrives_with_its_labels_descriptions_and_metadata(network, digit, tmp_path):

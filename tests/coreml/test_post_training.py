@@ -8,11 +8,11 @@ from coremltools._deps import kmeans1d
 
 from lightning_compress import runtime
 from lightning_compress.coreml import CoreMLExport, softmax_outputs
-from lightning_compress.coreml.inspection import decompressed_weights, inspect
 from lightning_compress.coreml.post_training import Palettizer, palettize_package
 from lightning_compress.coreml.quiet import quiet_conversion
-from lightning_compress.coreml.save import save_package
 from lightning_compress.errors import ConfigurationError, PackageError, TargetError
+from lightning_compress.package.inspection import decompressed_weights, inspect
+from lightning_compress.package.save import save_package
 
 WIDTHS = [1, 2, 4, 6, 8]
 

@@ -15,8 +15,8 @@ from lightning_compress import runtime
 from lightning_compress.coreml import CoreMLExport, ImageInput, NonMaximumSuppression
 from lightning_compress.coreml.detector import RAW_OUTPUTS
 from lightning_compress.coreml.precision import _BeforeDecoding
-from lightning_compress.coreml.reader import operations_of, programs_of, read_package
-from lightning_compress.verification.running import program_of
+from lightning_compress.coreml.verification.running import program_of
+from lightning_compress.package.reader import operations_of, programs_of, read_package
 
 SIDE = 96
 

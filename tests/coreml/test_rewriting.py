@@ -7,9 +7,9 @@ from torch import nn
 
 from lightning_compress.coreml import CoreMLExport
 from lightning_compress.coreml.convert import Interface, convert
-from lightning_compress.coreml.inspection import inspect
 from lightning_compress.coreml.rewriting import prune_package, quantize_package
 from lightning_compress.errors import ConfigurationError, TargetError
+from lightning_compress.package.inspection import inspect
 
 
 @pytest.fixture(scope="module")

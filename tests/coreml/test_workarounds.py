@@ -14,10 +14,10 @@ from hypothesis.extra import numpy as arrays
 from torch import nn
 
 from lightning_compress.coreml.convert import convert
-from lightning_compress.coreml.inspection import inspect
 from lightning_compress.coreml.quiet import quiet_conversion
-from lightning_compress.coreml.save import save_package
 from lightning_compress.coreml.workarounds import scalar_palette_indices
+from lightning_compress.package.inspection import inspect
+from lightning_compress.package.save import save_package
 from lightning_compress.runtime import load
 
 

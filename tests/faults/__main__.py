@@ -24,7 +24,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from lightning_compress.coreml import inspect
+from lightning_compress.package import inspect
 from tests.faults.jobs import JOBS, Job, package_bytes, start, wait
 
 PHASES = ("start", "step", "checkpoint", "export")

@@ -28,8 +28,8 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from torch import Tensor, nn
 
 from lightning_compress import Compression
+from lightning_compress.callback.strategies import check_strategy
 from lightning_compress.errors import CompressionError
-from lightning_compress.strategies import check_strategy
 from tests.faults.jobs import Job, differing_tensors, package_bytes, run_apart
 from tests.features.cases import METHODS, STEPS, Case, Digits, Network, make_trainer
 

@@ -11,8 +11,8 @@ from torchvision.ops import box_convert
 
 from lightning_compress.coreml import CoreMLExport, ImageInput, NonMaximumSuppression
 from lightning_compress.coreml.convert import Interface, convert
-from lightning_compress.coreml.save import save_package
 from lightning_compress.errors import ConfigurationError
+from lightning_compress.package.save import save_package
 from lightning_compress.recipes.resnet50 import DigitsDataModule
 from lightning_compress.recipes.ssd_resnet18 import (
     CocoDataModule,

@@ -7,8 +7,8 @@ from torch import fx, nn
 
 from lightning_compress.coreml import ImageInput
 from lightning_compress.coreml.convert import Interface, convert
-from lightning_compress.coreml.save import save_package
 from lightning_compress.errors import ConfigurationError
+from lightning_compress.package.save import save_package
 from lightning_compress.recipes.resnet50 import (
     ClassifierExport,
     DigitsDataModule,

@@ -8,7 +8,7 @@ from coremltools._deps import _kmeans1d
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_compress.dkm.kmeans import assign, count_float16, inertia, kmeans_1d
+from lightning_compress.kmeans import assign, count_float16, inertia, kmeans_1d
 
 
 def optimal_inertia(values, counts, n_clusters):

@@ -6,9 +6,9 @@ import pytest
 from rich.console import Console
 
 from lightning_compress.coreml import CoreMLExport, ImageInput, softmax_outputs
-from lightning_compress.coreml.inspection import inspect
 from lightning_compress.coreml.post_training import palettize_package
-from lightning_compress.coreml.rendering import format_bytes, render
+from lightning_compress.package.inspection import inspect
+from lightning_compress.package.rendering import format_bytes, render
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from typing import Any
 import coremltools as ct
 from coremltools.converters.mil.frontend.milproto import load as milproto
 
-from lightning_compress.coreml.reader import PackageContents, read_package
 from lightning_compress.errors import PackageError
+from lightning_compress.package.reader import PackageContents, read_package
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from lightning_compress import (
     LinearQuantization,
     MagnitudePruning,
 )
-from lightning_compress.coreml import decompressed_weights, inspect
 from lightning_compress.errors import (
     CompressionError,
     ConfigurationError,
@@ -25,6 +24,7 @@ from lightning_compress.errors import (
     WeightError,
 )
 from lightning_compress.methods.summary import summarize
+from lightning_compress.package import decompressed_weights, inspect
 
 
 def zeros_in(weight: torch.Tensor) -> float:

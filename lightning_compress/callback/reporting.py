@@ -1,25 +1,12 @@
-"""What fits and commands print."""
+"""What a fit prints of its layers and its package."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
-from rich.console import Console
-
+from lightning_compress.console import output_console
 from lightning_compress.coreml.export import ExportedPackage
 from lightning_compress.methods.summary import LayerSummary, summary_table
-
-_FILE_WIDTH = 160
-"""Columns where nobody says how many there are: names of layers stay on one line."""
-
-
-def output_console() -> Console:
-    """As wide as the terminal or the notebook; wide enough for names of layers in a file or a pipe."""
-    console = Console()
-    if not (console.is_terminal or console.is_jupyter or "COLUMNS" in os.environ):
-        console.width = _FILE_WIDTH
-    return console
 
 
 def print_layers(layers: Sequence[LayerSummary]) -> None:

@@ -17,8 +17,8 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_compress.averaging import ExactState, check_averaging
-from lightning_compress.checkpoints import (
+from lightning_compress.callback.averaging import ExactState, check_averaging
+from lightning_compress.callback.checkpoints import (
     STATE_VERSION,
     check_configuration,
     check_version,
@@ -27,20 +27,27 @@ from lightning_compress.checkpoints import (
     select_state,
     warn_of_incomplete_best,
 )
+from lightning_compress.callback.fit import (
+    callbacks_of,
+    complete_resume,
+    fit_steps,
+    fits,
+    rehearses,
+    will_log,
+)
+from lightning_compress.callback.inputs import example_inputs_of
+from lightning_compress.callback.placement import Placement
+from lightning_compress.callback.reporting import package_line, print_layers
+from lightning_compress.callback.strategies import check_precision, check_strategy
 from lightning_compress.coreml.export import CoreMLExport, ExportedPackage
+from lightning_compress.coreml.verification import export_verified
 from lightning_compress.errors import CompressionError, ConfigurationError
-from lightning_compress.fit import callbacks_of, complete_resume, fit_steps, fits, rehearses, will_log
-from lightning_compress.inputs import example_inputs_of
 from lightning_compress.methods.base import Method
 from lightning_compress.methods.joint import PreparedModule, from_descriptions, in_order
 from lightning_compress.methods.probe import WeightErrorProbe
 from lightning_compress.methods.schedule import FitLength
 from lightning_compress.methods.summary import LayerSummary, summarize
-from lightning_compress.placement import Placement
 from lightning_compress.processes import broadcast, on_rank_zero
-from lightning_compress.reporting import package_line, print_layers
-from lightning_compress.strategies import check_precision, check_strategy
-from lightning_compress.verification import export_verified
 
 
 class Compression(Callback):

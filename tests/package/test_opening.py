@@ -9,10 +9,10 @@ from coremltools.models import datatypes
 from coremltools.models.neural_network import NeuralNetworkBuilder
 
 from lightning_compress.coreml.convert import convert
-from lightning_compress.coreml.inspection import decompressed_weights, inspect
-from lightning_compress.coreml.package import open_package
-from lightning_compress.coreml.save import save_package
 from lightning_compress.errors import PackageError
+from lightning_compress.package.inspection import decompressed_weights, inspect
+from lightning_compress.package.opening import open_package
+from lightning_compress.package.save import save_package
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ import coremltools as ct
 import pytest
 import torch
 
-from lightning_compress.coreml import save
 from lightning_compress.coreml.convert import convert
-from lightning_compress.coreml.inspection import decompressed_weights
-from lightning_compress.coreml.save import require_writable, save_package
 from lightning_compress.errors import ConfigurationError, PackageError
+from lightning_compress.package import save
+from lightning_compress.package.inspection import decompressed_weights
+from lightning_compress.package.save import require_writable, save_package
 
 
 def linear_model(value: float) -> ct.models.MLModel:
@@ -90,7 +90,7 @@ def test_an_export_that_runs_out_of_space_leaves_the_earlier_package(tmp_path, o
 KILLED = """
     import os, signal, sys
     from pathlib import Path
-    from lightning_compress.coreml import save
+    from lightning_compress.package import save
     import coremltools as ct
 
     moment, source, destination = sys.argv[1:]

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from lightning_compress.coreml.detector import CONFIDENCE, COORDINATES, RAW_OUTPUTS
-from lightning_compress.coreml.package import open_package
 from lightning_compress.coreml.quiet import quiet_quantization
 from lightning_compress.coreml.tolerance import Tolerance
+from lightning_compress.coreml.verification.samples import off_by_rounding
 from lightning_compress.errors import PackageError, VerificationError
+from lightning_compress.package.opening import open_package
 from lightning_compress.runtime import CoreMLProgram, load
 from lightning_compress.runtime.module import Precision
-from lightning_compress.verification.samples import off_by_rounding
 
 Outputs = list[dict[str, Tensor]]
 """Outputs by name, one mapping a sample."""

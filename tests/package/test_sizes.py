@@ -7,9 +7,10 @@ import torch
 import torchvision
 from coremltools.optimize.torch.pruning import MagnitudePruner, MagnitudePrunerConfig
 
-from lightning_compress.coreml import Capability, CoreMLExport
-from lightning_compress.coreml.inspection import decompressed_weights, inspect
+from lightning_compress.coreml import CoreMLExport
 from lightning_compress.coreml.post_training import palettize_package
+from lightning_compress.package import Capability
+from lightning_compress.package.inspection import decompressed_weights, inspect
 
 
 def test_the_float16_size_of_a_compressed_package_is_that_of_a_real_float16_package(tmp_path):

@@ -72,6 +72,14 @@ def models_of(specification: Any) -> list[Any]:
     return list(getattr(specification, kind).pipeline.models) if kind in _PIPELINES else []
 
 
+def suppression_of(pipeline: Any) -> Any | None:
+    """The `Model` message of the suppression that ends a pipeline's specification, or None."""
+    models = pipeline.pipeline.models
+    if len(models) == 2 and models[1].WhichOneof("Type") == "nonMaximumSuppression":
+        return models[1]
+    return None
+
+
 def programs_of(specification: Any) -> Iterator[Any]:
     """Every ML Program (`MILSpec.Program`) in a specification, pipelines followed to their ends."""
     if specification.WhichOneof("Type") == "mlProgram":

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lightning_compress.coreml.constexpr import decompressed
-from lightning_compress.coreml.storage import Storage, describe_storage
+from lightning_compress.package.constexpr import decompressed
+from lightning_compress.package.storage import Storage, describe_storage
 
 _LEAST_ELEMENTS = 10
 """Smaller constants are parameters of operations; coremltools keeps them out of the weight file."""

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_compress.coreml.targets import (
+from lightning_compress.errors import ConfigurationError, TargetError
+from lightning_compress.package.targets import (
     Capability,
     lowest_target,
     palettization_capabilities,
@@ -13,7 +14,6 @@ from lightning_compress.coreml.targets import (
     target_name,
     target_names,
 )
-from lightning_compress.errors import ConfigurationError, TargetError
 
 LOWEST = {
     Capability.SPARSE_WEIGHTS: "iOS16",

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lightning_compress.coreml.inspection import Feature, Layer, PackageReport
+from lightning_compress.package.inspection import Feature, Layer, PackageReport
 
 
 def render(report: PackageReport) -> RenderableType:

@@ -28,7 +28,7 @@ from lightning_compress import (
     LinearQuantization,
     MagnitudePruning,
 )
-from lightning_compress.checkpoints import compression_states
+from lightning_compress.callback.checkpoints import compression_states
 from lightning_compress.errors import ConfigurationError
 from tests.faults.jobs import JOBS, Job, package_bytes, run_apart
 from tests.features.cases import METHODS as CASES
@@ -333,7 +333,7 @@ def test_a_fresh_process_has_only_the_checkpoint(tmp_path, name):
     )
     result = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)],
-        cwd=Path(__file__).resolve().parents[1],
+        cwd=Path(__file__).resolve().parents[2],
         capture_output=True,
         text=True,
         timeout=300,

@@ -9,17 +9,17 @@ from torch import nn
 
 from lightning_compress.coreml.detector import COORDINATES
 from lightning_compress.coreml.export import CoreMLExport, ExportedPackage
-from lightning_compress.coreml.targets import Capability
 from lightning_compress.coreml.trace import ExampleInputs, as_tuple, by_position, convertible_copy
-from lightning_compress.verification.comparison import Verification, compare, tolerance_for
-from lightning_compress.verification.running import (
+from lightning_compress.coreml.verification.comparison import Verification, compare, tolerance_for
+from lightning_compress.coreml.verification.running import (
     disturbed_outputs,
     output_names,
     program_of,
     reference_outputs,
     run_in_torch,
 )
-from lightning_compress.verification.samples import random_samples
+from lightning_compress.coreml.verification.samples import random_samples
+from lightning_compress.package.targets import Capability
 
 
 def export_verified(

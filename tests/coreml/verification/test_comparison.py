@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_compress.coreml import CoreMLExport, ImageInput, NonMaximumSuppression, Tolerance
+from lightning_compress.coreml.verification import Verification, compare, tolerance_for
 from lightning_compress.errors import ConfigurationError, VerificationError
-from lightning_compress.verification import Verification, compare, tolerance_for
 
 
 def difference(expected: torch.Tensor, found: torch.Tensor, tolerance: Tolerance | None = None, name="x"):

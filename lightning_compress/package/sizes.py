@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from lightning_compress.coreml.package import Package
-from lightning_compress.coreml.weights import Weight
+from lightning_compress.package.opening import Package
+from lightning_compress.package.weights import Weight
 
 _FILE_HEADER = 64
 _BLOB_HEADER = 64

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
-from lightning_compress.verification.comparison import OutputDifference, Verification
+from lightning_compress.coreml.verification.comparison import OutputDifference, Verification
 
 
 def verification_table(verification: Verification) -> Table:

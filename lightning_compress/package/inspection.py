@@ -12,11 +12,11 @@ import coremltools as ct
 import numpy as np
 import numpy.typing as npt
 
-from lightning_compress.coreml.detector import suppression_of
-from lightning_compress.coreml.package import Package, open_package
-from lightning_compress.coreml.sizes import float16_weight_bytes, package_bytes, weight_bytes
-from lightning_compress.coreml.targets import target_name
-from lightning_compress.coreml.weights import Weight, iterate_operations, iterate_weights
+from lightning_compress.package.opening import Package, open_package
+from lightning_compress.package.reader import suppression_of
+from lightning_compress.package.sizes import float16_weight_bytes, package_bytes, weight_bytes
+from lightning_compress.package.targets import target_name
+from lightning_compress.package.weights import Weight, iterate_operations, iterate_weights
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from lightning_compress import Compression, CoreMLExport, DKMPalettization, LinearQuantization
-from lightning_compress.coreml import (
-    ImageInput,
-    NonMaximumSuppression,
-    Tolerance,
-    decompressed_weights,
-    softmax_outputs,
-)
-from lightning_compress.coreml.targets import Capability
-from lightning_compress.errors import PackageError, VerificationError
-from lightning_compress.verification import (
+from lightning_compress.coreml import ImageInput, NonMaximumSuppression, Tolerance, softmax_outputs
+from lightning_compress.coreml.verification import (
     export_verified,
     random_samples,
     reference_outputs,
@@ -30,7 +22,10 @@ from lightning_compress.verification import (
     verification_table,
     verify_export,
 )
-from lightning_compress.verification.running import disturbed_outputs, program_of
+from lightning_compress.coreml.verification.running import disturbed_outputs, program_of
+from lightning_compress.errors import PackageError, VerificationError
+from lightning_compress.package import decompressed_weights
+from lightning_compress.package.targets import Capability
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,8 @@ from coremltools.converters.mil.mil import types
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_compress.coreml.constexpr import decompressed, unpacked
 from lightning_compress.coreml.quiet import quiet_conversion
+from lightning_compress.package.constexpr import decompressed, unpacked
 
 seeds = st.integers(0, 2**32 - 1)
 shapes = st.lists(st.sampled_from([2, 4, 6]), min_size=2, max_size=4).map(tuple)

@@ -1,22 +1,27 @@
 """Does a package compute what the module does that it was made of?
 
 Example:
-    >>> from lightning_compress.verification import export_verified
+    >>> from lightning_compress.coreml.verification import export_verified
     >>> export_verified(CoreMLExport("net.mlpackage"), network, images)  # doctest: +SKIP
 """
 
 from __future__ import annotations
 
-from lightning_compress.verification.comparison import OutputDifference, Verification, compare, tolerance_for
-from lightning_compress.verification.exporting import export_verified, verify_export
-from lightning_compress.verification.rendering import verification_table
-from lightning_compress.verification.running import (
+from lightning_compress.coreml.verification.comparison import (
+    OutputDifference,
+    Verification,
+    compare,
+    tolerance_for,
+)
+from lightning_compress.coreml.verification.exporting import export_verified, verify_export
+from lightning_compress.coreml.verification.rendering import verification_table
+from lightning_compress.coreml.verification.running import (
     coreml_is_available,
     reference_outputs,
     run_in_coreml,
     run_in_torch,
 )
-from lightning_compress.verification.samples import Samples, random_samples
+from lightning_compress.coreml.verification.samples import Samples, random_samples
 
 __all__ = [
     "OutputDifference",
