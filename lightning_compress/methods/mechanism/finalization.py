@@ -93,7 +93,8 @@ def _settle(finalized: nn.Module, reference: TensorReference) -> None:
         assert isinstance(chain, parametrize.ParametrizationList)
         parametrize.remove_parametrizations(owner, name, leave_parametrized=not chain.is_tensor)
         setattr(owner, name, parameter)
-        stored.register(owner, name, RECOGNISED if recurrent else CONVERTED)
+        if not stored.is_dense:
+            stored.register(owner, name, RECOGNISED if recurrent else CONVERTED)
         if recurrent:
             drop_flat_weight_hooks(owner)
 

@@ -71,6 +71,11 @@ class StoredTensor:
     palette: StoredPalette | None = None
     integers: StoredIntegers | None = None
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether no technique holds."""
+        return not self.sparse and self.palette is None and self.integers is None
+
     def register(self, module: nn.Module, parameter: str, prefix: str = CONVERTED) -> None:
         """Add the buffers that say so to the module that owns the tensor.
 

@@ -126,6 +126,11 @@ class Technique(Stepped, abc.ABC):
         super().__init__()
         self.tensor_name = tensor_name
 
+    @property
+    @abc.abstractmethod
+    def label(self) -> str:
+        """What it does, in few words, for tables: "75% zeros", "palette of 4 bits"."""
+
     @abc.abstractmethod
     def forward(self, tensor: Tensor) -> Tensor:
         """The tensor compressed: differentiable in training, as it will be stored in evaluation."""
@@ -172,6 +177,11 @@ class Technique(Stepped, abc.ABC):
 
 class InputTechnique(Stepped, abc.ABC):
     """A technique on an input of a layer."""
+
+    @property
+    @abc.abstractmethod
+    def label(self) -> str:
+        """What it does, in few words, for tables: "int8 inputs"."""
 
     @abc.abstractmethod
     def forward(self, value: Tensor) -> Tensor:
