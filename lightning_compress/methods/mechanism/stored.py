@@ -110,6 +110,28 @@ class StoredTensor:
                 yield "zero_point", integers.zero_point
 
 
+def read_stored(module: nn.Module, parameter: str) -> StoredTensor:
+    """How a parameter of a finalized module is stored, as its buffers say."""
+    found = {
+        name.rpartition("/")[2]: buffer
+        for name, buffer in module.named_buffers(recurse=False)
+        for prefix in (CONVERTED, RECOGNISED)
+        if name.startswith(f"{prefix}/{parameter}/")
+    }
+    kinds = found["compression_type"].tolist() if "compression_type" in found else []
+    integers = None
+    if _QUANTIZATION in kinds:
+        bits = int(found["quantization_n_bits"])
+        integers = StoredIntegers(bits, found["quantization_scale"], found.get("zero_point"))
+    if _PALETTIZATION not in kinds:
+        return StoredTensor(_PRUNING in kinds, None, integers)
+    axis = found.get("vector_axis")
+    palette = StoredPalette(
+        found["lut"], found.get("palettization_scale"), None if axis is None else int(axis), integers
+    )
+    return StoredTensor(_PRUNING in kinds, palette, None)
+
+
 def register_version(root: nn.Module) -> None:
     """Mark a finalized module as one with metadata."""
     root.register_buffer(_VERSION, torch.tensor(1))

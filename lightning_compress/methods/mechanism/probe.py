@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from lightning_compress.methods.mechanism.technique import Stage, Technique
+
 
 class WeightErrorProbe:
-    """Records, at the next forward passes, the input and output of every fake quantization of weights in a module.
+    """Records, at the next forward passes, what each technique that decides values is given and returns.
 
     Hooks stand only between construction and `error`, so a step that is not measured costs nothing.
 
     Args:
-        module: A prepared module.
+        techniques: The techniques of a prepared module.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, techniques: Iterable[Technique]) -> None:
         self._squares: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self._handles: list[RemovableHandle] = [
-            submodule.register_forward_hook(self._recorder(name))
-            for name, submodule in module.named_modules()
-            if name.rpartition(".")[2].endswith("weight_fake_quant")
+            technique.register_forward_hook(self._recorder(technique.tensor_name))
+            for technique in techniques
+            if technique.stage == Stage.VALUES
         ]
 
     def _recorder(self, name: str) -> Callable[[nn.Module, Any, Any], None]:

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from rich import box
+from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 from torch import nn
 
+from lightning_compress.methods.mechanism.stored import read_stored
 from lightning_compress.package.rendering import format_bytes
-
-_TECHNIQUES = {1: "pruned", 2: "palettized", 3: "quantized"}
-"""coremltools' numbers in the buffer `_COREML_/<parameter>/compression_type`."""
 
 _HALF = 2
 """Bytes of a float16 value."""
@@ -58,32 +58,34 @@ def summarize(module: nn.Module) -> list[LayerSummary]:
 
 
 def _summarize_parameter(module: nn.Module, name: str, key: str, parameter: torch.Tensor) -> LayerSummary:
-    buffers = dict(module.named_buffers(recurse=False))
-    types = buffers.get(f"_COREML_/{key}/compression_type")
-    lut = buffers.get(f"_COREML_/{key}/lut")
-    scale = buffers.get(f"_COREML_/{key}/palettization_scale")
-    bits_buffer = buffers.get(f"_COREML_/{key}/quantization_n_bits")
-    kinds = set() if types is None else {int(kind) for kind in types.tolist()}
+    stored = read_stored(module, key)
     count = parameter.numel()
     nonzero = int(parameter.count_nonzero())
     bits, entry, extra = 16, 1, 0
-    if lut is not None:
+    techniques = ["pruned"] if stored.sparse else []
+    if stored.palette is not None:
+        techniques.append("palettized")
+        lut, scale = stored.palette.lut, stored.palette.scale
         bits, entry = round(math.log2(lut.shape[-2])), lut.shape[-1]
-        extra = lut.numel() * _HALF + (0 if scale is None else scale.numel() * _HALF)
-    elif 3 in kinds and bits_buffer is not None:
-        bits = int(bits_buffer)
-        extra = parameter.shape[0] * (_HALF + 1)
-    stored = nonzero if 1 in kinds else count
-    mask = math.ceil(count / 8) if 1 in kinds else 0
-    order = [_TECHNIQUES[kind] for kind in (1, 2, 3) if kind in kinds]
+        extra = _HALF * (lut.numel() + (0 if scale is None else scale.numel()))
+        if stored.palette.entries is not None:
+            techniques.append("quantized")
+            extra -= lut.numel()
+    elif stored.integers is not None:
+        techniques.append("quantized")
+        bits = stored.integers.n_bits
+        zeros = 0 if stored.integers.zero_point is None else 1
+        extra = stored.integers.scale.numel() * (_HALF + zeros)
+    kept = nonzero if stored.sparse else count
+    mask = math.ceil(count / entry / 8) if stored.sparse else 0
     return LayerSummary(
         name=name,
         parameters=count,
-        technique=" + ".join(order) or "dense",
+        technique=" + ".join(techniques) or "dense",
         bits=bits,
         sparsity=1 - nonzero / count if count else 0.0,
         bytes_before=count * _HALF,
-        bytes_after=math.ceil(stored / entry * bits / 8) + extra + mask,
+        bytes_after=math.ceil(kept / entry * bits / 8) + extra + mask,
     )
 
 
@@ -115,9 +117,9 @@ def summary_table(layers: list[LayerSummary], title: str = "Compression by layer
     return table
 
 
-def _cells(layer: LayerSummary) -> list[str]:
+def _cells(layer: LayerSummary) -> list[RenderableType]:
     return [
-        layer.name.removesuffix(".weight"),
+        Text(layer.name.removesuffix(".weight")),
         f"{layer.parameters:,}",
         layer.technique,
         str(layer.bits),
