@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import lightning as L
 import torch
@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging, Wei
 from torch import nn
 
 from lightning_compress.errors import ConfigurationError
+from lightning_compress.methods.mechanism.technique import Stepped
 
 
 def check_averaging(
@@ -51,33 +52,31 @@ class ExactState:
 
     Args:
         pl_module: The LightningModule that is trained, prepared.
-        module: The prepared module inside it.
+        own: What preparing has added to it.
     """
 
-    def __init__(self, pl_module: L.LightningModule, module: nn.Module) -> None:
-        own = {id(tensor) for tensor in _own_tensors(module)}
+    def __init__(self, pl_module: L.LightningModule, own: Iterable[torch.Tensor]) -> None:
+        identities = {id(tensor) for tensor in own}
         self._names = {
             name
             for name, tensor in _named_tensors(pl_module)
-            if id(tensor) in own or not tensor.is_floating_point()
+            if id(tensor) in identities or not tensor.is_floating_point()
         }
         self._pl_module = pl_module
 
+    @torch.no_grad()
     def share(self, callbacks: list[Callback]) -> None:
         """Copy the state into every averaged model of `callbacks`."""
         for average in _averages(callbacks):
             tensors = dict(_named_tensors(average))
             for name, tensor in _named_tensors(self._pl_module):
                 if name in self._names:
-                    _copy(tensors[name], tensor)
-
-    def fit_shapes(self, callbacks: list[Callback]) -> None:
-        """Resize the state in averaged models: observers take their shape from the first weight that they see."""
-        for average in _averages(callbacks):
-            tensors = dict(_named_tensors(average))
-            for name, tensor in _named_tensors(self._pl_module):
-                if tensors[name].shape != tensor.shape:
-                    _copy(tensors[name], tensor)
+                    tensors[name].copy_(tensor)
+            # Switches are known beside their buffers too.
+            parts = dict(self._pl_module.named_modules())
+            for name, part in average.named_modules():
+                if isinstance(part, Stepped):
+                    part.copy_switches(parts[name])
 
 
 def _averages(callbacks: list[Callback]) -> Iterator[nn.Module]:
@@ -92,21 +91,3 @@ def _averages(callbacks: list[Callback]) -> Iterator[nn.Module]:
 def _named_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     yield from module.named_parameters()
     yield from module.named_buffers()
-
-
-def _own_tensors(module: nn.Module) -> Iterator[torch.Tensor]:
-    """What preparing added to a module: all tensors of fake quantization, and masks."""
-    for name, submodule in module.named_modules():
-        if name.rpartition(".")[2].endswith("_fake_quant") or hasattr(submodule, "fake_quant_enabled"):
-            yield from submodule.parameters()
-            yield from submodule.buffers()
-        if hasattr(submodule, "pruning_method"):
-            yield from submodule.buffers(recurse=False)
-
-
-@torch.no_grad()
-def _copy(target: torch.Tensor, source: torch.Tensor) -> None:
-    if target.shape != source.shape:
-        target.data = source.detach().to(target.device, copy=True)
-    else:
-        target.copy_(source)

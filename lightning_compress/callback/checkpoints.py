@@ -12,16 +12,44 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_compress.errors import ConfigurationError
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 """Of the callback's state; another is refused."""
 
-_KEY = "Compression"
+VERSION_KEY = "compression_version"
+"""Where a state holds its version; by it a state is known as one of `Compression`, whatever a subclass is called."""
 
 
 def compression_states(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The states of all `Compression` callbacks in a checkpoint, in plain types."""
+    """The states of all `Compression` callbacks in a checkpoint, subclasses' too, in plain types."""
     callbacks: Mapping[str, Any] = checkpoint.get("callbacks") or {}
-    return [state for key, state in callbacks.items() if key.startswith(_KEY) and state]
+    return [state for state in callbacks.values() if isinstance(state, Mapping) and VERSION_KEY in state]
+
+
+def require_same_compression(
+    checkpoint: Mapping[str, Any], path: Any, module: str | None, current: list[dict[str, Any]]
+) -> None:
+    """Say why the weights of a checkpoint do not fit, before torch lists the names of tensors.
+
+    Args:
+        checkpoint: A checkpoint whose weights have other names than the module's.
+        path: Where it came from.
+        module: Dotted path of the compressed module.
+        current: Descriptions of the techniques in it.
+
+    Raises:
+        ConfigurationError: It was written without compression, or with another.
+    """
+    states = compression_states(checkpoint)
+    if not states:
+        raise ConfigurationError(
+            f"the checkpoint {str(path)!r} was written without Compression and cannot be resumed with it; to compress "
+            "what it holds, load its weights before the fit: "
+            'lit.load_state_dict(torch.load(path)["state_dict"])'
+        )
+    for state in states:
+        if state["module"] == module:
+            check_version(state)
+            check_configuration(state["configuration"], current)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -69,9 +97,9 @@ def check_version(state: Mapping[str, Any]) -> None:
     Raises:
         ConfigurationError: With both versions.
     """
-    if state.get("version") != STATE_VERSION:
+    if state.get(VERSION_KEY) != STATE_VERSION:
         raise ConfigurationError(
-            f"the checkpoint holds compression state of version {state.get('version')!r}; valid is {STATE_VERSION}"
+            f"the checkpoint holds compression state of version {state.get(VERSION_KEY)!r}; valid is {STATE_VERSION}"
         )
 
 

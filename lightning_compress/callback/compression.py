@@ -5,7 +5,6 @@ The hooks stand in the order in which Lightning calls them (2.6, `Trainer._run`)
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,28 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning_utilities.core.rank_zero import rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_only, rank_zero_warn
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_compress.callback.averaging import ExactState, check_averaging
 from lightning_compress.callback.checkpoints import (
     STATE_VERSION,
+    VERSION_KEY,
     check_configuration,
     check_version,
     compression_states,
     read_checkpoint,
+    require_same_compression,
     select_state,
     warn_of_incomplete_best,
+)
+from lightning_compress.callback.finishing import (
+    Finished,
+    InputRecorder,
+    export_in_rehearsal,
+    finish,
+    rehearse,
 )
 from lightning_compress.callback.fit import (
     callbacks_of,
@@ -37,15 +45,18 @@ from lightning_compress.callback.fit import (
 )
 from lightning_compress.callback.inputs import example_inputs_of
 from lightning_compress.callback.placement import Placement
-from lightning_compress.callback.reporting import package_line, print_layers
+from lightning_compress.callback.progress import FitProgress
+from lightning_compress.callback.reporting import package_line, print_layers, print_plan
 from lightning_compress.callback.strategies import check_precision, check_strategy
 from lightning_compress.coreml.export import CoreMLExport, ExportedPackage
 from lightning_compress.errors import CompressionError, ConfigurationError
-from lightning_compress.methods.base import Method
-from lightning_compress.methods.joint import PreparedModule, from_descriptions, in_order
-from lightning_compress.methods.probe import WeightErrorProbe
-from lightning_compress.methods.schedule import FitLength
-from lightning_compress.methods.summary import LayerSummary, summarize
+from lightning_compress.methods.mechanism.joining import from_descriptions, in_order
+from lightning_compress.methods.mechanism.method import Method
+from lightning_compress.methods.mechanism.preparation import PreparedModule
+from lightning_compress.methods.mechanism.probe import WeightErrorProbe
+from lightning_compress.methods.mechanism.report import Report
+from lightning_compress.methods.mechanism.schedule import FitLength
+from lightning_compress.methods.mechanism.summary import LayerSummary, summarize
 from lightning_compress.processes import broadcast, on_rank_zero
 
 
@@ -54,7 +65,8 @@ class Compression(Callback):
 
     The module is prepared when the fit begins, stepped after each optimizer step, and stays prepared, so that its
     checkpoints load again; `finalized` is a copy with the compression committed. With several methods the compression
-    is a joint one, put in the one order that works. Logged at each logging step: `compression/sparsity` of pruning
+    is a joint one, put in the one order that works. Before the first step a table tells what will be compressed and
+    what stays dense, and the export is rehearsed, so that what cannot be exported is told then. Logged at each logging step: `compression/sparsity` of pruning
     and `compression/weight_error`, the relative distance of the compressed weights from those in training.
 
     Args:
@@ -64,6 +76,8 @@ class Compression(Callback):
         example_inputs: Inputs of the module's forward, a tensor or a tuple; by default the LightningModule's
             `example_input_array`.
         export: Where and how to write a Core ML package when the fit ends.
+        rehearse: Whether a copy is finalized, converted and loaded before the first step; a fit that goes on from a
+            checkpoint does without.
 
     Attributes:
         finalized: The finalized module on the CPU, after a fit.
@@ -85,24 +99,27 @@ class Compression(Callback):
         module: str | None = None,
         example_inputs: torch.Tensor | tuple[Any, ...] | None = None,
         export: CoreMLExport | None = None,
+        rehearse: bool = True,
     ) -> None:
-        self.methods = in_order(methods)
+        self.methods: list[Method] = in_order(methods)
         self.module_path = module
         self.export = export
+        self.rehearse = rehearse
         self.finalized: nn.Module | None = None
         self.exported: ExportedPackage | None = None
         self.layers: list[LayerSummary] = []
         self._given_inputs = example_inputs
         self._example_inputs: tuple[Any, ...] | None = None
         self._prepared: PreparedModule | None = None
+        # Dotted path at which the module was found, whichever way it was named.
         self._path: str | None = None
+        # Keeps averaged models' masks and palettes those in training.
         self._exact: ExactState | None = None
-        self._steps = 0
-        self._steps_before = 0
-        self._resumed = False
-        self._epochs: int | None = None
-        self._global_step = 0
+        self._progress = FitProgress()
+        # Stands from the start of a batch that is logged to its end.
         self._probe: WeightErrorProbe | None = None
+        self._recorder = InputRecorder()
+        # Tells, before torch does, why weights do not fit.
         self._loading: RemovableHandle | None = None
 
     @classmethod
@@ -161,7 +178,7 @@ class Compression(Callback):
         """Prepare the module: the one place before weights load, DDP wraps and the optimizer collects parameters."""
         if stage == "fit":
             check_strategy(trainer)
-            check_precision(trainer, quantizes=any(method.fake_quantizes for method in self.methods))
+            check_precision(trainer, self.methods)
             check_averaging(
                 callbacks_of(trainer),
                 self,
@@ -169,13 +186,24 @@ class Compression(Callback):
                 freezes_batch_norm=any(method.freezes_batch_norm for method in self.methods),
             )
             self._prepare(pl_module)
-            self._exact = ExactState(pl_module, self._require().module)
-            self._resumed = False
+            prepared = self._require()
+            self._exact = ExactState(pl_module, prepared.own_tensors())
+            self._progress.is_resumed = False
+            rank_zero_only(print_plan)(prepared)
+            if (
+                self.export is not None
+                and self.rehearse
+                and trainer.ckpt_path is None
+                and not rehearses(trainer)
+            ):
+                on_rank_zero(self._rehearse)
 
         def before_loading(module: nn.Module, state_dict: Mapping[str, Any], *arguments: Any) -> None:
             assert isinstance(module, L.LightningModule)
             if stage == "fit":
-                self._explain_misfit(trainer, module, state_dict)
+                if trainer.ckpt_path is not None and state_dict.keys() != module.state_dict().keys():
+                    checkpoint = trainer.strategy.load_checkpoint(trainer.ckpt_path)
+                    require_same_compression(checkpoint, trainer.ckpt_path, self._path, self._describe())
             # Lightning does not tell a callback whether a checkpoint will be loaded: without one nothing is prepared.
             elif not self._is_prepared_in(module) and state_dict.keys() - module.state_dict().keys():
                 self._prepare(module)
@@ -186,34 +214,21 @@ class Compression(Callback):
         if self._is_prepared_in(pl_module):
             return
         placement = Placement.find(pl_module, self.module_path)
-        needed_by = [type(method).__name__ for method in self.methods if method.needs_example_inputs]
-        needed_by += ["CoreMLExport"] if self.export is not None else []
+        needed_by = ["CoreMLExport"] if self.export is not None else []
         self._example_inputs = example_inputs_of(pl_module, self._given_inputs, needed_by)
-        self._prepared = PreparedModule(placement.module, self.methods, self._example_inputs)
+        self._prepared = PreparedModule(placement.module, self.methods)
         self._path = placement.path
-        self._steps = self._steps_before = 0
-        placement.replace(pl_module, self._prepared.module)
+        self._progress = FitProgress()
         if self.export is not None:
             export, capabilities = self.export, self._prepared.capabilities
             # It writes to the package's folder for a try, and clears what a killed process left there.
             on_rank_zero(lambda: export.validate(capabilities))
 
-    def _explain_misfit(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, state_dict: Mapping[str, Any]
-    ) -> None:
-        """Say why the weights of a checkpoint do not fit, before torch lists the names of tensors."""
-        if trainer.ckpt_path is None or state_dict.keys() == pl_module.state_dict().keys():
-            return
-        states = compression_states(trainer.strategy.load_checkpoint(trainer.ckpt_path))
-        if not states:
-            raise ConfigurationError(
-                f"the checkpoint {str(trainer.ckpt_path)!r} was written without Compression and cannot be resumed with "
-                "it; to compress what it holds, load its weights before the fit: "
-                'lit.load_state_dict(torch.load(path)["state_dict"])'
-            )
-        for state in states:
-            if state["module"] == self._path:
-                check_configuration(state["configuration"], self._describe())
+    def _rehearse(self) -> None:
+        assert self.export is not None
+        assert self._example_inputs is not None
+        seconds = rehearse(self._require(), self.export, self._example_inputs)
+        print(f"The export was rehearsed in {seconds:.1f} s; Compression(rehearse=False) leaves that out.")
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -246,31 +261,22 @@ class Compression(Callback):
         check_version(state_dict)
         check_configuration(state_dict["configuration"], self._describe())
         self._prepared.load_state_dict(state_dict["progress"])
-        self._steps, self._steps_before = state_dict["steps"], state_dict["steps_before"]
-        self._resumed = True
+        self._progress.steps_before = state_dict["steps_before"]
+        self._progress.is_resumed = True
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Resolve fractions of the fit into steps, now that data and model are there."""
-        # StochasticWeightAveraging adds an epoch that steps no optimizer after this hook.
-        self._epochs = trainer.max_epochs
-        if self._resumed:
+        self._progress.epochs = trainer.max_epochs
+        if self._progress.is_resumed:
             # The length of the fit is asked for later: it would make Lightning build the loaders too early.
             return
         if trainer.global_step == 0:
-            self._steps_before = self._steps
+            self._progress.steps_before = self._require().steps
         self._resolve_schedule(trainer, pl_module)
-
-    def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Let observers rest."""
-        self._require().evaluate(True)
-
-    def on_sanity_check_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Wake observers."""
-        self._require().evaluate(False)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remember where the count of optimizer steps stands, which after a resume is not 0."""
-        self._global_step = trainer.global_step
+        self._progress.global_step = trainer.global_step
         complete_resume(trainer)
         # BatchSizeFinder has changed the length of the fit by now.
         self._resolve_schedule(trainer, pl_module)
@@ -285,20 +291,15 @@ class Compression(Callback):
     ) -> None:
         """Measure the error of the weights where this step will be logged."""
         if will_log(trainer):
-            self._probe = WeightErrorProbe(self._require().module)
+            self._probe = WeightErrorProbe(self._require().techniques())
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Step if an optimizer has: with gradient accumulation not every batch ends in a step."""
         prepared = self._require()
-        if trainer.global_step != self._global_step:
-            # With several optimizers the count advances by more than one, for one step of the training.
-            self._global_step = trainer.global_step
-            self._steps += 1
+        if self._progress.took_step(trainer.global_step):
             prepared.step()
-        if self._exact is not None:
-            self._exact.fit_shapes(callbacks_of(trainer))
         if self._probe is not None:
             values = prepared.metrics()
             error = self._probe.error()
@@ -308,16 +309,17 @@ class Compression(Callback):
             pl_module.log_dict({f"compression/{key}": value for key, value in values.items()}, on_step=True)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Let observers rest."""
-        self._rest(True)
+        """Keep what the module is called with, to compare on it at the end."""
+        if self._prepared is not None and fits(trainer):
+            self._recorder.listen(self._prepared.module)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Complete averaged weights, before they are validated."""
         self._share(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Wake observers, before ModelCheckpoint saves."""
-        self._rest(False)
+        """Listen no longer."""
+        self._recorder.stop()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Make observers and running means the same on every process.
@@ -338,18 +340,16 @@ class Compression(Callback):
         if self._prepared is None:
             return {}
         return {
-            "version": STATE_VERSION,
+            VERSION_KEY: STATE_VERSION,
             "module": self._path,
             "configuration": self._describe(),
             "progress": self._prepared.state_dict(),
-            "steps": self._steps,
-            "steps_before": self._steps_before,
+            "steps_before": self._progress.steps_before,
             "unfinished": self._prepared.unfinished(),
         }
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Complete averaged weights, which take the place of those in training after this hook."""
-        self._require().end_training()
         self._share(trainer)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -361,26 +361,10 @@ class Compression(Callback):
                 rank_zero_warn(
                     f"the fit ended before the compression did: {reason}; the result is compressed less than asked"
                 )
-        on_rank_zero(lambda: self._finish(trainer, prepared))
+        on_rank_zero(lambda: self._finish_fit(trainer, prepared))
         if self.finalized is None:
-            self.finalized = prepared.finalize()
+            self.finalized = self._finalized(trainer, prepared).finalized
             self.layers = summarize(self.finalized)
-
-    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Let observers rest."""
-        self._rest(True)
-
-    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Wake observers."""
-        self._rest(False)
-
-    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Let observers rest."""
-        self._rest(True)
-
-    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Wake observers."""
-        self._rest(False)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
@@ -389,7 +373,6 @@ class Compression(Callback):
         if self._probe is not None:
             self._probe.error()
             self._probe = None
-        self._rest(False)
         self._stop_listening()
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -409,60 +392,60 @@ class Compression(Callback):
             CompressionError: Nothing is prepared, a weight is not finite, or the export fails.
         """
         prepared = self._require()
-        self.exported = None
-        self._finalize(prepared)
-        if self.export is not None:
-            self._export(prepared, self.export)
+        self._keep(finish(prepared, self._recorder.calls(self._example_inputs)), self.export)
         assert self.finalized is not None
         return self.finalized
 
+    def report(self) -> Report:
+        """Palette, share of each entry, scales and error by tensor, in training too; prints as a table with rich.
+
+        Example:
+            >>> rich.print(compression.report())
+            >>> compression.report()["layer1.0.conv1.weight"].values["palette"]
+        """
+        return self._require().report()
+
     def _resolve_schedule(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         prepared = self._require()
-        if self._steps_before and not prepared.unfinished():
+        if self._progress.steps_before and not prepared.unfinished():
             # A further fit keeps what an earlier one has completed.
             return
-        steps = fit_steps(trainer, pl_module, self._epochs)
-        prepared.resolve_schedule(FitLength(steps + self._steps_before, rehearsal=rehearses(trainer)))
+        steps = fit_steps(trainer, pl_module, self._progress.epochs) + self._progress.steps_before
+        prepared.resolve_schedule(FitLength(steps, rehearsal=rehearses(trainer)))
 
-    def _finish(self, trainer: L.Trainer, prepared: PreparedModule) -> None:
-        self._finalize(prepared)
+    def _finish_fit(self, trainer: L.Trainer, prepared: PreparedModule) -> None:
+        export = self.export
+        if export is not None and rehearses(trainer):
+            export = export_in_rehearsal(export)
+        self._keep(self._finalized(trainer, prepared), export)
         print_layers(self.layers)
         warn_of_incomplete_best(trainer.checkpoint_callbacks, self._path)
-        if self.export is not None:
-            print(package_line(self._export(prepared, self._export_of(trainer, self.export))))
+        if self.exported is not None:
+            print(package_line(self.exported))
 
-    @staticmethod
-    def _export_of(trainer: L.Trainer, export: CoreMLExport) -> CoreMLExport:
+    def _finalized(self, trainer: L.Trainer, prepared: PreparedModule) -> Finished:
         if rehearses(trainer):
-            # A rehearsal must not replace a package that somebody ships, and a network after one step may overflow in
-            # half precision: nothing to judge a package by.
-            path = Path(export.path)
-            path = path.with_name(f"{path.stem}.fast_dev_run{path.suffix}")
-            export = dataclasses.replace(export, path=path, verify=False)
-        return export
+            examples = [] if self._example_inputs is None else [self._example_inputs]
+            finalized = prepared.finalize(examples, rehearses=True)
+            return Finished(finalized, finalized)
+        return finish(prepared, self._recorder.calls(self._example_inputs))
 
-    def _finalize(self, prepared: PreparedModule) -> None:
-        self.finalized = prepared.finalize()
-        self.layers = summarize(self.finalized)
-
-    def _export(self, prepared: PreparedModule, export: CoreMLExport) -> ExportedPackage:
-        assert self.finalized is not None
-        assert self._example_inputs is not None
-        self.exported = export.run(self.finalized, self._example_inputs, prepared.capabilities)
-        return self.exported
+    def _keep(self, finished: Finished, export: CoreMLExport | None) -> None:
+        self.finalized, self.exported = finished.finalized, None
+        self.layers = summarize(finished.finalized)
+        if export is not None:
+            assert self._example_inputs is not None
+            self.exported = finished.export(export, self._example_inputs, self._require())
 
     def _share(self, trainer: L.Trainer) -> None:
         if self._exact is not None and fits(trainer):
             self._exact.share(callbacks_of(trainer))
 
     def _stop_listening(self) -> None:
+        self._recorder.stop()
         if self._loading is not None:
             self._loading.remove()
             self._loading = None
-
-    def _rest(self, active: bool) -> None:
-        if self._prepared is not None:
-            self._prepared.evaluate(active)
 
     def _require(self) -> PreparedModule:
         if self._prepared is None:

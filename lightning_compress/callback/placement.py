@@ -1,4 +1,4 @@
-"""Where in a LightningModule the module to compress stands, and how another is put in its place."""
+"""Where in a LightningModule the module to compress stands."""
 
 from __future__ import annotations
 
@@ -19,12 +19,10 @@ class Placement:
     Attributes:
         path: Its dotted path.
         module: The module itself, without the wrapper of `torch.compile`.
-        compiled: The wrapper of `torch.compile`, if there is one.
     """
 
     path: str
     module: nn.Module
-    compiled: OptimizedModule | None
 
     @classmethod
     def find(cls, pl_module: L.LightningModule, path: str | None) -> Placement:
@@ -48,21 +46,8 @@ class Placement:
             raise ModuleNotFoundInModelError(_not_found(pl_module, path))
         module = pl_module.get_submodule(path)
         if isinstance(module, OptimizedModule):
-            return cls(path, module._orig_mod, module)
-        return cls(path, module, None)
-
-    def replace(self, pl_module: L.LightningModule, module: nn.Module) -> None:
-        """Put `module` in the place of the one found, compiled as that was."""
-        if self.compiled is not None:
-            # A compiled module keeps calling the one that it was made for.
-            module = OptimizedModule(module, self.compiled.dynamo_ctx)
-        elif self.module._compiled_call_impl is not None and module is not self.module:
-            raise ConfigurationError(
-                f"the module {self.path!r} is compiled in place (module.compile()), and LinearQuantization replaces it "
-                "by another; use torch.compile(module), or compile when training starts"
-            )
-        parent, _, name = self.path.rpartition(".")
-        setattr(pl_module.get_submodule(parent), name, module)
+            return cls(path, module._orig_mod)
+        return cls(path, module)
 
 
 def _not_found(pl_module: L.LightningModule, path: str) -> str:

@@ -1,4 +1,4 @@
-"""What a fit prints of its layers and its package."""
+"""What a fit prints of its plan, its layers and its package."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ from collections.abc import Sequence
 
 from lightning_compress.console import output_console
 from lightning_compress.coreml.export import ExportedPackage
-from lightning_compress.methods.summary import LayerSummary, summary_table
+from lightning_compress.methods.mechanism.plan_table import plan_table
+from lightning_compress.methods.mechanism.preparation import PreparedModule
+from lightning_compress.methods.mechanism.summary import LayerSummary, summary_table
+
+
+def print_plan(prepared: PreparedModule) -> None:
+    """Print what will be compressed and how, and what stays dense and why."""
+    rows, inputs = prepared.planned_rows()
+    if rows:
+        output_console().print(plan_table(rows, inputs, prepared.plan.unreachable))
 
 
 def print_layers(layers: Sequence[LayerSummary]) -> None:

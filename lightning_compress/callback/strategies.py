@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import lightning as L
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _XLALauncher
 
 from lightning_compress.errors import StrategyError
+from lightning_compress.methods.mechanism.method import Method
 
 _SHARDED = (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)
 
@@ -35,18 +38,20 @@ def check_strategy(trainer: L.Trainer) -> None:
         )
 
 
-def check_precision(trainer: L.Trainer, *, quantizes: bool) -> None:
+def check_precision(trainer: L.Trainer, methods: Sequence[Method]) -> None:
     """Refuse precisions in which the compression cannot compute.
 
     Args:
         trainer: The Trainer.
-        quantizes: Whether the module is fake-quantized.
+        methods: The techniques.
 
     Raises:
         StrategyError: With the reason and the precisions that work.
     """
-    if quantizes and trainer.precision in ("bf16-true", "16-true"):
-        raise StrategyError(
-            f"the precision {trainer.precision!r} turns the weights themselves into half precision, for which torch "
-            "has no fake quantization; LinearQuantization works with '32-true', 'bf16-mixed' and '16-mixed'"
-        )
+    for method in methods:
+        if trainer.precision in ("bf16-true", "16-true") and not method.trains_in_half_precision:
+            raise StrategyError(
+                f"the precision {trainer.precision!r} turns the weights themselves into half precision, in which the "
+                f"steps between integers are lost; {method.schema.technique} works with '32-true', 'bf16-mixed' and "
+                "'16-mixed'"
+            )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import tempfile
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,6 +169,8 @@ class CoreMLExport:
         module: nn.Module,
         example_inputs: ExampleInputs,
         capabilities: Collection[Capability] = (),
+        *,
+        reference: nn.Module | None = None,
     ) -> ExportedPackage:
         """Wrap, trace, convert, check, write, verify and measure.
 
@@ -174,6 +179,7 @@ class CoreMLExport:
             example_inputs: What to call it with.
             capabilities: What the compression needs of the package; that each is really in it is checked
                 before it is written.
+            reference: What the package is compared with, such as the module that was trained; by default `module`.
 
         Raises:
             TraceError: If the module cannot be traced.
@@ -184,19 +190,11 @@ class CoreMLExport:
             PackageError: If the package cannot be written; an earlier one is then still there.
         """
         target = resolve_target(self.minimum_deployment_target, capabilities)
-        labels = self._labels()
-        model = convert(
-            self.wrapped(module),
-            example_inputs,
-            target=target,
-            interface=Interface(self.image, self.input_names, self.output_names, labels, self.nms),
-            compute_precision=self.compute_precision,
-        )
-        self._describe(model)
-        require_present(capabilities, model)
+        model = self._converted(module, example_inputs, target, capabilities)
 
         def verify(package: Path) -> None:
-            self.compare(package, module, example_inputs, capabilities).require_passed()
+            compared = module if reference is None else reference
+            self.compare(package, compared, example_inputs, capabilities).require_passed()
 
         path = save_package(model, self.path, verify if self.verify else None)
         report = inspect(path)
@@ -210,6 +208,55 @@ class CoreMLExport:
             target=target_name(target.value),
             report=report,
         )
+
+    def rehearse(
+        self, module: nn.Module, example_inputs: ExampleInputs, capabilities: Collection[Capability] = ()
+    ) -> None:
+        """Do all that `run` does but for writing the package and judging its numbers, which training will change.
+
+        A package whose outputs overflow in half precision is warned of.
+
+        Args:
+            module: A finalized module as it is before training; it is not changed.
+            example_inputs: What to call it with.
+            capabilities: What the compression needs of the package.
+
+        Raises:
+            CompressionError: As `run` raises it.
+        """
+        target = resolve_target(self.minimum_deployment_target, capabilities)
+        model = self._converted(module, example_inputs, target, capabilities)
+        with tempfile.TemporaryDirectory() as folder:
+            package = save_package(model, Path(folder) / "rehearsal.mlpackage")
+            if self.verify:
+                self._warn_of_overflow(self.compare(package, module, example_inputs, capabilities))
+
+    def _warn_of_overflow(self, verification: Verification) -> None:
+        broken = [output.name for output in verification.outputs if not math.isfinite(output.largest)]
+        if broken and self.compute_precision == "float16":
+            warnings.warn(
+                f"before training, the outputs {broken} of the package overflow or are NaN in half precision where the "
+                "module's are not; if they still do after it, set compute_precision='float32'",
+                stacklevel=2,
+            )
+
+    def _converted(
+        self,
+        module: nn.Module,
+        example_inputs: ExampleInputs,
+        target: ct.target,
+        capabilities: Collection[Capability],
+    ) -> ct.models.MLModel:
+        model = convert(
+            self.wrapped(module),
+            example_inputs,
+            target=target,
+            interface=Interface(self.image, self.input_names, self.output_names, self._labels(), self.nms),
+            compute_precision=self.compute_precision,
+        )
+        self._describe(model)
+        require_present(capabilities, model)
+        return model
 
     def compare(
         self,

@@ -106,7 +106,11 @@ class MagnitudePruning(Method):
             value = keys.get(key, 0.0)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
                 raise ConfigurationError(f"{key} of {source} is {value!r}; valid is a number in [0, 1)")
-        for key, valid in (("granularity", tuple(_GRANULARITIES)), ("allocation", _ALLOCATIONS), ("dim", (0, 1))):
+        for key, valid in (
+            ("granularity", tuple(_GRANULARITIES)),
+            ("allocation", _ALLOCATIONS),
+            ("dim", (0, 1)),
+        ):
             if key in keys and (keys[key] not in valid or isinstance(keys[key], bool)):
                 raise ConfigurationError(f"{key} of {source} is {keys[key]!r}; valid are {list(valid)}")
         block_size = keys.get("block_size", 1)
@@ -115,7 +119,9 @@ class MagnitudePruning(Method):
         if keys.get("n_m_ratio") is not None:
             _check_ratio(keys["n_m_ratio"], keys, source)
         if keys.get("allocation") == "global":
-            _require_only("allocation='global'", keys, source, n_m_ratio=None, block_size=1, granularity="per_scalar")
+            _require_only(
+                "allocation='global'", keys, source, n_m_ratio=None, block_size=1, granularity="per_scalar"
+            )
         elif "min_density" in keys:
             raise ConfigurationError(
                 f"min_density of {source} is {keys['min_density']!r}, which has no meaning without allocation='global'"
@@ -173,7 +179,8 @@ class MagnitudePruning(Method):
         for mask, tensor in masks:
             if mask.options.allocation != "global":
                 mask.advance(step, tensor)
-        if any([mask.take_level(step) for mask, _ in together]):
+        changed = [mask.take_level(step) for mask, _ in together]
+        if any(changed):
             found = shared_masks(
                 [tensor() for _, tensor in together],
                 [mask.level for mask, _ in together],
@@ -294,6 +301,11 @@ class Mask(Technique):
 
     def complete(self, tensor: Tensor) -> None:
         """Nothing: a mask that has not begun keeps everything."""
+
+    def anticipate(self, tensor: Tensor) -> None:
+        """Take the sparsity at the end of the schedule."""
+        self.level = self.options.target
+        self.mask.copy_(self._mask_for(tensor))
 
     def store(self, stored: StoredTensor) -> StoredTensor:
         """Store what is not zero."""

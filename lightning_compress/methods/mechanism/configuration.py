@@ -259,10 +259,14 @@ def check_names(configuration: Configuration, root: nn.Module, references: Itera
 
 
 def _holds_tensor(name: str, tensors: set[str]) -> bool:
-    return name in tensors or any(tensor.rpartition(".")[0] == name for tensor in tensors) or any(
-        # An attention's output projection is a part of it.
-        tensor == f"{name}.out_proj.weight"
-        for tensor in tensors
+    return (
+        name in tensors
+        or any(tensor.rpartition(".")[0] == name for tensor in tensors)
+        or any(
+            # An attention's output projection is a part of it.
+            tensor == f"{name}.out_proj.weight"
+            for tensor in tensors
+        )
     )
 
 
@@ -298,7 +302,11 @@ def _pattern(pattern: Any) -> str:
 def _type_name(key: Any, schema: Schema) -> str:
     """The name that stands for a key of `module_type_configs`."""
     if isinstance(key, type) and issubclass(key, nn.Module):
-        return key.__qualname__ if key.__module__.startswith("torch.nn.") else f"{key.__module__}.{key.__qualname__}"
+        return (
+            key.__qualname__
+            if key.__module__.startswith("torch.nn.")
+            else f"{key.__module__}.{key.__qualname__}"
+        )
     if isinstance(key, str) and key:
         return key.removeprefix("torch.nn.") if key.count(".") == 2 and key.startswith("torch.nn.") else key
     if callable(key) and schema.other_types:

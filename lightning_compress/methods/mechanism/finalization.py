@@ -25,6 +25,8 @@ def finalize(
     references: Sequence[TensorReference],
     companions: Sequence[Companion],
     examples: Sequence[tuple[Any, ...]],
+    *,
+    rehearses: bool = False,
 ) -> nn.Module:
     """A copy of a prepared module whose compressed tensors are plain parameters, with metadata for the converter.
 
@@ -33,6 +35,7 @@ def finalize(
         references: Its compressed tensors.
         companions: What else was put into it.
         examples: Inputs to show to techniques that have seen no data.
+        rehearses: Whether every technique is to take the form that it will have at the end of its schedule.
 
     Raises:
         WeightError: A weight holds NaN or infinity.
@@ -44,7 +47,7 @@ def finalize(
         companion.remove(finalized)
     _complete_inputs(finalized, examples)
     for reference in references:
-        _settle(finalized, reference)
+        _settle(finalized, reference, rehearses)
     if references:
         register_version(finalized)
     return finalized.eval()
@@ -83,9 +86,9 @@ def _complete_inputs(finalized: nn.Module, examples: Sequence[tuple[Any, ...]]) 
             technique.complete()
 
 
-def _settle(finalized: nn.Module, reference: TensorReference) -> None:
+def _settle(finalized: nn.Module, reference: TensorReference, rehearses: bool) -> None:
     owners = [(finalized.get_submodule(owner.module_name), owner.parameter) for owner in reference.owners]
-    value, stored = _compressed(*owners[0])
+    value, stored = _compressed(*owners[0], rehearses)
     parameter = nn.Parameter(value, requires_grad=value.is_floating_point())
     recurrent = reference.kind is not None and reference.kind.is_recurrent
     for owner, name in owners:
@@ -99,7 +102,7 @@ def _settle(finalized: nn.Module, reference: TensorReference) -> None:
             drop_flat_weight_hooks(owner)
 
 
-def _compressed(owner: nn.Module, name: str) -> tuple[Tensor, StoredTensor]:
+def _compressed(owner: nn.Module, name: str, rehearses: bool) -> tuple[Tensor, StoredTensor]:
     chain = owner.parametrizations[name]  # type: ignore[index, union-attr]
     assert isinstance(chain, parametrize.ParametrizationList)
     steps = list(chain)
@@ -110,7 +113,7 @@ def _compressed(owner: nn.Module, name: str) -> tuple[Tensor, StoredTensor]:
     stored = StoredTensor()
     for step in steps:
         if isinstance(step, Technique):
-            step.complete(value)
+            (step.anticipate if rehearses else step.complete)(value)
             stored = step.store(stored)
         value = step(value)
     return value.detach().clone(), stored

@@ -57,7 +57,9 @@ def from_descriptions(descriptions: Sequence[Mapping[str, object]]) -> list[Meth
             raise ConfigurationError(
                 f"unknown technique {description['technique']!r}; valid are {sorted(known)}"
             )
-    return [known[str(description["technique"])].from_description(description) for description in descriptions]
+    return [
+        known[str(description["technique"])].from_description(description) for description in descriptions
+    ]
 
 
 def chained(planned: PlannedTensor) -> dict[Method, Technique]:

@@ -77,7 +77,9 @@ _KINDS: Mapping[type[nn.Module], LayerKind] = {
     nn.ConvTranspose3d: LayerKind("ConvTranspose3d", _weight, _TRANSPOSED),
     nn.Embedding: LayerKind("Embedding", _weight, inputs=()),
     nn.EmbeddingBag: LayerKind("EmbeddingBag", _weight, inputs=()),
-    nn.MultiheadAttention: LayerKind("MultiheadAttention", _attention_weights, inputs=("query", "key", "value")),
+    nn.MultiheadAttention: LayerKind(
+        "MultiheadAttention", _attention_weights, inputs=("query", "key", "value")
+    ),
     nn.LSTM: LayerKind("LSTM", _recurrent_weights, inputs=(), is_recurrent=True),
     nn.GRU: LayerKind("GRU", _recurrent_weights, inputs=(), is_recurrent=True),
     nn.RNN: LayerKind("RNN", _recurrent_weights, inputs=(), is_recurrent=True),

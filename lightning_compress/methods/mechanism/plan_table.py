@@ -32,7 +32,9 @@ class PlannedRow:
     is_compressed: bool
 
 
-def plan_table(rows: Sequence[PlannedRow], inputs: Sequence[tuple[str, str]], unreachable: Sequence[str]) -> Table:
+def plan_table(
+    rows: Sequence[PlannedRow], inputs: Sequence[tuple[str, str]], unreachable: Sequence[str]
+) -> Table:
     """One row for each way in which tensors are treated.
 
     Args:

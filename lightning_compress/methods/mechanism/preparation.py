@@ -15,6 +15,7 @@ from lightning_compress.methods.mechanism.inputs import compress_inputs
 from lightning_compress.methods.mechanism.joining import chained, in_order, needed_capabilities
 from lightning_compress.methods.mechanism.method import Companion, Method, TensorState
 from lightning_compress.methods.mechanism.plan import Plan, PlannedTensor, make_plan
+from lightning_compress.methods.mechanism.plan_table import PlannedRow
 from lightning_compress.methods.mechanism.recurrent import refresh_flat_weights
 from lightning_compress.methods.mechanism.report import Report, report_tensors
 from lightning_compress.methods.mechanism.schedule import FitLength
@@ -60,7 +61,9 @@ class PreparedModule:
         for layer in self.plan.layers:
             self._inputs[layer.method] |= compress_inputs(layer)
         self._companions: dict[Method, Companion] = {
-            method: companion for method in self.methods if (companion := method.companion(module)) is not None
+            method: companion
+            for method in self.methods
+            if (companion := method.companion(module)) is not None
         }
 
     def _register(self, planned: PlannedTensor, chain: Mapping[Method, Technique]) -> None:
@@ -78,6 +81,27 @@ class PreparedModule:
         for index, (method, technique) in enumerate(chain.items()):
             tensor = _tensor_before(reference, preceding + index)
             self._states[method].append(TensorState(reference, planned.keys[method], technique, tensor))
+
+    def planned_rows(self) -> tuple[list[PlannedRow], list[tuple[str, str]]]:
+        """What is done to each tensor, and at the inputs of which layers, for a table."""
+        labels: dict[str, list[str]] = {}
+        for method in self.methods:
+            for state in self._states[method]:
+                labels.setdefault(state.reference.name, []).append(state.technique.label)
+        rows = []
+        for planned in self.plan.tensors:
+            reference = planned.reference
+            done = labels.get(reference.name, [])
+            reasons = dict.fromkeys(reason for reason in planned.reasons.values() if reason)
+            treatment = " + ".join(done) or "; ".join(reasons) or "no technique asks for it"
+            rows.append(PlannedRow(" = ".join(reference.names), reference.numel, treatment, bool(done)))
+        inputs = [
+            (layer.name or type(layer.module).__name__, technique.label)
+            for layer in self.plan.layers
+            for name, technique in self._inputs[layer.method].items()
+            if name == f"{layer.name}.{layer.kind.inputs[0]}".lstrip(".")
+        ]
+        return rows, inputs
 
     # A fit.
 
@@ -159,17 +183,19 @@ class PreparedModule:
 
     # The end.
 
-    def finalize(self, examples: Sequence[tuple[Any, ...]] = ()) -> nn.Module:
+    def finalize(self, examples: Sequence[tuple[Any, ...]] = (), *, rehearses: bool = False) -> nn.Module:
         """A finalized copy on the CPU, in float32 and evaluation mode; the prepared module stays as it is.
 
         Args:
             examples: Inputs of the module, positional, to show to techniques that have seen no data yet.
+            rehearses: Whether every technique is to take the form that it will have at the end of its schedule.
 
         Raises:
             WeightError: A weight holds NaN or infinity.
             CompressionError: A technique has seen no data and there are no examples.
         """
-        return finalize(self.module, self._references(), list(self._companions.values()), examples)
+        companions = list(self._companions.values())
+        return finalize(self.module, self._references(), companions, examples, rehearses=rehearses)
 
     def _references(self) -> list[TensorReference]:
         return [planned.reference for planned in self.plan.tensors if planned.keys]

@@ -45,7 +45,9 @@ class Report:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Show the report as a table."""
-        table = Table(title="Compression by tensor", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        table = Table(
+            title="Compression by tensor", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+        )
         for heading in ("tensor", "technique", "error", ""):
             table.add_column(heading, overflow="fold")
         for tensor in self.tensors:

@@ -94,6 +94,12 @@ class Stepped(nn.Module):
             self._switches[name] = on
             self._buffers[f"{name}_switch"].fill_(float(on))  # type: ignore[union-attr]
 
+    def copy_switches(self, other: nn.Module) -> None:
+        """Set every switch as it is in another part of the same kind."""
+        assert isinstance(other, Stepped)
+        for name, on in other._switches.items():
+            self.switch(name, on)
+
     def _load_from_state_dict(self, *arguments: Any, **keywords: Any) -> None:
         super()._load_from_state_dict(*arguments, **keywords)  # type: ignore[no-untyped-call]
         for name in self._switches:
@@ -165,6 +171,10 @@ class Technique(Stepped, abc.ABC):
     @abc.abstractmethod
     def complete(self, tensor: Tensor) -> None:
         """Called on a copy before it is finalized: begin what has not begun, so that it can be stored."""
+
+    def anticipate(self, tensor: Tensor) -> None:
+        """As `complete`, but as if the schedule had ended: a rehearsal wants the form that will be stored."""
+        self.complete(tensor)
 
     @abc.abstractmethod
     def store(self, stored: StoredTensor) -> StoredTensor:

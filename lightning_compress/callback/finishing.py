@@ -1,0 +1,125 @@
+"""From the prepared module to a finalized one and its package: at the end of a fit, and in rehearsal before it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+from torch.utils.hooks import RemovableHandle
+
+from lightning_compress.coreml.export import CoreMLExport, ExportedPackage
+from lightning_compress.methods.mechanism.agreement import Call, require_agreement
+from lightning_compress.methods.mechanism.copies import copy_module
+from lightning_compress.methods.mechanism.preparation import PreparedModule
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A module at the end of its compression.
+
+    Attributes:
+        finalized: What is exported.
+        trained: A copy of the prepared module on the CPU, in float32 and evaluation mode.
+    """
+
+    finalized: nn.Module
+    trained: nn.Module
+
+    def export(
+        self, export: CoreMLExport, example_inputs: tuple[Any, ...], prepared: PreparedModule
+    ) -> ExportedPackage:
+        """Write the package, judged by what was trained.
+
+        Raises:
+            CompressionError: As `CoreMLExport.run` raises it.
+        """
+        return export.run(self.finalized, example_inputs, prepared.capabilities, reference=self.trained)
+
+
+def finish(prepared: PreparedModule, calls: Sequence[Call]) -> Finished:
+    """Finalize a copy, and compare it with the prepared module in evaluation.
+
+    Args:
+        prepared: The prepared module; it is not changed.
+        calls: Inputs to compare on.
+
+    Raises:
+        WeightError: A weight holds NaN or infinity.
+        CompressionError: A technique has seen no data.
+        VerificationError: The two differ beyond rounding.
+    """
+    finalized = prepared.finalize()
+    trained = copy_module(prepared.module)
+    require_agreement(trained, finalized, calls)
+    return Finished(finalized, trained)
+
+
+def rehearse(prepared: PreparedModule, export: CoreMLExport, example_inputs: tuple[Any, ...]) -> float:
+    """Find out before training whether the end of the fit can succeed: finalize, convert and load, and write nothing.
+
+    Returns:
+        Seconds that it took.
+
+    Raises:
+        CompressionError: What would have ended the fit after its last step.
+    """
+    started = time.perf_counter()
+    finalized = prepared.finalize([example_inputs], rehearses=True)
+    export.rehearse(finalized, example_inputs, prepared.capabilities)
+    return time.perf_counter() - started
+
+
+def export_in_rehearsal(export: CoreMLExport) -> CoreMLExport:
+    """The export of a fit that only rehearses the code (`fast_dev_run`).
+
+    It must not replace a package that somebody ships, and a network after one step may overflow in half precision:
+    nothing to judge a package by.
+    """
+    path = Path(export.path)
+    path = path.with_name(f"{path.stem}.fast_dev_run{path.suffix}")
+    return dataclasses.replace(export, path=path, verify=False)
+
+
+class InputRecorder:
+    """Keeps what a module is called with first, in validation, to compare on real data at the end.
+
+    Attributes:
+        call: The last inputs kept, on the CPU, or None.
+    """
+
+    def __init__(self) -> None:
+        self.call: Call | None = None
+        self._handle: RemovableHandle | None = None
+
+    def listen(self, module: nn.Module) -> None:
+        """Keep the inputs of the next call."""
+        self.stop()
+        self._handle = module.register_forward_pre_hook(self._keep, with_kwargs=True)
+
+    def stop(self) -> None:
+        """Listen no longer."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def calls(self, example_inputs: tuple[Any, ...] | None) -> list[Call]:
+        """The example inputs and what was kept, as inputs on the CPU in float32."""
+        given = [] if example_inputs is None else [Call(tree_map(_on_cpu, example_inputs), {})]
+        return given + ([] if self.call is None else [self.call])
+
+    def _keep(self, module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        self.call = Call(tree_map(_on_cpu, arguments), tree_map(_on_cpu, keywords))
+        self.stop()
+
+
+def _on_cpu(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    value = value.detach().to("cpu", copy=True)
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
