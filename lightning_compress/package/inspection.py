@@ -12,6 +12,7 @@ import coremltools as ct
 import numpy as np
 import numpy.typing as npt
 
+from lightning_compress.float16 import count_patterns
 from lightning_compress.package.opening import Package, open_package
 from lightning_compress.package.reader import suppression_of
 from lightning_compress.package.sizes import float16_weight_bytes, package_bytes, weight_bytes
@@ -200,9 +201,7 @@ def _layers(weights: list[Weight]) -> tuple[Layer, ...]:
 
 def _distinct(values: npt.NDArray[Any]) -> int:
     if values.dtype == np.float16:
-        counts = np.bincount(np.ascontiguousarray(values).reshape(-1).view(np.uint16), minlength=1 << 16)
-        both_zeros = bool(counts[0]) and bool(counts[1 << 15])
-        return int(np.count_nonzero(counts)) - both_zeros
+        return int(np.count_nonzero(count_patterns(values)))
     return int(np.unique(values).size)
 
 
