@@ -12,7 +12,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 from rich.console import Console
 
-from lightning_compress.errors import CompressionError, nearest
+from lightning_compress.errors import CompressionError, did_you_mean
 
 COMMANDS = {
     "train": "train a recipe, compress it, export packages, and compare their size and quality",
@@ -38,8 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(_help())
         raise SystemExit(0)
     if words[0] not in COMMANDS:
-        close = nearest(words[0], COMMANDS)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(words[0], COMMANDS)
         print(
             f"{_USAGE}\nlightning-compress: unknown command {words[0]!r}{hint} Valid are {', '.join(COMMANDS)}.",
             file=sys.stderr,

@@ -54,3 +54,14 @@ def nearest(name: str, valid: Iterable[str], count: int = 3) -> list[str]:
         ['n_bits']
     """
     return difflib.get_close_matches(name, list(valid), n=count, cutoff=0.5)
+
+
+def did_you_mean(name: str, valid: Iterable[str]) -> str:
+    """How an error goes on after a name that is unknown; what is valid follows in the next sentence.
+
+    Example:
+        >>> f"n_bit is unknown{did_you_mean('n_bit', ['n_bits'])} Valid are n_bits."
+        "n_bit is unknown; did you mean 'n_bits'? Valid are n_bits."
+    """
+    close = nearest(name, valid, 1)
+    return f"; did you mean {close[0]!r}?" if close else "."

@@ -16,6 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lightning_compress.float16 import count_patterns
+
 _TINY = sys.float_info.min
 
 FloatArray = npt.NDArray[np.float64]
@@ -75,16 +77,11 @@ def count_float16(array: npt.NDArray[np.float16]) -> ValueCounts:
     Raises:
         ValueError: If the array is not float16 or holds NaN or infinity.
     """
-    if array.dtype != np.float16:
-        raise ValueError(f"count_float16 counts float16 values, not {array.dtype}")
-    bits = np.bincount(np.ascontiguousarray(array).reshape(-1).view(np.uint16), minlength=1 << 16)
     # Bit patterns of positive numbers ascend with their value, those of negative numbers descend.
-    bits[0] += bits[1 << 15]
-    bits[1 << 15] = 0
     patterns = np.concatenate((np.arange((1 << 16) - 1, (1 << 15) - 1, -1), np.arange(1 << 15))).astype(
         np.uint16
     )
-    counts = bits[patterns]
+    counts = count_patterns(array)[patterns]
     present = counts > 0
     values = patterns[present].view(np.float16).astype(np.float64)
     if not np.isfinite(values).all():
@@ -135,18 +132,28 @@ def kmeans_1d(
 
 
 def assign(values: npt.NDArray[np.floating], centroids: npt.NDArray[np.floating]) -> IndexArray:
-    """Index of the nearest centroid of each value; of two equally near ones, the lower.
+    """Index of the nearest centroid of each value; of several equally near ones, the lowest index, as argmin has it.
 
     Args:
         values: Any shape.
-        centroids: Ascending, shape (K,).
+        centroids: In any order, shape (K,).
 
     Returns:
         Indices into `centroids`, of the shape of `values`.
     """
-    boundaries = centroids[:-1] + (centroids[1:] - centroids[:-1]) / 2
-    # Repeated centroids give repeated boundaries; counting from the left skips none and takes the first of equals.
-    return np.searchsorted(boundaries, values, side="left").astype(np.int64)
+    # Stable, so that of equal centroids the lowest index comes first.
+    order = np.argsort(centroids, kind="stable")
+    distinct, first = np.unique(centroids[order], return_index=True)
+    index_of = order[first].astype(np.int64)
+    if len(distinct) == 1:
+        return np.full(values.shape, index_of[0], dtype=np.int64)
+    right = np.clip(np.searchsorted(distinct, values), 1, len(distinct) - 1)
+    to_left = np.abs(values - distinct[right - 1])
+    to_right = np.abs(values - distinct[right])
+    tie_goes_left = index_of[right - 1] < index_of[right]
+    left = (to_left < to_right) | ((to_left == to_right) & tie_goes_left)
+    indices: IndexArray = index_of[np.where(left, right - 1, right)]
+    return indices
 
 
 def inertia(

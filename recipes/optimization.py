@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
-from lightning_compress.errors import ConfigurationError, nearest
+from lightning_compress.errors import ConfigurationError, did_you_mean
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -25,11 +25,8 @@ _OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 def check_optimizer(optimizer: str, learning_rate: float, warmup_fraction: float) -> None:
     """Raises `ConfigurationError` for settings that `one_cycle` could not use; meant for constructors."""
     if optimizer not in _OPTIMIZERS:
-        close = nearest(optimizer, _OPTIMIZERS)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ConfigurationError(
-            f"optimizer={optimizer!r} is unknown; valid: {', '.join(_OPTIMIZERS)}.{hint}"
-        )
+        hint = did_you_mean(optimizer, _OPTIMIZERS)
+        raise ConfigurationError(f"optimizer={optimizer!r} is unknown{hint} Valid: {', '.join(_OPTIMIZERS)}.")
     if not learning_rate > 0:
         raise ConfigurationError(f"learning_rate={learning_rate!r} must be greater than 0.")
     if not 0 < warmup_fraction < 1:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_compress.errors import ConfigurationError, nearest
+from lightning_compress.errors import ConfigurationError, did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -33,11 +33,10 @@ def read_weights(weights: str, enum: Any) -> dict[str, Tensor]:
     path = Path(weights).expanduser()
     if path.is_file():
         return _read_file(path)
-    close = nearest(weights, enum.__members__)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    hint = did_you_mean(weights, enum.__members__)
     raise ConfigurationError(
-        f"weights={weights!r} is neither a name of torchvision's {enum.__name__} "
-        f"({', '.join(enum.__members__)}) nor a file that exists; null trains from scratch.{hint}"
+        f"weights={weights!r} is neither a name of torchvision's {enum.__name__} nor a file that exists{hint} "
+        f"Valid names are {', '.join(enum.__members__)}; null trains from scratch."
     )
 
 

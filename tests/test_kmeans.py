@@ -7,6 +7,7 @@ import pytest
 from coremltools._deps import _kmeans1d
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 
 from lightning_compress.kmeans import assign, count_float16, inertia, kmeans_1d
 
@@ -92,3 +93,12 @@ def test_a_value_goes_to_the_nearest_centroid_and_the_lower_of_two():
 def test_a_number_of_clusters_below_one_is_refused():
     with pytest.raises(ValueError, match="at least 1"):
         kmeans_1d(np.array([1.0]), np.array([1]), 0)
+
+
+@given(
+    arrays.arrays(np.float64, 20, elements=st.sampled_from([-2.0, -0.5, 0.0, 0.25, 1.0])),
+    arrays.arrays(np.float64, st.integers(1, 6), elements=st.sampled_from([-1.0, 0.0, 0.5, 2.0])),
+)
+def test_each_value_is_assigned_as_by_argmin_whatever_the_order_of_the_centroids(values, centroids):
+    expected = np.abs(values[:, None] - centroids).argmin(axis=1)
+    np.testing.assert_array_equal(assign(values, centroids), expected)

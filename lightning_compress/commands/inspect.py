@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
 from lightning_compress.console import output_console
 from lightning_compress.errors import ConfigurationError
-from lightning_compress.package.inspection import inspect
+from lightning_compress.package.inspection import PackageReport, inspect
 from lightning_compress.package.rendering import render
 
 
@@ -27,4 +28,15 @@ def run(config: DictConfig) -> None:
     report = inspect(config.package)
     output_console().print(render(report))
     if config.json:
-        Path(config.json).write_text(json.dumps(asdict(report), indent=2, default=str) + "\n")
+        Path(config.json).write_text(json.dumps(_as_json(report), indent=2, default=str) + "\n")
+
+
+_IN_WORDS = ("technique", "bits", "granularity", "details", "stored_bytes")
+
+
+def _as_json(report: PackageReport) -> dict[str, Any]:
+    """A report with its layers' storage typed and in words."""
+    layers = [
+        {**asdict(layer), **{name: getattr(layer, name) for name in _IN_WORDS}} for layer in report.layers
+    ]
+    return {**asdict(report), "layers": layers}

@@ -20,7 +20,7 @@ from lightning_compress.callback.checkpoints import compression_states, read_che
 from lightning_compress.commands.measuring import measure
 from lightning_compress.commands.recipe import recipe_export, recipe_module
 from lightning_compress.coreml.image import ImageInput
-from lightning_compress.coreml.tolerance import TIMES_ITS_OWN, Tolerance
+from lightning_compress.coreml.tolerance import TIMES_ROUNDING, Tolerance
 from lightning_compress.coreml.trace import convertible_copy
 from lightning_compress.coreml.verification import Samples, random_samples
 from lightning_compress.coreml.verification.samples import image_samples
@@ -95,8 +95,8 @@ def reference_of_saved_module(config: DictConfig, report: PackageReport) -> Refe
         samples = random_samples(tuple(_random(feature) for feature in inputs), image)
     else:
         samples = _read_samples(Path(config.inputs).expanduser(), inputs, image, config.samples)
-    own = TIMES_ITS_OWN if "quantize" in report.operations else 0.0
-    return Reference(module, samples, Tolerance(own=own))
+    times = TIMES_ROUNDING if "quantize" in report.operations else 0.0
+    return Reference(module, samples, Tolerance(times_rounding=times))
 
 
 def _validation_images(data: L.LightningDataModule, count: int) -> Tensor:

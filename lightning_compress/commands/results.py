@@ -10,6 +10,8 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
+from lightning_compress.markdown import markdown_table
+
 
 @dataclass(frozen=True)
 class Result:
@@ -39,10 +41,10 @@ def write_results(results: Sequence[Result], folder: Path) -> None:
     """Write `results.json` and `results.md`, anew after each result: a stopped job keeps what it has."""
     (folder / "results.json").write_text(json.dumps([asdict(result) for result in results], indent=2) + "\n")
     header = [*_HEADINGS, "path"]
-    rule = ["---:" if justify == "right" else "---" for justify in (*_HEADINGS.values(), "left")]
-    rows = [header, rule, *([*_cells(result, results[0]), result.package] for result in results)]
-    lines = ["# Results", "", *(f"| {' | '.join(row)} |" for row in rows)]
-    (folder / "results.md").write_text("\n".join(lines) + "\n")
+    right = [heading for heading, justify in _HEADINGS.items() if justify == "right"]
+    rows = [[*_cells(result, results[0]), result.package] for result in results]
+    table = markdown_table(header, rows, right=right)
+    (folder / "results.md").write_text(f"# Results\n\n{table}\n")
 
 
 def results_table(results: Sequence[Result]) -> Table:

@@ -11,8 +11,9 @@ import coremltools as ct
 
 from lightning_compress.errors import CompressionError
 from lightning_compress.package.opening import open_package
+from lightning_compress.package.storage import Integers, Palette, Storage
 from lightning_compress.package.targets import Capability
-from lightning_compress.package.weights import Weight, iterate_operations, iterate_weights
+from lightning_compress.package.weights import iterate_operations, iterate_weights
 
 
 def present_capabilities(model: ct.models.MLModel) -> frozenset[Capability]:
@@ -21,8 +22,8 @@ def present_capabilities(model: ct.models.MLModel) -> frozenset[Capability]:
     found = {
         capability
         for weight in iterate_weights(program)
-        for capability, holds in _OF_WEIGHT.items()
-        if holds(weight)
+        for capability, holds in _OF_STORAGE.items()
+        if holds(weight.storage)
     }
     if any(operation.op_type == "quantize" for operation in iterate_operations(program)):
         found.add(Capability.INT8_ACTIVATIONS)
@@ -44,28 +45,32 @@ def require_present(capabilities: Collection[Capability], model: ct.models.MLMod
         )
 
 
-def _technique(weight: Weight) -> list[str]:
-    return weight.storage.technique.split(" + ")
+def _palettized(storage: Storage, holds: Callable[[Palette], bool]) -> bool:
+    return storage.palette is not None and holds(storage.palette)
 
 
-_OF_WEIGHT: dict[Capability, Callable[[Weight], bool]] = {
-    Capability.SPARSE_WEIGHTS: lambda weight: "pruned" in _technique(weight),
-    Capability.LUT: lambda weight: "palettized" in _technique(weight) and weight.storage.bits != 3,
-    Capability.LUT_3_BIT: lambda weight: "palettized" in _technique(weight) and weight.storage.bits == 3,
-    Capability.LUT_GROUPED: lambda weight: (
-        "palettized" in _technique(weight) and weight.storage.granularity != "per tensor"
+def _quantized(storage: Storage, holds: Callable[[Integers], bool]) -> bool:
+    return storage.integers is not None and holds(storage.integers)
+
+
+_OF_STORAGE: dict[Capability, Callable[[Storage], bool]] = {
+    Capability.SPARSE_WEIGHTS: lambda storage: storage.sparse,
+    Capability.LUT: lambda storage: _palettized(storage, lambda palette: palette.bits != 3),
+    Capability.LUT_3_BIT: lambda storage: _palettized(storage, lambda palette: palette.bits == 3),
+    Capability.LUT_GROUPED: lambda storage: _palettized(
+        storage, lambda palette: not palette.granularity.is_per_tensor
     ),
-    Capability.LUT_PER_CHANNEL_SCALE: lambda weight: "per-channel scale" in weight.storage.details,
-    Capability.LUT_VECTOR: lambda weight: any(d.startswith("vectors") for d in weight.storage.details),
-    Capability.LUT_INT8: lambda weight: "int8 palette" in weight.storage.details,
-    Capability.INT8_WEIGHTS: lambda weight: (
-        _technique(weight)[-1] == "quantized" and weight.storage.bits == 8
+    Capability.LUT_PER_CHANNEL_SCALE: lambda storage: _palettized(
+        storage, lambda palette: palette.per_channel_scale
     ),
-    Capability.INT4_WEIGHTS: lambda weight: (
-        _technique(weight)[-1] == "quantized" and weight.storage.bits == 4
+    Capability.LUT_VECTOR: lambda storage: _palettized(storage, lambda palette: palette.vector_length > 1),
+    Capability.LUT_INT8: lambda storage: _palettized(
+        storage, lambda palette: palette.entries.is_integer and palette.entries.bits == 8
     ),
-    Capability.BLOCKWISE_WEIGHTS: lambda weight: (
-        _technique(weight)[-1] == "quantized" and weight.storage.granularity.startswith(("blocks", "groups"))
+    Capability.INT8_WEIGHTS: lambda storage: _quantized(storage, lambda integers: integers.number.bits == 8),
+    Capability.INT4_WEIGHTS: lambda storage: _quantized(storage, lambda integers: integers.number.bits == 4),
+    Capability.BLOCKWISE_WEIGHTS: lambda storage: _quantized(
+        storage, lambda integers: integers.granularity.is_grouped or integers.granularity.is_blockwise
     ),
-    Capability.JOINT: lambda weight: len(_technique(weight)) > 1,
+    Capability.JOINT: lambda storage: len(storage.techniques) > 1,
 }

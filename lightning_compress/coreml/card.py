@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lightning_compress.coreml.detector import CONFIDENCE, COORDINATES
+from lightning_compress.markdown import markdown_table
 from lightning_compress.package.inspection import Feature, Layer, PackageReport
 from lightning_compress.package.rendering import format_bytes, storage
 
@@ -63,7 +64,7 @@ def _facts(report: PackageReport) -> str:
         ("author", report.author),
         ("license", report.license),
     ]
-    return _table(("", ""), [row for row in rows if row[1]])
+    return markdown_table(("", ""), [row for row in rows if row[1]])
 
 
 def _metrics(report: PackageReport) -> str:
@@ -79,7 +80,7 @@ def _metrics(report: PackageReport) -> str:
     rows = [
         (name, f"{value:.4f}" if isinstance(value, float) else str(value)) for name, value in metrics.items()
     ]
-    return "## Metrics\n\n" + _table(("metric", "value"), rows)
+    return "## Metrics\n\n" + markdown_table(("metric", "value"), rows)
 
 
 def _features(report: PackageReport) -> str:
@@ -88,7 +89,7 @@ def _features(report: PackageReport) -> str:
         for feature in group:
             shape = " x ".join(str(extent) for extent in feature.shape)
             rows.append((kind, f"`{feature.name}`", feature.type, shape, feature.description))
-    return _table(("", "name", "type", "shape", "description"), rows)
+    return markdown_table(("", "name", "type", "shape", "description"), rows)
 
 
 def _labels(report: PackageReport) -> str:
@@ -111,7 +112,7 @@ def _layers(layers: Iterable[Layer]) -> str:
         for layer in layers
         if len(layer.shape) > 1
     ]
-    return _table(("layer", "shape", "stored as", "zeros", "at float16", "stored"), rows)
+    return markdown_table(("layer", "shape", "stored as", "zeros", "at float16", "stored"), rows)
 
 
 def _metadata(report: PackageReport) -> str:
@@ -131,15 +132,6 @@ def _readable(value: str) -> str:
     except ValueError:
         return value
     return json.dumps(content, indent=2) if isinstance(content, dict) else value
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [_row(header), "|" + "---|" * len(header)]
-    return "\n".join([*lines, *(_row(row) for row in rows)])
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
 
 def _swift(report: PackageReport) -> str:

@@ -27,8 +27,9 @@ from lightning_compress.coreml.trace import (
     trace,
     without_autocast,
 )
-from lightning_compress.coreml.workarounds import mended_converter
-from lightning_compress.errors import CompressionError, ConfigurationError, WeightError
+from lightning_compress.coreml.workarounds import patched_converter
+from lightning_compress.errors import CompressionError, ConfigurationError
+from lightning_compress.finite import require_finite
 from lightning_compress.package.targets import target_name
 
 PRECISIONS = ("float16", "float32")
@@ -99,7 +100,7 @@ def convert(
         image_type = interface.image.input_type(names[0], inputs[0].shape)
         if interface.image.in_program:
             network = Preprocessed(network, interface.image).eval()
-    with quiet_conversion(), mended_converter(), without_autocast(), _same_random_numbers():
+    with quiet_conversion(), patched_converter(), without_autocast(), _same_random_numbers():
         traced = trace(network, inputs, name=type(module).__name__)
         input_types = [_array_type(name, tensor) for name, tensor in zip(names, inputs, strict=True)]
         if interface.image is not None:
@@ -152,8 +153,7 @@ def require_identifiers(names: Sequence[str], argument: str) -> None:
 
 def _require_finite(module: nn.Module) -> None:
     for name, parameter in module.named_parameters():
-        if not parameter.isfinite().all():
-            raise WeightError(f"weight {name!r} holds NaN or infinity; the network cannot be exported")
+        require_finite(name, parameter, "the network cannot be exported")
 
 
 def _first_of_batch(example_inputs: ExampleInputs) -> ExampleInputs:

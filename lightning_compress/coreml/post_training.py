@@ -15,16 +15,18 @@ from typing import Any
 import coremltools as ct
 import numpy as np
 import numpy.typing as npt
+import torch
 from coremltools.converters.mil.frontend import _utils as frontend
 
 from lightning_compress.coreml.quiet import quiet_conversion
 from lightning_compress.coreml.rewriting import (
     LOWEST_SPECIFICATION,
     WEIGHT_THRESHOLD,
+    model_of_program,
     require_target,
-    written,
 )
-from lightning_compress.errors import ConfigurationError, PackageError, WeightError
+from lightning_compress.errors import ConfigurationError, PackageError
+from lightning_compress.finite import require_finite
 from lightning_compress.kmeans import ValueCounts, assign, count_float16, kmeans_1d
 from lightning_compress.package.opening import open_package
 from lightning_compress.package.targets import palettization_capabilities
@@ -114,14 +116,13 @@ def palettize_package(
                 with block:
                     for constant, palettizer in members:
                         _replace(block, constant, palettizer.palette(bits))
-            models[bits] = written(opened, program)
+            models[bits] = model_of_program(opened, program)
     return models
 
 
 def _palettizer(constant: Any) -> Palettizer:
     values = np.asarray(constant.outputs[0].val)
-    if not np.isfinite(values).all():
-        raise WeightError(f"weight {constant.name!r} holds NaN or infinity and cannot be palettized")
+    require_finite(constant.name, torch.from_numpy(values), "it cannot be palettized")
     return Palettizer(values)
 
 

@@ -25,7 +25,7 @@ WEIGHT_THRESHOLD = 2048
 _QUANTIZED = {"int8": Capability.INT8_WEIGHTS, "int4": Capability.INT4_WEIGHTS}
 
 
-def written(package: Package, program: Any) -> ct.models.MLModel:
+def model_of_program(package: Package, program: Any) -> ct.models.MLModel:
     """A changed program as a model, with the description that its package had.
 
     Written by coremltools' backend alone. Its optimization passes have run at conversion; run again, as
@@ -130,4 +130,4 @@ def _passed(package: Package, name: str, configuration: Any) -> ct.models.MLMode
     with quiet_conversion():
         program = package.program(LOWEST_SPECIFICATION)
         compression.apply(program)
-        return written(package, program)
+        return model_of_program(package, program)

@@ -20,17 +20,18 @@ class Tolerance:
             image of 300 pixels where boxes are given in shares of its sides.
         mean: Largest share that the mean difference of an output may have of what is allowed to its largest.
             An error of float16 lies in few values; a wrong weight moves all of them.
-        own: How many times the module's own difference is allowed besides: what its output moves by, at most and on
-            average, when its numbers are rounded to float16 and its inputs are off by as much.
+        times_rounding: How many times what rounding does to the module itself is allowed besides: what its output
+            moves by, at most and on average, when its numbers are rounded to float16 and its inputs are off by as
+            much.
 
     Raises:
-        ConfigurationError: If a value is not positive, or `own` negative.
+        ConfigurationError: If a value is not positive, or `times_rounding` negative.
     """
 
     relative: float = 5e-2
     absolute: Mapping[str, float] = field(default_factory=dict)
     mean: float = 0.2
-    own: float = 0.0
+    times_rounding: float = 0.0
 
     def __post_init__(self) -> None:
         given = {"relative": self.relative, "mean": self.mean}
@@ -38,8 +39,8 @@ class Tolerance:
         for name, value in given.items():
             if not value > 0:
                 raise ConfigurationError(f"{name}={value!r} of a tolerance is not positive")
-        if not self.own >= 0:
-            raise ConfigurationError(f"own={self.own!r} of a tolerance is negative")
+        if not self.times_rounding >= 0:
+            raise ConfigurationError(f"times_rounding={self.times_rounding!r} of a tolerance is negative")
 
     def allowed(self, output: str, largest: float) -> float:
         """The largest difference allowed in an output whose largest magnitude is `largest`."""
@@ -50,8 +51,8 @@ class Tolerance:
 _RELATIVE = {"float16": 5e-2, "float32": 1e-3}
 """Half precision moves the probabilities of a ResNet50 by 2% early in its training, and a wrong program by far more."""
 
-TIMES_ITS_OWN = 3.0
-"""Of its difference from itself, with which a module with quantized activations may be apart from its package."""
+TIMES_ROUNDING = 3.0
+"""How many times what rounding does to a module with quantized activations its package may be apart from it."""
 
 
 def default_tolerance(
@@ -73,5 +74,5 @@ def default_tolerance(
     return Tolerance(
         _RELATIVE[compute_precision],
         {} if box is None else {COORDINATES: box},
-        own=TIMES_ITS_OWN if quantized_activations else 0.0,
+        times_rounding=TIMES_ROUNDING if quantized_activations else 0.0,
     )

@@ -1,6 +1,6 @@
 """Where coremltools 9.0 converts a compressed model wrongly or wastefully, and what is done about it.
 
-Each workaround says what goes wrong. `tests/coreml/test_workarounds.py` fails when coremltools mends one, so
+Each workaround says what goes wrong. `tests/coreml/test_workarounds.py` fails when coremltools fixes one, so
 that it can go.
 """
 
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lightning_compress.kmeans import assign
 from lightning_compress.package.constexpr import palette_blocks
 
 
@@ -28,8 +29,8 @@ def replaced(owner: object, name: str, value: object) -> Iterator[None]:
 
 
 @contextmanager
-def mended_converter() -> Iterator[None]:
-    """Convert a compressed torch model with coremltools' defects of that path mended.
+def patched_converter() -> Iterator[None]:
+    """Convert a compressed torch model with coremltools' defects of that path fixed.
 
     - Sparse weights: `TorchConverter._construct_sparsification_op` sets every weight of magnitude up to
       0.00098 (the spacing of float16 at one) to zero, not only those that are zero. Layers of small weights
@@ -107,21 +108,5 @@ def scalar_palette_indices(data: npt.NDArray[Any], lut: npt.NDArray[Any]) -> npt
     """
     indices = np.empty(data.shape, dtype=np.uint8)
     for group, block in palette_blocks(lut.shape[:-2], data.shape):
-        indices[block] = _nearest(data[block], lut[group][:, 0])
-    return indices
-
-
-def _nearest(values: npt.NDArray[Any], palette: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    # Stable, so that of equal entries the lowest index comes first, as argmin would choose.
-    order = np.argsort(palette, kind="stable")
-    entries, first = np.unique(palette[order], return_index=True)
-    index_of = order[first]
-    if len(entries) == 1:
-        return np.full(values.shape, index_of[0], dtype=np.uint8)
-    right = np.clip(np.searchsorted(entries, values), 1, len(entries) - 1)
-    to_left = np.abs(values - entries[right - 1])
-    to_right = np.abs(values - entries[right])
-    tie_goes_left = index_of[right - 1] < index_of[right]
-    left = (to_left < to_right) | ((to_left == to_right) & tie_goes_left)
-    indices: npt.NDArray[np.uint8] = index_of[np.where(left, right - 1, right)].astype(np.uint8)
+        indices[block] = assign(data[block], lut[group][:, 0])
     return indices

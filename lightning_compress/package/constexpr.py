@@ -128,7 +128,7 @@ def _sparse_to_dense(operation: Any) -> Array:
     data, mask = _input(operation, "nonzero_data"), _input(operation, "mask")
     if "shape" in operation.inputs:  # iOS16: packed mask
         shape = tuple(int(extent) for extent in _input(operation, "shape"))
-        mask = np.unpackbits(mask, count=int(np.prod(shape)), bitorder="little").reshape(shape)
+        mask = unpacked(mask, 1, int(np.prod(shape))).reshape(shape)
     return _scattered(data, mask)
 
 

@@ -12,9 +12,11 @@ import coremltools as ct
 import numpy as np
 import numpy.typing as npt
 
+from lightning_compress.float16 import count_patterns
 from lightning_compress.package.opening import Package, open_package
 from lightning_compress.package.reader import suppression_of
 from lightning_compress.package.sizes import float16_weight_bytes, package_bytes, weight_bytes
+from lightning_compress.package.storage import Storage
 from lightning_compress.package.targets import target_name
 from lightning_compress.package.weights import Weight, iterate_operations, iterate_weights
 
@@ -30,28 +32,45 @@ class Layer:
         operation: Type of the operation that takes it.
         shape: Shape of the decompressed weight.
         parameters: Number of elements.
-        technique: "dense", "pruned", "palettized", "quantized", or two of them joined by " + ".
-        bits: Bits of a palette index, a quantized value or a float.
-        granularity: What shares a palette or a scale.
-        details: Whatever else there is, such as "vectors of 2".
+        storage: How it is stored.
         sparsity: Share of elements that are zero.
         distinct_values: Number of different values.
         float16_bytes: Bytes of the weight, dense, at float16.
-        stored_bytes: Bytes of it in the package.
     """
 
     name: str
     operation: str
     shape: tuple[int, ...]
     parameters: int
-    technique: str
-    bits: int
-    granularity: str
-    details: tuple[str, ...]
+    storage: Storage
     sparsity: float
     distinct_values: int
     float16_bytes: int
-    stored_bytes: int
+
+    @property
+    def technique(self) -> str:
+        """The techniques that it went through: "dense", "palettized", "pruned + quantized"."""
+        return self.storage.technique
+
+    @property
+    def bits(self) -> int:
+        """Bits of a palette index, a quantized value or a float."""
+        return self.storage.bits
+
+    @property
+    def granularity(self) -> str:
+        """What shares a palette or a scale, in words."""
+        return self.storage.granularity
+
+    @property
+    def details(self) -> tuple[str, ...]:
+        """Whatever else there is, in words, such as "vectors of 2"."""
+        return self.storage.details
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of it in the package."""
+        return self.storage.stored_bytes
 
 
 @dataclass(frozen=True)
@@ -165,21 +184,16 @@ def _layers(weights: list[Weight]) -> tuple[Layer, ...]:
     layers = []
     for name, weight in zip(_names(weights), weights, strict=True):
         values = weight.values()
-        storage = weight.storage
         layers.append(
             Layer(
                 name=name,
                 operation=weight.operation,
                 shape=weight.shape,
                 parameters=weight.size,
-                technique=storage.technique,
-                bits=storage.bits,
-                granularity=storage.granularity,
-                details=storage.details,
+                storage=weight.storage,
                 sparsity=float(np.mean(values == 0)),
                 distinct_values=_distinct(values),
                 float16_bytes=weight.float16_bytes,
-                stored_bytes=storage.stored_bytes,
             )
         )
     return tuple(layers)
@@ -187,9 +201,7 @@ def _layers(weights: list[Weight]) -> tuple[Layer, ...]:
 
 def _distinct(values: npt.NDArray[Any]) -> int:
     if values.dtype == np.float16:
-        counts = np.bincount(np.ascontiguousarray(values).reshape(-1).view(np.uint16), minlength=1 << 16)
-        both_zeros = bool(counts[0]) and bool(counts[1 << 15])
-        return int(np.count_nonzero(counts)) - both_zeros
+        return int(np.count_nonzero(count_patterns(values)))
     return int(np.unique(values).size)
 
 

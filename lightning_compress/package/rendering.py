@@ -87,8 +87,8 @@ def storage(row: Layer) -> str:
     Example:
         "palettized, 2 bits, per tensor"
     """
-    if row.technique == "dense":
-        return f"float{row.bits}"
+    if not row.storage.techniques:
+        return str(row.storage.number)
     return ", ".join(
         part for part in (row.technique, f"{row.bits} bits", row.granularity, *row.details) if part
     )

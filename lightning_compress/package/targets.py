@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable
 
 import coremltools as ct
 
-from lightning_compress.errors import ConfigurationError, TargetError, nearest
+from lightning_compress.errors import ConfigurationError, TargetError, did_you_mean
 
 
 class Capability(enum.Enum):
@@ -153,8 +153,7 @@ def _parse(requested: str) -> ct.target:
     by_name = {name.lower(): target for name, target in ct.target.__members__.items()}
     target = by_name.get(str(requested).replace(" ", "").lower())
     if target is None:
-        alike = nearest(str(requested), target_names())
-        hint = f"; did you mean {' or '.join(alike)}?" if alike else "."
+        hint = did_you_mean(str(requested), target_names())
         raise TargetError(
             f"minimum_deployment_target={requested!r} is unknown{hint} Valid are {', '.join(target_names())}"
         )

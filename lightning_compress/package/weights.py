@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lightning_compress.package.constexpr import decompressed
-from lightning_compress.package.storage import Storage, describe_storage
+from lightning_compress.package.storage import Storage, read_storage
 
 _LEAST_ELEMENTS = 10
 """Smaller constants are parameters of operations; coremltools keeps them out of the weight file."""
@@ -90,7 +90,7 @@ def _weights_of_block(block: Any, seen: set[Any]) -> Iterator[Weight]:
                     operation=operation.op_type,
                     parameter=parameter,
                     shape=tuple(int(extent) for extent in variable.shape),
-                    storage=describe_storage(variable),
+                    storage=read_storage(variable),
                     _variable=variable,
                 )
 

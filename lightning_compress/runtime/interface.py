@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_compress.errors import PackageError, nearest
+from lightning_compress.errors import PackageError, did_you_mean
 
 FLOATS = (torch.float16, torch.float32, torch.float64, torch.bfloat16)
 _INTEGERS = (torch.int32, torch.int64, torch.int16, torch.int8, torch.uint8, torch.bool)
@@ -109,12 +109,8 @@ def bind(
     values = dict(zip(names, args, strict=False))
     for name, value in kwargs.items():
         if name not in names:
-            hint = nearest(name, names)
-            raise PackageError(
-                f"{package} has no input {name!r}"
-                + (f"; did you mean {hint[0]!r}?" if hint else ".")
-                + f" Its inputs: {', '.join(names)}."
-            )
+            hint = did_you_mean(name, names)
+            raise PackageError(f"{package} has no input {name!r}{hint} Its inputs: {', '.join(names)}.")
         if name in values:
             raise PackageError(f"Input {name!r} of {package} was given twice, by position and by name.")
         values[name] = value

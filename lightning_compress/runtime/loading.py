@@ -21,7 +21,7 @@ from lightning_compress.package.reader import (
 from lightning_compress.runtime.interface import read_inputs
 from lightning_compress.runtime.lowering import lower
 from lightning_compress.runtime.module import CoreMLProgram, Precision
-from lightning_compress.runtime.pipeline import CoreMLPipeline, NonMaximumSuppression
+from lightning_compress.runtime.pipeline import CoreMLPipeline, SuppressionStage
 from lightning_compress.runtime.registry import find, supported_ops
 
 _PRECISIONS = ("float32", "float16")
@@ -91,12 +91,12 @@ def _load_model(specification: Any, contents: PackageContents, precision: Precis
     kind = specification.WhichOneof("Type")
     if kind == "mlProgram":
         return _load_program(specification, contents, precision)
-    stages: list[CoreMLProgram | NonMaximumSuppression] = []
+    stages: list[CoreMLProgram | SuppressionStage] = []
     for position, model in enumerate(models_of(specification)):
         if model.WhichOneof("Type") == "mlProgram":
             stages.append(_load_program(model, contents, precision))
         elif model.WhichOneof("Type") == "nonMaximumSuppression":
-            stages.append(NonMaximumSuppression(model))
+            stages.append(SuppressionStage(model))
         else:
             raise PackageError(
                 f"Model {position} of the pipeline in {contents.path} is of type {model.WhichOneof('Type')!r}. "

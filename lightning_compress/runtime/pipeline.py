@@ -14,7 +14,7 @@ from lightning_compress.runtime.module import CoreMLProgram, Precision
 from lightning_compress.runtime.ops.detection import suppress
 
 
-class NonMaximumSuppression(nn.Module):
+class SuppressionStage(nn.Module):
     """Core ML's non-maximum suppression model.
 
     Attributes:
@@ -72,7 +72,7 @@ class NonMaximumSuppression(nn.Module):
         }
 
 
-Stage = CoreMLProgram | NonMaximumSuppression
+Stage = CoreMLProgram | SuppressionStage
 
 
 class CoreMLPipeline(nn.Module):
@@ -122,7 +122,7 @@ class CoreMLPipeline(nn.Module):
         values = bind(self.inputs, args, kwargs, self.package)
         features: dict[str, Any] = dict(zip(names, values, strict=True))
         for stage in self.stages.children():
-            if isinstance(stage, NonMaximumSuppression):
+            if isinstance(stage, SuppressionStage):
                 iou_name, confidence_name = stage.threshold_names
                 features |= stage(
                     *(features[name] for name in stage.input_names),
@@ -157,7 +157,7 @@ class CoreMLPipeline(nn.Module):
         return {
             name
             for stage in self.stages.children()
-            if isinstance(stage, NonMaximumSuppression)
+            if isinstance(stage, SuppressionStage)
             for name in stage.threshold_names
             if name
         }
@@ -175,7 +175,7 @@ class CoreMLPipeline(nn.Module):
     def _check_features(self, stages: Sequence[Stage], inputs: Sequence[str]) -> None:
         known = set(inputs)
         for position, stage in enumerate(stages):
-            if isinstance(stage, NonMaximumSuppression):
+            if isinstance(stage, SuppressionStage):
                 needed = list(stage.input_names)
             else:
                 needed = [item.name for item in stage.inputs]

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lightning_compress.errors import ConfigurationError, DataError, nearest
+from lightning_compress.errors import ConfigurationError, DataError, did_you_mean
 
 from .dataset import AnnotatedImage, Objects
 
@@ -154,10 +154,9 @@ def _categories(content: Mapping[str, Any], file: Path, chosen: Sequence[str] | 
         return names
     for name in chosen:
         if name not in names.values():
-            close = nearest(name, names.values())
-            hint = f" Did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(name, names.values())
             raise DataError(
-                f"data.categories has {name!r}, and {file} has {', '.join(names.values())}.{hint}"
+                f"data.categories has {name!r}, which {file} has not{hint} It has {', '.join(names.values())}."
             )
     return {key: name for key, name in names.items() if name in chosen}
 

@@ -150,5 +150,5 @@ def test_coremltools_still_gives_pruned_modules_a_state_of_their_own(network):
     original = first[3].weight.clone()
     first[3].weight = nn.Parameter(2 * original)
     assert torch.equal(copy.deepcopy(first)[3].weight, original), (
-        "coremltools has mended its __getstate__; trace._copy is not needed any more"
+        "coremltools has fixed its __getstate__; trace._copy is not needed any more"
     )

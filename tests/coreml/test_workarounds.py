@@ -1,4 +1,4 @@
-"""What is mended in coremltools' converter, and whether it still needs to be."""
+"""What is fixed in coremltools' converter, and whether it still needs to be."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_coremltools_still_drops_small_weights_of_a_pruned_layer(pruned_small_we
             skip_model_load=True,
         )
     sparsity = max(layer.sparsity for layer in inspect(model).layers if len(layer.shape) == 2)
-    assert sparsity > 0.9, "coremltools has mended this; `keep_all_but_zeros` is not needed any more"
+    assert sparsity > 0.9, "coremltools has fixed this; `keep_all_but_zeros` is not needed any more"
 
 
 class RequantizedByFlatten(nn.Module):
@@ -89,7 +89,7 @@ def test_coremltools_still_drops_levels_that_a_flatten_changes(images, tmp_path)
         )
     (output,) = load(save_package(model, tmp_path / "net.mlpackage"))(images).values()
     wrong = float((output - module(images)).abs().max()) > 1
-    assert wrong, "coremltools has mended this; `match_equal_levels` is not needed any more"
+    assert wrong, "coremltools has fixed this; `match_equal_levels` is not needed any more"
 
 
 finite = st.floats(-8, 8, width=16)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from lightning_compress.markdown import markdown_table
 from tests.features.cases import METHODS
 from tests.features.features import FEATURES, outcome
 
@@ -25,17 +26,15 @@ def run_all() -> dict[tuple[str, str], str]:
 def render(outcomes: dict[tuple[str, str], str]) -> str:
     """The matrix in Markdown, with a numbered reason for each refusal."""
     reasons: list[str] = []
-    rows = [
+    rows = [[title, *(_cell(outcomes[title, method], reasons) for method in METHODS)] for title in FEATURES]
+    lines = [
         "`python -m tests.features` makes this table by fitting each method with each feature.",
         "",
-        f"| | {' | '.join(METHODS)} |",
-        f"|---|{'---|' * len(METHODS)}",
+        markdown_table(["", *METHODS], rows),
+        "",
+        *(f"{number}. {reason}" for number, reason in enumerate(reasons, start=1)),
     ]
-    for title in FEATURES:
-        cells = [_cell(outcomes[title, method], reasons) for method in METHODS]
-        rows.append(f"| {title} | {' | '.join(cells)} |")
-    rows += ["", *(f"{number}. {reason}" for number, reason in enumerate(reasons, start=1))]
-    return "\n".join(rows).strip()
+    return "\n".join(lines).strip()
 
 
 def _cell(outcome: str, reasons: list[str]) -> str:

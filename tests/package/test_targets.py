@@ -63,7 +63,7 @@ def test_a_target_too_low_is_refused_naming_what_it_lacks_and_the_lowest_that_ca
 
 def test_an_unknown_target_is_refused_with_the_nearest_and_all_valid_ones():
     with pytest.raises(
-        TargetError, match=r"'iOS19' is unknown; did you mean iOS1\d.*Valid are iOS15, .*macOS15"
+        TargetError, match=r"'iOS19' is unknown; did you mean 'iOS1\d.*Valid are iOS15, .*macOS15"
     ):
         resolve_target("iOS19")
 

@@ -39,7 +39,7 @@ def test_a_fit_of_any_length_ends_in_last_ckpt(fit, steps, tmp_path):
 
 
 def test_lightning_itself_still_stops_at_a_multiple_of_its_interval(fit, tmp_path):
-    # When this fails, lightning has mended it and FitCheckpoint can go.
+    # When this fails, lightning has fixed it and FitCheckpoint can go.
     fit(ModelCheckpoint(tmp_path, save_last=True, every_n_train_steps=2), 3)
     assert last_step(tmp_path) == 2
 

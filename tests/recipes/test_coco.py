@@ -103,7 +103,7 @@ def test_categories_can_be_chosen(tmp_path) -> None:
 
 
 def test_an_unknown_category_is_refused(tmp_path) -> None:
-    with pytest.raises(DataError, match=r"'persons'.*person, dog.*Did you mean 'person'"):
+    with pytest.raises(DataError, match=r"'persons'.*did you mean 'person'.*person, dog"):
         module(write(tmp_path), categories=["persons"]).setup()
 
 

@@ -11,8 +11,6 @@ from coremltools.converters.mil.mil import Function, types
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lightning_compress.runtime.ops.constexpr import unpack
-
 FEW = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 seeds = st.integers(0, 2**16)
@@ -51,16 +49,6 @@ def check(programs, body, target):
         (weight,) = module.decompressed_weights().values()
         assert weight.numpy().dtype == expected.dtype
         np.testing.assert_array_equal(weight.numpy(), expected)
-
-
-@pytest.mark.parametrize("bits", [1, 2, 3, 4, 6, 8])
-@FEW
-@given(seed=seeds, shape=st.lists(st.integers(1, 7), min_size=1, max_size=3))
-def test_packed_integers_are_unpacked(bits, seed, shape):
-    numbers = np.random.default_rng(seed).integers(0, 2**bits, shape)
-    stream = (numbers.reshape(-1, 1) >> np.arange(bits)) & 1
-    packed = np.packbits(stream.reshape(-1).astype(np.uint8), bitorder="little")
-    np.testing.assert_array_equal(unpack(torch.from_numpy(packed), bits, shape).numpy(), numbers)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 6, 8])

@@ -29,8 +29,8 @@ class OutputDifference:
         allowed: The largest difference that the tolerance allows.
         allowed_mean: The mean difference that it allows.
         pixels: What one pixel is in the output's unit, for boxes.
-        own: Largest difference of the module from itself with its numbers rounded to float16, where that counts.
-        own_mean: Its mean difference from itself.
+        rounding: Largest difference of the module from itself with its numbers rounded to float16, where that counts.
+        rounding_mean: Its mean difference from itself.
     """
 
     name: str
@@ -40,8 +40,8 @@ class OutputDifference:
     allowed: float
     allowed_mean: float
     pixels: float | None = None
-    own: float | None = None
-    own_mean: float | None = None
+    rounding: float | None = None
+    rounding_mean: float | None = None
 
     @property
     def relative(self) -> float:
@@ -119,21 +119,21 @@ def compare(
         found: Outputs of the package for the same samples.
         tolerance: How far they may be apart.
         pixels: What one pixel is, for outputs that hold boxes.
-        disturbed: Outputs of the module rounded to float16, for a tolerance of its `own` difference.
+        disturbed: Outputs of the module rounded to float16, for a tolerance with `times_rounding`.
 
     Raises:
         VerificationError: If an output is missing or of another size.
     """
     differences = []
-    own = None if disturbed is None else _distances(expected, disturbed)
+    rounding = None if disturbed is None else _distances(expected, disturbed)
     for name, (distance, largest_value) in _distances(expected, found).items():
         allowed = tolerance.allowed(name, largest_value)
         allowed_mean = allowed * tolerance.mean
-        moved = None if own is None else own[name].distance
+        moved = None if rounding is None else rounding[name].distance
         # A module that breaks when it is rounded says nothing of its package.
         if moved is not None and moved.isfinite().all():
-            allowed += tolerance.own * _largest(moved)
-            allowed_mean += tolerance.own * _mean(moved)
+            allowed += tolerance.times_rounding * _largest(moved)
+            allowed_mean += tolerance.times_rounding * _mean(moved)
         differences.append(
             OutputDifference(
                 name=name,
@@ -143,8 +143,8 @@ def compare(
                 allowed=allowed,
                 allowed_mean=allowed_mean,
                 pixels=(pixels or {}).get(name),
-                own=None if moved is None else _largest(moved),
-                own_mean=None if moved is None else _mean(moved),
+                rounding=None if moved is None else _largest(moved),
+                rounding_mean=None if moved is None else _mean(moved),
             )
         )
     return tuple(differences)

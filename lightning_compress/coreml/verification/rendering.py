@@ -16,8 +16,17 @@ def verification_table(verification: Verification) -> Table:
     )
     table.add_column("output", overflow="fold")
     # What the module differs from itself, rounded to float16.
-    own = ["torch's own"] if any(output.own is not None for output in verification.outputs) else []
-    for heading in ("largest value", "largest difference", "relative", *own, "mean difference", "allowed"):
+    rounding = (
+        ["torch, rounded"] if any(output.rounding is not None for output in verification.outputs) else []
+    )
+    for heading in (
+        "largest value",
+        "largest difference",
+        "relative",
+        *rounding,
+        "mean difference",
+        "allowed",
+    ):
         table.add_column(heading, justify="right")
     table.add_column("")
     for output in verification.outputs:
@@ -26,7 +35,7 @@ def verification_table(verification: Verification) -> Table:
             f"{output.largest_value:.4g}",
             _in_pixels(output, output.largest),
             f"{output.relative:.2e}",
-            *(_in_pixels(output, output.own or 0.0) for _ in own),
+            *(_in_pixels(output, output.rounding or 0.0) for _ in rounding),
             _in_pixels(output, output.mean),
             _in_pixels(output, output.allowed),
             "[green]ok" if output.passed else "[bold red]differs",

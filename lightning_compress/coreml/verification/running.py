@@ -56,7 +56,7 @@ def disturbed_outputs(
     module: nn.Module, samples: Sequence[tuple[Tensor, ...]], names: Sequence[str], tolerance: Tolerance
 ) -> Outputs | None:
     """What a module computes with its numbers rounded to float16, on inputs off by as much, where `tolerance` asks."""
-    if tolerance.own == 0:
+    if tolerance.times_rounding == 0:
         return None
     rounded = copy.deepcopy(module)
     for tensor in (*rounded.parameters(), *rounded.buffers()):

@@ -5,12 +5,14 @@ Those of iOS16 that share a name with one of iOS18 are brought to its form when 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lightning_compress.package.constexpr import unpacked
 from lightning_compress.runtime.ops.quantization import dequantize
 from lightning_compress.runtime.registry import register
 
@@ -95,24 +97,9 @@ def sparse_blockwise_shift_scale(
     return data_mask, dense[data_mask != 0]
 
 
-def unpack(packed: Tensor, bits: int, shape: Sequence[int]) -> Tensor:
-    """Integers of some bits each from bytes; the lowest bits come first, and an integer may cross bytes."""
-    count = 1
-    for size in shape:
-        count *= size
-    groups = -(-count // 8)
-    padded = torch.zeros(groups * bits, dtype=torch.uint8, device=packed.device)
-    padded[: packed.numel()] = packed
-    # As many bytes as an integer has bits hold eight integers.
-    columns = padded.reshape(groups, bits).unbind(1)
-    integers = torch.empty((groups, 8), dtype=torch.uint8, device=packed.device)
-    for place in range(8):
-        column, shift = divmod(place * bits, 8)
-        value = columns[column] >> shift
-        if shift + bits > 8:
-            value = value | (columns[column + 1] << (8 - shift))
-        integers[:, place] = value & ((1 << bits) - 1)
-    return integers.reshape(-1)[:count].reshape(shape)
+def _unpacked(packed: Tensor, bits: int, shape: Sequence[int]) -> Tensor:
+    integers = unpacked(packed.numpy(), bits, math.prod(shape))
+    return torch.from_numpy(integers).reshape(tuple(shape))
 
 
 def modern_form(op_type: str, stored: dict[str, Tensor], attributes: dict[str, Any]) -> dict[str, Tensor]:
@@ -124,10 +111,10 @@ def modern_form(op_type: str, stored: dict[str, Tensor], attributes: dict[str, A
         return stored
     shape = attributes.pop("shape")
     if op_type == "constexpr_sparse_to_dense":
-        return {**stored, "mask": unpack(stored["mask"], 1, shape)}
+        return {**stored, "mask": _unpacked(stored["mask"], 1, shape)}
     entries = stored["lut"].numel()
     return {
-        "indices": unpack(stored["indices"], entries.bit_length() - 1, shape),
+        "indices": _unpacked(stored["indices"], entries.bit_length() - 1, shape),
         "lut": stored["lut"].reshape(*[1] * len(shape), entries, 1),
     }
 

@@ -268,11 +268,11 @@ class TestQuantizedActivations:
         verification = self.verification(fitted, fitted.finalized, digits)
         (output,) = verification.outputs
         assert verification.passed
-        assert output.own is not None
+        assert output.rounding is not None
         console = Console(width=200)
         with console.capture() as capture:
             console.print(verification_table(verification))
-        assert "torch's own" in capture.get()
+        assert "torch, rounded" in capture.get()
 
     def test_run_without_warnings_that_nobody_can_act_on(self, fitted, digits):
         torch.set_warn_always(True)
@@ -293,7 +293,7 @@ class TestQuantizedActivations:
 class TestADisturbedModule:
     """Its numbers are rounded to float16, as a package's are."""
 
-    tolerance = Tolerance(own=3.0)
+    tolerance = Tolerance(times_rounding=3.0)
 
     def disturbed(self, module, images):
         expected = reference_outputs(module, [(images,)], ["output"])[0]["output"]

@@ -116,7 +116,7 @@ def test_a_failure_names_each_output_with_its_differences():
 
 class TestADifferenceOfTheModuleFromItself:
     expected = torch.linspace(-1, 1, 101)
-    tolerance = Tolerance(relative=0.01, own=3.0)
+    tolerance = Tolerance(relative=0.01, times_rounding=3.0)
 
     def compared(self, found, moved):
         outputs = compare(
@@ -126,7 +126,7 @@ class TestADifferenceOfTheModuleFromItself:
 
     def test_is_allowed_three_times_besides(self):
         output = self.compared(self.expected + 0.3, torch.full((101,), 0.1))
-        assert (output.own, output.own_mean) == (pytest.approx(0.1), pytest.approx(0.1))
+        assert (output.rounding, output.rounding_mean) == (pytest.approx(0.1), pytest.approx(0.1))
         assert output.allowed == pytest.approx(0.01 + 0.3)
         assert output.allowed_mean == pytest.approx(0.01 * 0.2 + 0.3)
         assert output.passed
@@ -148,7 +148,7 @@ class TestADifferenceOfTheModuleFromItself:
 
     def test_does_not_count_without_being_asked_for(self):
         assert not difference(self.expected, self.expected + 0.3).passed
-        assert difference(self.expected, self.expected).own is None
+        assert difference(self.expected, self.expected).rounding is None
 
 
 class TestTolerance:
@@ -158,8 +158,8 @@ class TestTolerance:
 
     def test_quantized_activations_alone_are_judged_by_the_module_itself(self):
         export = CoreMLExport("net.mlpackage")
-        assert export.tolerance_for().own == 0
-        assert export.tolerance_for(quantized_activations=True).own == 3
+        assert export.tolerance_for().times_rounding == 0
+        assert export.tolerance_for(quantized_activations=True).times_rounding == 3
 
     def test_a_detectors_boxes_may_be_apart_by_a_pixel(self):
         export = CoreMLExport(
@@ -176,7 +176,7 @@ class TestTolerance:
         [
             ({"relative": 0}, "relative=0 of a tolerance"),
             ({"mean": -1}, "mean=-1"),
-            ({"own": -0.5}, "own=-0.5"),
+            ({"times_rounding": -0.5}, "times_rounding=-0.5"),
             ({"absolute": {"boxes": 0.0}}, r"absolute\['boxes'\]=0\.0"),
         ],
     )
