@@ -163,11 +163,18 @@ class Scripted(OneLayer):
 
     def __init__(self) -> None:
         super().__init__()
-        part = nn.Sequential(nn.Linear(32, 32), nn.ReLU())
-        self.part = torch.jit.trace(part, torch.zeros(1, 32))
+        self.part = torch.jit.script(nn.Sequential(nn.Linear(32, 32), nn.ReLU()))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.part(self.layer(x))
+
+
+class Traced(Scripted):
+    """A part was traced before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = torch.jit.trace(nn.Sequential(nn.Linear(32, 32), nn.ReLU()), torch.zeros(1, 32))
 
 
 class MaskOfInfinities(OneLayer):
@@ -205,6 +212,7 @@ class OutputOfText(OneLayer):
         (DictionaryAlways, of_shape(32)),
         (Bag, tokens(64)),
         (Scripted, of_shape(32)),
+        (Traced, of_shape(32)),
         (MaskOfInfinities, of_shape(32)),
         (OutputOfText, of_shape(32)),
     ],
