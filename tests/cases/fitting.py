@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,6 +143,22 @@ def close(found: list[Tensor], expected: list[Tensor], share: float) -> None:
         assert largest > 0
         difference = float((one.float() - other.float()).abs().max())
         assert difference <= share * largest, f"differs by {difference:.3g} of {largest:.3g}"
+
+
+class TableBeforeTraining(L.Callback):
+    """Keeps what was printed before the first step."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys = capsys
+        self.printed = ""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.printed = self.capsys.readouterr().out
+
+    def tells_dense(self, name: str) -> bool:
+        """Whether a line says that the weight, or the module, of this name stays dense."""
+        pattern = rf"^\W*{re.escape(name)}(\.\w+)?\s.*dense"
+        return re.search(pattern, self.printed, re.MULTILINE) is not None
 
 
 class Fitting:

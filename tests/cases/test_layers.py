@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_compress import DKMPalettization, LinearQuantization, MagnitudePruning
 from lightning_compress.methods import Method
-from tests.cases.fitting import int8_weights, of_shape, palettized
+from tests.cases.fitting import TableBeforeTraining, int8_weights, of_shape, palettized
 
 METHODS: dict[str, Callable[[], Method]] = {
     "palettized": palettized,
@@ -206,9 +206,21 @@ class MatrixLayer(nn.Module):
         return x @ self.weight
 
 
-def test_the_linear_layer_of_gpt2_is_palettized(fit):
+def test_a_layer_written_like_that_of_gpt2_is_palettized_or_told_to_be_dense_before_training(fit, capsys):
     network = nn.Sequential(nn.Linear(64, 64), Conv1D(512, 64), nn.ReLU(), Conv1D(64, 512))
-    outcome = fit(network, of_shape(8, 64), DKMPalettization(n_bits=4))
+    table = TableBeforeTraining(capsys)
+    outcome = fit(network, of_shape(8, 64), DKMPalettization(n_bits=4), callbacks=(table,))
+    outcome.check_right()
+    if any(layer.technique == "dense" for layer in outcome.layers):
+        assert table.tells_dense("1"), table.printed
+        assert table.tells_dense("3"), table.printed
+
+
+@pytest.mark.parametrize("names", ["[13]", r"[13]\.weight"])
+def test_a_layer_written_like_that_of_gpt2_is_palettized_by_its_name(fit, names):
+    network = nn.Sequential(nn.Linear(64, 64), Conv1D(512, 64), nn.ReLU(), Conv1D(64, 512))
+    method = DKMPalettization(n_bits=4, module_name_configs={names: {"n_bits": 4}})
+    outcome = fit(network, of_shape(8, 64), method)
     outcome.check_right()
     outcome.check_stored("palettized", bits=4)
 
@@ -221,7 +233,7 @@ def test_the_linear_layer_of_transformers_itself_is_compressed(fit, technique):
     outcome.check_stored(technique)
 
 
-@pytest.mark.parametrize("names", [r"\d+", r"\d+\.weight"])
+@pytest.mark.parametrize("names", ["[02]", r"[02]\.weight"])
 def test_a_layer_of_ones_own_is_compressed_by_its_name(fit, names):
     network = nn.Sequential(MatrixLayer(32, 64), nn.ReLU(), MatrixLayer(64, 32))
     keys = {"n_bits": 4, "weight_threshold": 0}
