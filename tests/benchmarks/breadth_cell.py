@@ -213,7 +213,7 @@ def _judge(cell: Cell, training: Training, compression: Compression, asked: Aske
     assert exported is not None
     layers = [layer for layer in exported.report.layers if len(layer.shape) > 1]
     cell.ratio = exported.float16_weight_bytes / max(exported.weight_bytes, 1)
-    cell.dense = _dense_share(layers, asked)
+    cell.dense = 1.0 if asked.technique is None else _dense_share(layers, asked.technique)
     cell.selected = sum(one.parameters for one in compression.layers if one.technique != "dense") / max(
         sum(one.parameters for one in compression.layers), 1
     )
@@ -230,11 +230,9 @@ def _judge(cell: Cell, training: Training, compression: Compression, asked: Aske
     return wrong
 
 
-def _dense_share(layers: list[Layer], asked: Asked) -> float:
+def _dense_share(layers: list[Layer], technique: str) -> float:
     total = sum(layer.float16_bytes for layer in layers)
-    dense = sum(
-        layer.float16_bytes for layer in layers if (asked.technique or "dense") not in layer.technique
-    )
+    dense = sum(layer.float16_bytes for layer in layers if technique not in layer.technique)
     return dense / max(total, 1)
 
 
@@ -245,7 +243,7 @@ def _wrong_weights(cell: Cell, layers: list[Layer], asked: Asked) -> list[str]:
     taken = [layer for layer in layers if layer.operation in _LAYERS and layer.parameters > least]
     stored = [layer for layer in layers if asked.technique in layer.technique]
     dense = [layer for layer in taken if asked.technique not in layer.technique]
-    share = _dense_share(taken, asked)
+    share = _dense_share(taken, asked.technique)
     if share > _DENSE or not stored:
         names = ", ".join(layer.name for layer in dense[:3])
         wrong.append(f"{share:.0%} of the bytes of layers are not {asked.technique}: {names}")
@@ -272,6 +270,7 @@ def _difference(training: Training, compression: Compression) -> float:
     assert compression.finalized is not None
     trained, finalized = training.model.eval(), compression.finalized.eval()
     example = training.example_input_array
+    assert isinstance(example, tuple)
     with torch.no_grad():
         expected, found = trained(*example), finalized(*example)
     if not isinstance(expected, tuple):

