@@ -1,9 +1,21 @@
-"""Differentiable k-means (DKM) on a histogram of the weights."""
+"""Differentiable k-means (DKM) of weights: scalars on a grid of their range, vectors one by one."""
 
 from __future__ import annotations
 
-from lightning_compress.dkm.fake_palettize import FakePalettize
-from lightning_compress.dkm.functional import palettize
-from lightning_compress.dkm.palettizer import DKMPalettizer
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["DKMPalettizer", "FakePalettize", "palettize"]
+from lightning_compress.dkm.functional import palettize
+
+if TYPE_CHECKING:
+    from lightning_compress.dkm.fake_palettize import FakePalettize
+
+__all__ = ["FakePalettize", "palettize"]
+
+
+def __getattr__(name: str) -> Any:
+    # coremltools' class brings torch.ao with it, which a fit does without.
+    if name == "FakePalettize":
+        from lightning_compress.dkm.fake_palettize import FakePalettize
+
+        return FakePalettize
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -167,7 +167,7 @@ def _through_update(
 
 
 def _attender(points: Tensor, clustering: Clustering) -> Attender | NativeAttender:
-    if native.serves(points) and points.dtype == torch.float64:
+    if clustering.native and native.serves(points) and points.dtype == torch.float64:
         return NativeAttender(points, clustering)
     return Attender(points, clustering)
 

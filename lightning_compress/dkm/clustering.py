@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MODES = ("dkm", "topk", "hard", "gsm")
+"""Attention as a softmax, as a softmax over the two nearest centroids, to the nearest alone, and as a softmax with Gumbel
+noise: coremltools' values of `palett_mode`."""
+
 
 @dataclass(frozen=True)
 class Clustering:
@@ -16,6 +20,9 @@ class Clustering:
         attention_floor: Least attention that a weight pays to any centroid.
         fix_zero: Whether the first centroid of each group is held at zero.
         zero_preference: How much nearer, in squared distance, the first centroid seems than it is.
+        mode: How attention follows from distances, one of `MODES`.
+        exact: Whether scalars too are attended to one by one, and not on a grid.
+        native: Whether the passes written in C may serve.
     """
 
     temperature: float
@@ -24,3 +31,6 @@ class Clustering:
     attention_floor: float = 0.0
     fix_zero: bool = False
     zero_preference: float = 0.0
+    mode: str = "dkm"
+    exact: bool = False
+    native: bool = True

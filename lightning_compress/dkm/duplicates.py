@@ -10,13 +10,15 @@ def spread_duplicates(palette: Tensor, *, first_free: int, tolerance: float) -> 
     """Sort a palette, and move repeated centroids halfway to the next distinct one, once they are too many.
 
     Args:
-        palette: Shape (G, K, 1).
+        palette: Shape (G, K, D).
         first_free: Number of centroids in front that stay what and where they are.
         tolerance: Share of the centroids of a group that may be repeated (coremltools' `palett_cluster_tol`).
 
     Returns:
-        The palette, its free centroids ascending, shape (G, K, 1).
+        The palette, shape (G, K, D); the free ones of scalars ascend.
     """
+    if palette.shape[-1] > 1:
+        return torch.stack([_spread_vectors(group, first_free, tolerance) for group in palette])
     free = palette[:, first_free:, 0].sort(dim=-1).values
     ordered = torch.cat((palette[:, :first_free, 0], free), dim=-1) if first_free else free
     if ordered.device.type == "cpu" and bool(free.diff(dim=-1).all()):
@@ -28,3 +30,16 @@ def spread_duplicates(palette: Tensor, *, first_free: int, tolerance: float) -> 
     following = torch.cat((ordered[:, 1:], ordered[:, -1:]), dim=-1)
     due = repeated & (distinct < ordered.shape[-1] * (1 - tolerance))
     return torch.where(due, (ordered + following) / 2, ordered).unsqueeze(-1)
+
+
+def _spread_vectors(palette: Tensor, first_free: int, tolerance: float) -> Tensor:
+    distinct, inverse = torch.unique(palette, dim=0, return_inverse=True)
+    if len(distinct) >= len(palette) * (1 - tolerance):
+        return palette
+    spread = palette.clone()
+    seen: set[int] = set()
+    for position, index in enumerate(inverse.tolist()):
+        if index in seen and position >= first_free:
+            spread[position] = (distinct[index] + distinct[(index + 1) % len(distinct)]) / 2
+        seen.add(index)
+    return spread

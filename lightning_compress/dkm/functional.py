@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from types import ModuleType
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lightning_compress.dkm import attention, native, passes
-from lightning_compress.dkm.attention import Iteration
-from lightning_compress.dkm.clustering import Clustering
-from lightning_compress.dkm.grid import Grid, Resolution
-from lightning_compress.dkm.panels import lay_out, resolves
+from lightning_compress.dkm.clustering import MODES, Clustering
+from lightning_compress.dkm.exact import cluster_exactly
+from lightning_compress.dkm.scalars import PalettizeScalars
+from lightning_compress.dkm.vectors import from_vectors, to_vectors
 from lightning_compress.errors import ConfigurationError, WeightError
 
 
@@ -28,16 +25,21 @@ def palettize(
     fix_zero: bool = False,
     zero_preference: float = 0.0,
     keep_zeros: bool = False,
+    mode: str = "dkm",
+    exact: bool = False,
+    native: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Cluster a weight softly around a palette and improve the palette, differentiably (DKM, arXiv 2108.12659).
 
-    The result is that of the N x K attention matrix of the paper, evaluated on a few points of the weights' range
-    instead, so that time and memory do not depend on the number of centroids.
+    The result is that of the N x K attention matrix of the paper, for scalars evaluated on a few points of the
+    weights' range instead, so that time and memory do not depend on the number of centroids. For vectors, and in the
+    modes of coremltools that are no softmax, the matrix is evaluated a part at a time.
 
     Args:
         weight: Any floating-point weight. With G palettes its first dimension is split into G equal groups of
             channels. Weights in float64 are evaluated one by one.
-        centroids: The palette, shape (K, 1), or (G, K, 1) for groups of channels.
+        centroids: The palette, shape (K, D), or (G, K, D) for groups of channels; D is 1 for scalars. Vectors are of D
+            channels that follow each other.
         temperature: Softness of the assignment, in squared units of the weights.
         iterations: Number of centroid updates.
         epsilon: Stop early when the inertia changes by no more than this from one update to the next. By default
@@ -48,6 +50,10 @@ def palettize(
             `prune_threshold`).
         keep_zeros: Weights that are exactly zero stay zero and take no part; the first centroid of each palette is
             zero and stands for them alone. For pruned weights.
+        mode: How attention follows from distances: "dkm" as in the paper, "topk" to the two nearest centroids alone,
+            "hard" to the nearest alone, "gsm" with Gumbel noise.
+        exact: Evaluate scalars one by one too.
+        native: Let the passes written in C serve where they are built; otherwise torch does.
 
     Returns:
         The palettized weight, of the weight's shape and type, and the new centroids, of the shape and type of
@@ -65,11 +71,34 @@ def palettize(
         >>> palette.shape
         torch.Size([4, 1])
     """
+    groups = _check(weight, centroids, temperature, iterations, mode)
+    if weight.numel() == 0:
+        return weight.clone(), centroids.clone()
+    if keep_zeros:
+        if centroids.shape[-2] == 1:
+            return weight * 0, torch.zeros_like(centroids)
+        zero, centroids = torch.zeros_like(centroids[..., :1, :]), centroids[..., 1:, :]
+        fix_zero, zero_preference = False, 0.0
+    clustering = Clustering(
+        temperature, iterations, epsilon, attention_floor, fix_zero, zero_preference, mode, exact, native
+    )
+    with torch.autocast(device_type=weight.device.type, enabled=False):
+        if mode == "dkm" and centroids.shape[-1] == 1:
+            palettized, updated = PalettizeScalars.apply(weight, centroids, groups, clustering, keep_zeros)
+        else:
+            palettized, updated = _palettize_vectors(weight, centroids, groups, clustering, keep_zeros)
+    if keep_zeros:
+        updated = torch.cat((zero, updated), dim=-2)
+    return palettized, updated
+
+
+def _check(weight: Tensor, centroids: Tensor, temperature: float, iterations: int, mode: str) -> int:
+    """Number of groups, or an error that says what does not fit."""
     if not weight.is_floating_point():
         raise ConfigurationError(f"palettize needs a floating-point weight, not {weight.dtype}")
-    if centroids.dim() not in (2, 3) or centroids.shape[-1] != 1 or centroids.numel() == 0:
+    if centroids.dim() not in (2, 3) or centroids.numel() == 0:
         raise ConfigurationError(
-            f"centroids must have shape (K, 1), or (G, K, 1) for G groups of channels, not {tuple(centroids.shape)}"
+            f"centroids must have shape (K, D), or (G, K, D) for G groups of channels, not {tuple(centroids.shape)}"
         )
     groups = centroids.shape[0] if centroids.dim() == 3 else 1
     channels = weight.shape[0] if weight.dim() else 1
@@ -78,152 +107,29 @@ def palettize(
         raise ConfigurationError(
             f"{groups} palettes cannot share {channels} channels evenly; valid numbers of palettes: {valid}"
         )
+    dimensions = centroids.shape[-1]
+    if channels // groups % dimensions:
+        raise ConfigurationError(
+            f"vectors of {dimensions} cannot share the {channels // groups} channels of a group evenly"
+        )
+    if mode not in MODES:
+        raise ConfigurationError(f"mode is {mode!r}; valid are {list(MODES)}")
     if not temperature > 0 or not math.isfinite(temperature):
         raise ConfigurationError(f"temperature must be positive and finite, not {temperature}")
     if iterations < 1:
         raise ConfigurationError(f"iterations must be at least 1, not {iterations}")
-    if weight.numel() == 0:
-        return weight.clone(), centroids.clone()
-    if keep_zeros:
-        if centroids.shape[-2] == 1:
-            return weight * 0, torch.zeros_like(centroids)
-        zero, centroids = torch.zeros_like(centroids[..., :1, :]), centroids[..., 1:, :]
-        fix_zero, zero_preference = False, 0.0
-    clustering = Clustering(temperature, iterations, epsilon, attention_floor, fix_zero, zero_preference)
-    with torch.autocast(device_type=weight.device.type, enabled=False):
-        palettized, updated = _Palettize.apply(weight, centroids, groups, clustering, keep_zeros)
-    if keep_zeros:
-        updated = torch.cat((zero, updated), dim=-2)
-    return palettized, updated
+    return groups
 
 
-class _Clustered(NamedTuple):
-    """Weights clustered on a grid, or one by one."""
-
-    grid: Grid | None
-    places: Tensor | None
-    masses: Tensor
-    function: Tensor
-    iterations: list[Iteration]
-
-
-def _cluster(work: Tensor, palette: Tensor, present: Tensor | None, clustering: Clustering) -> _Clustered:
-    """Cluster weights (G, N) around palettes (G, K), on a grid unless they are in double precision."""
-    if work.numel() == work.shape[0]:
-        low = high = work[:, 0]
-    elif work.shape[0] == 1:
-        low, high = (bound.view(1) for bound in torch.aminmax(work))
-    else:
-        low, high = torch.aminmax(work, dim=-1)
-    on_host = work.device.type == "cpu"
-    if on_host and not all(map(math.isfinite, (*low.tolist(), *high.tolist()))):
+def _palettize_vectors(
+    weight: Tensor, centroids: Tensor, groups: int, clustering: Clustering, keep_zeros: bool
+) -> tuple[Tensor, Tensor]:
+    precision = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    points = to_vectors(weight.to(precision), groups, centroids.shape[-1])
+    if weight.device.type == "cpu" and not bool(torch.isfinite(points.detach()).all()):
         raise WeightError("the weight holds NaN or infinity")
-    if work.dtype == torch.float64:
-        return _cluster_exactly(work, palette, present, clustering)
-    low, high = low.to(palette.dtype), high.to(palette.dtype)
-    if not on_host:
-        # Looking at the range or at the palette would make the host wait.
-        panels = max(64, min(512, _DEVICE_SIZE // palette.shape[-1]))
-        grid = Grid.uniform(low, high, Resolution.for_panels(panels, work.shape[-1]))
-        return _cluster_on(grid, work, palette, present, clustering)
-    palettes = [palette]
-    for _ in range(_MOST_LAYOUTS):
-        layout = lay_out(work, low, high, palettes, clustering)
-        if layout is None:
-            break
-        result = _cluster_on(layout.grid, work, palette, present, clustering)
-        palettes = [iteration.before for iteration in result.iterations]
-        if resolves(layout, low, high, palettes, clustering.temperature):
-            return result
-    return _cluster_exactly(work, palette, present, clustering)
-
-
-def _cluster_on(
-    grid: Grid, work: Tensor, palette: Tensor, present: Tensor | None, clustering: Clustering
-) -> _Clustered:
-    places = grid.locate(work)
-    absent = None if present is None else (~present).sum(dim=-1).to(palette.dtype)
-    masses = _passes(work).masses(grid, places, absent)
-    function, iterations = attention.cluster(grid.points, masses, palette, clustering)
-    return _Clustered(grid, places, masses, function, iterations)
-
-
-def _cluster_exactly(
-    work: Tensor, palette: Tensor, present: Tensor | None, clustering: Clustering
-) -> _Clustered:
-    points = work.to(palette.dtype)
-    masses = torch.ones_like(points) if present is None else present.to(points.dtype)
-    function, iterations = attention.cluster(points, masses, palette, clustering, least_share=0.0)
-    return _Clustered(None, None, masses, function, iterations)
-
-
-def _passes(tensor: Tensor) -> ModuleType:
-    return native if native.serves(tensor) else passes
-
-
-class _Palettize(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, weight: Tensor, centroids: Tensor, groups: int, clustering: Clustering, keep_zeros: bool
-    ) -> tuple[Tensor, Tensor]:
-        work = weight.detach().reshape(groups, -1)
-        work = work if work.dtype == torch.float64 else work.float()
-        small = torch.float32 if work.device.type == "mps" else torch.float64
-        palette = centroids.detach().reshape(groups, -1).to(small)
-        present = work != 0 if keep_zeros else None
-        grid, places, masses, function, iterations = _cluster(work, palette, present, clustering)
-        if grid is None or places is None:
-            palettized = function
-            # Without a grid every mass is one; that need not be held until backward.
-            masses = masses.new_empty(0)
-        else:
-            palettized = _passes(work).interpolate(grid, function, places)
-            # Equal panels find places again for free.
-            places = None if grid.uniform_panels else places
-        if present is not None:
-            palettized = palettized.mul_(present)
-        ctx.clustering, ctx.groups, ctx.keep_zeros, ctx.grid = clustering, groups, keep_zeros, grid
-        ctx.save_for_backward(
-            weight, centroids, places, masses, *(tensor for step in iterations for tensor in step)
-        )
-        updated = iterations[-1].after.to(centroids.dtype).view_as(centroids)
-        return palettized.to(weight.dtype).view_as(weight), updated
-
-    @staticmethod
-    def backward(
-        ctx: Any, output_gradient: Tensor, centroid_gradient: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        weight, centroids, places, masses, *saved = ctx.saved_tensors
-        iterations = [Iteration(*saved[start : start + 4]) for start in range(0, len(saved), 4)]
-        grid: Grid | None = ctx.grid
-        small = masses.dtype
-        work = weight.reshape(ctx.groups, -1)
-        upstream = output_gradient.reshape(ctx.groups, -1)
-        present = work != 0 if ctx.keep_zeros else None
-        if present is not None:
-            upstream = upstream * present
-        by_centroids = centroid_gradient.reshape(ctx.groups, -1).to(small)
-        if grid is None:
-            points, upstream = work.to(small), upstream.to(small)
-            masses = torch.ones_like(points) if present is None else present.to(small)
-            result = attention.gradients(points, masses, upstream, by_centroids, iterations, ctx.clustering)
-            slope = result.output_slope * upstream + result.mass_slope
-        else:
-            upstream = upstream.float()
-            places = work.float() if places is None else places
-            deposited = _passes(places).deposit(grid, places, upstream)
-            result = attention.gradients(
-                grid.points, masses, deposited, by_centroids, iterations, ctx.clustering
-            )
-            slope = _passes(places).chain(grid, result.output_slope, result.mass_slope, places, upstream)
-        if present is not None:
-            slope.mul_(present)
-        by_weight = slope.to(weight.dtype).view_as(weight)
-        return by_weight, result.centroids.to(centroids.dtype).view_as(centroids), None, None, None
-
-
-_MOST_LAYOUTS = 4
-"""Layouts of panels tried for palettes that move away from those they were laid out for."""
-
-_DEVICE_SIZE = 1 << 15
-"""Panels times centroids where neither is to be looked at."""
+    present = (points.detach() != 0).any(dim=-1) if keep_zeros else None
+    palettes = centroids.reshape(groups, *centroids.shape[-2:]).to(precision)
+    values, updated = cluster_exactly(points, palettes, present, clustering)
+    palettized = from_vectors(values, weight.shape).to(weight.dtype)
+    return palettized, updated.to(centroids.dtype).view_as(centroids)

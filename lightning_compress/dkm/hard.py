@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lightning_compress.dkm.lloyd import nearest
+
 
 def assign_hard(
     weight: Tensor, palette: Tensor, *, zero_preference: float = 0.0, keep_zeros: bool = False
@@ -44,3 +46,35 @@ def _nearest(weight: Tensor, palette: Tensor) -> Tensor:
         return torch.index_select(ordered[0], 0, index).unsqueeze(0)
     index = torch.searchsorted(middle.contiguous(), weight.contiguous())
     return torch.gather(ordered, 1, index)
+
+
+def assign_vectors(
+    points: Tensor, palette: Tensor, *, zero_preference: float = 0.0, keep_zeros: bool = False
+) -> Tensor:
+    """Replace every vector by its nearest centroid; as `assign_hard`, for vectors.
+
+    Args:
+        points: Shape (G, N, D).
+        palette: Shape (G, K, D).
+        zero_preference: How much nearer, in squared distance, the first centroid seems than it is.
+        keep_zeros: The first centroid, zero, takes the vectors that are zero throughout and nothing else.
+
+    Returns:
+        Centroids, shape (G, N, D), in the type of `palette`.
+    """
+    if palette.shape[-1] == 1:
+        scalars = assign_hard(
+            points.squeeze(-1), palette.squeeze(-1), zero_preference=zero_preference, keep_zeros=keep_zeros
+        )
+        return scalars.unsqueeze(-1)
+    points = points.to(palette.dtype)
+    assigned = torch.zeros_like(points)
+    first = int(keep_zeros)
+    if palette.shape[1] == first:
+        return assigned
+    for group, centroids in enumerate(palette[:, first:]):
+        index, _ = nearest(points[group], centroids, 0.0 if keep_zeros else zero_preference)
+        assigned[group] = centroids[index]
+    if keep_zeros:
+        assigned *= (points != 0).any(dim=-1, keepdim=True)
+    return assigned

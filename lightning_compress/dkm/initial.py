@@ -1,11 +1,12 @@
-"""The first palette of a weight: one-dimensional k-means on its counted values."""
+"""The first palette of a weight: k-means, of scalars on their counted values."""
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_compress.dkm import lloyd
+from lightning_compress.dkm.natural_floats import NATURAL_SIZES, fit_natural_floats, natural_floats
 from lightning_compress.kmeans import ValueCounts, kmeans_1d
 
 _SORTED_SIZE = 1 << 16
@@ -21,31 +22,61 @@ _NARROWEST = 1e-30
 """Ranges narrower than this cannot be divided in single precision."""
 
 
-def first_palette(weight: Tensor, n_clusters: int, *, keep_zeros: bool = False) -> Tensor:
-    """Cluster each group of weights by k-means; the same on every machine and every rank.
+def first_palette(
+    points: Tensor,
+    n_clusters: int,
+    *,
+    algorithm: str = "auto",
+    fix_zero: bool = False,
+    keep_zeros: bool = False,
+) -> Tensor:
+    """Cluster each group by k-means; the same on every machine and every rank.
 
     Args:
-        weight: Finite, shape (G, N).
+        points: Finite, shape (G, N, D).
         n_clusters: Number K of centroids of each group.
-        keep_zeros: Make zero the first centroid and cluster only the other weights around the remaining ones.
+        algorithm: "nf" and "nf_fit" for natural floats, where there are as many; anything else is k-means.
+        fix_zero: Make the centroid nearest to zero zero, and the first.
+        keep_zeros: Make zero the first centroid and cluster only the other points around the remaining ones.
 
     Returns:
-        Centroids, ascending but for the zero, shape (G, K), float32 (float64 for float64 weights) on the CPU.
+        Centroids, shape (G, K, D), float32 (float64 for float64 points) on the CPU; scalars ascending but for the zero.
     """
-    precision = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    precision = torch.float64 if points.dtype == torch.float64 else torch.float32
+    natural = algorithm.startswith("nf") and n_clusters in NATURAL_SIZES and points.shape[-1] == 1
     palettes = []
-    for group in weight.detach().to(device="cpu", dtype=precision):
-        values = group[group != 0] if keep_zeros else group
-        counted = count_values(values)
-        if not keep_zeros:
-            palette = kmeans_1d(counted.values, counted.counts, n_clusters, refine=n_clusters <= _REFINED)
-        elif n_clusters == 1:
-            palette = np.zeros(1)
-        else:
-            others = kmeans_1d(counted.values, counted.counts, n_clusters - 1, refine=n_clusters <= _REFINED)
-            palette = np.concatenate((np.zeros(1), others))
-        palettes.append(torch.from_numpy(palette))
+    for group in points.detach().to(device="cpu", dtype=precision):
+        if natural:
+            palettes.append(_natural(group, n_clusters, algorithm))
+            continue
+        present = group[(group != 0).any(dim=-1)] if keep_zeros else group
+        palette = _kmeans(present, n_clusters - int(keep_zeros))
+        if keep_zeros:
+            palette = torch.cat((palette.new_zeros((1, palette.shape[-1])), palette))
+        elif fix_zero:
+            nearest = int(palette.square().sum(dim=-1).argmin())
+            palette[nearest] = palette[0].clone()
+            palette[0] = 0.0
+        palettes.append(palette)
     return torch.stack(palettes).to(precision)
+
+
+def _kmeans(points: Tensor, n_clusters: int) -> Tensor:
+    if points.shape[-1] > 1:
+        return lloyd.kmeans(points, n_clusters)
+    if not n_clusters:
+        return points.new_zeros((0, 1))
+    counted = count_values(points.flatten())
+    palette = kmeans_1d(counted.values, counted.counts, n_clusters, refine=n_clusters <= _REFINED)
+    return torch.from_numpy(palette).unsqueeze(-1)
+
+
+def _natural(points: Tensor, n_clusters: int, algorithm: str) -> Tensor:
+    if algorithm != "nf_fit":
+        return natural_floats(n_clusters).unsqueeze(-1)
+    counted = count_values(points.flatten())
+    values, counts = torch.from_numpy(counted.values), torch.from_numpy(counted.counts)
+    return fit_natural_floats(values, counts, n_clusters).unsqueeze(-1)
 
 
 def count_values(values: Tensor) -> ValueCounts:

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from typing import Any
 
-import attrs
-from coremltools.optimize.torch.palettization import DKMPalettizerConfig, ModuleDKMPalettizerConfig
-from coremltools.optimize.torch.palettization._supported_modules import DKMPalettizerModulesRegistry
-from torch import nn
+import torch
+from torch import Tensor
 
-from lightning_compress.dkm.palettizer import DKMPalettizer
+from lightning_compress.dkm.clustering import Clustering
+from lightning_compress.dkm.weight_palette import LUT_DTYPES, Palettes, WeightPalette, precision
 from lightning_compress.errors import ConfigurationError
-from lightning_compress.methods.base import Method, PreparedMethod, check_finite, refuse_empty
-from lightning_compress.methods.configuration import Schema
-from lightning_compress.methods.schedule import FitLength, Point, check_point
-from lightning_compress.package.targets import PALETTE_BITS, Capability, palettization_capabilities
-
-Kernel = Literal["histogram", "coremltools"]
-_KERNELS = ("histogram", "coremltools")
-_GRANULARITIES = ("per_tensor", "per_grouped_channel")
-_MODULE_TYPES: tuple[type[nn.Module], ...] = DKMPalettizerModulesRegistry.get_supported_modules()
+from lightning_compress.methods.mechanism.configuration import Keys, Match, Schema
+from lightning_compress.methods.mechanism.method import Method
+from lightning_compress.methods.mechanism.schedule import FitLength
+from lightning_compress.methods.mechanism.stored import StoredIntegers, StoredPalette, StoredTensor
+from lightning_compress.methods.mechanism.technique import Stage, Stepped, Technique
+from lightning_compress.methods.mechanism.tensors import TensorReference
+from lightning_compress.methods.palette_options import PaletteOptions, check_options, refuse_renamed
+from lightning_compress.package.targets import Capability, palettization_capabilities
 
 
 class DKMPalettization(Method):
@@ -30,12 +28,12 @@ class DKMPalettization(Method):
     Every key of coremltools' `ModuleDKMPalettizerConfig` is a keyword argument, `n_bits` (1, 2, 3, 4, 6 or 8),
     `weight_threshold` (2048: smaller weights stay as they are), `granularity` and `group_size`,
     `enable_per_channel_scale`, `cluster_dim`, `milestone` and the options of the algorithm among them, beside
-    `module_type_configs` and `module_name_configs`. The milestone, where palettization begins, is an `int` of optimizer
-    steps or a `float` fraction of the fit.
+    `module_type_configs` and `module_name_configs`; a list there holds configurations for weights above one
+    `weight_threshold` or another. The milestone, where palettization begins, is an `int` of optimizer steps or a
+    `float` fraction of the fit. `PaletteOptions` says which keys do nothing here, and has two more, `exact` and `native`.
 
     Args:
-        kernel: `"histogram"`, which costs about as much as an optimizer step, or `"coremltools"`, the original, to
-        compare. configuration: The keys.
+        configuration: The keys.
 
     Raises:
         ConfigurationError: An unknown key or an invalid value, with the valid ones.
@@ -44,214 +42,288 @@ class DKMPalettization(Method):
         >>> method = DKMPalettization(n_bits=2, module_type_configs={"Linear": {"n_bits": 4}})
     """
 
-    schema = Schema(
-        technique="DKMPalettization", module_class=ModuleDKMPalettizerConfig, module_types=_MODULE_TYPES
-    )
+    schema = Schema("DKMPalettization", PaletteOptions, by_size="weight_threshold")
 
-    def __init__(self, *, kernel: Kernel = "histogram", **configuration: Any) -> None:
-        if kernel not in _KERNELS:
-            raise ConfigurationError(f"kernel of DKMPalettization is {kernel!r}; valid are {list(_KERNELS)}")
-        self.kernel = kernel
+    def __init__(self, **configuration: Any) -> None:
+        refuse_renamed(configuration)
         super().__init__(**configuration)
 
-    def describe(self) -> dict[str, Any]:
-        """The configuration as plain types, the kernel included."""
-        return {**super().describe(), "kernel": self.kernel}
+    def check_values(self, keys: Keys, source: str) -> None:
+        """Refuse bits, group sizes and milestones that cannot be, and what would be ignored."""
+        check_options(keys, source)
 
-    def check_values(self, keys: Mapping[str, Any], source: str) -> None:
-        """Refuse bits, group sizes and milestones that cannot be, and options that coremltools ignores."""
-        bits = keys.get("n_bits")
-        if bits is not None and (type(bits) is not int or bits not in PALETTE_BITS):
-            raise ConfigurationError(f"n_bits of {source} is {bits!r}; valid are {list(PALETTE_BITS)}")
-        check_point(keys.get("milestone", 0), f"milestone of {source}")
-        granularity = _plain(keys.get("granularity", "per_tensor"))
-        if granularity not in _GRANULARITIES:
-            raise ConfigurationError(
-                f"granularity of {source} is {granularity!r}; valid are {list(_GRANULARITIES)}"
-            )
-        for key, default in (("group_size", None), ("cluster_dim", None), ("kmeans_max_iter", 3)):
-            value = keys.get(key, default)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ConfigurationError(f"{key} of {source} is {value!r}; valid is an int from 1")
-        if granularity == "per_grouped_channel" and keys.get("group_size") is None:
-            raise ConfigurationError(
-                f"granularity of {source} is per_grouped_channel, which needs a group_size"
-            )
-        if granularity == "per_tensor" and keys.get("group_size") is not None:
-            raise ConfigurationError(
-                f"group_size of {source} is {keys['group_size']}, which has no meaning with "
-                "granularity per_tensor; set "
-                f"granularity to per_grouped_channel"
-            )
-        if keys.get("quantize_activations"):
-            raise ConfigurationError(
-                f"quantize_activations of {source} is true, which does nothing in coremltools 9 when "
-                "the model is converted; "
-                f"leave it out"
-            )
-        _module_config({key: value for key, value in keys.items() if key != "milestone"}, source)
+    def reason_to_leave(self, reference: TensorReference, match: Match) -> str | None:
+        """Weights of no more elements than the threshold gain nothing from a palette."""
+        assert match.keys is not None
+        threshold = PaletteOptions.of(match.keys).weight_threshold
+        if reference.numel > threshold:
+            return None
+        return f"{reference.numel:,} elements, no more than the weight_threshold of {threshold:,}"
 
-    def select(self, module: nn.Module) -> dict[str, dict[str, Any]]:
-        """The modules to palettize, by name, each with its keys."""
-        self.configuration.check_patterns(module)
-        selection: dict[str, dict[str, Any]] = {}
-        too_small: dict[str, list[str]] = {}
-        found: set[str] = set()
-        for name, submodule in module.named_modules():
-            if type(submodule) not in _MODULE_TYPES:
-                continue
-            keys, pattern = self.configuration.keys_for(name, submodule)
-            if keys is None:
-                continue
-            registered = DKMPalettizerModulesRegistry.get_palettizer_module(submodule)
-            parameters = registered.get_palettizable_parameters(submodule)
-            smallest = min(parameter.numel() for parameter, _ in parameters)
-            if smallest <= keys.get("weight_threshold", 2048):
-                if pattern is not None:
-                    too_small.setdefault(pattern, []).append(f"{name} ({smallest} weights)")
-                continue
-            for parameter, parameter_name in parameters:
-                check_finite(f"{name}.{parameter_name}", parameter)
-                _check_channels(name, parameter, keys)
-            if pattern is not None:
-                found.add(pattern)
-            selection[name] = keys
-        for pattern, names in too_small.items():
-            if pattern not in found:
+    def check_tensor(self, reference: TensorReference, keys: Keys) -> None:
+        """Refuse groups and vectors that do not divide the channels, and palettes larger than the weight."""
+        options = PaletteOptions.of(keys)
+        permutation = options.cluster_permute
+        if permutation is not None and len(permutation) != len(reference.shape):
+            raise ConfigurationError(
+                f"cluster_permute is {list(permutation)}, but {reference.name!r} has {len(reference.shape)} axes; give "
+                "it in module_name_configs or module_type_configs for weights of as many axes"
+            )
+        palette = weight_palette(reference, options)
+        channels = reference.shape[palette.channel_axis]
+        for key, size, whole, what in (
+            ("group_size", options.group_size, channels, "output channels"),
+            ("cluster_dim", palette.cluster_dim, options.group_size or channels, "channels of a group"),
+        ):
+            if size is not None and whole % size:
+                valid = [divisor for divisor in range(1, whole + 1) if whole % divisor == 0]
                 raise ConfigurationError(
-                    f"module_name_configs[{pattern!r}] of DKMPalettization matches only weights of no "
-                    "more elements than "
-                    f"its weight_threshold: {names[:3]}; set weight_threshold to 0 for this pattern, or leave it out"
+                    f"{key} is {size}, which does not divide the {whole} {what} of {reference.name!r}; valid are "
+                    f"{valid}, or exclude it with module_name_configs"
                 )
-        refuse_empty(
-            selection,
-            "DKMPalettization",
-            "no weight that its configuration leaves is larger than its weight_threshold (2048 unless set)",
-        )
-        return selection
-
-    def capabilities(self, selection: Mapping[str, Mapping[str, Any]]) -> set[Capability]:
-        """The palettes of the selected modules."""
-        return set[Capability]().union(
-            *(
-                palettization_capabilities(
-                    keys.get("n_bits") or 2,
-                    grouped=_plain(keys.get("granularity", "per_tensor")) == "per_grouped_channel",
-                    per_channel_scale=bool(keys.get("enable_per_channel_scale", False)),
-                    cluster_dim=keys.get("cluster_dim") or 1,
-                    int8_lut=keys.get("lut_dtype", "f32") in ("i8", "u8"),
-                )
-                for keys in selection.values()
+        groups, clusters, dimensions = palette.palette_shape(reference.shape)
+        if clusters * dimensions > reference.numel // groups:
+            raise ConfigurationError(
+                f"a palette of {clusters} entries of {dimensions} is larger than the {reference.numel // groups} "
+                f"elements of {reference.name!r} that it stands for; choose a smaller n_bits or cluster_dim, a larger "
+                "group_size, or exclude it with module_name_configs"
             )
+
+    def check_plan(self, tensors: Collection[TensorReference], inputs: Collection[str]) -> None:
+        """Refuse a configuration, or a part of one, that leaves nothing to palettize."""
+        chosen = {self.configuration.match(reference).source for reference in tensors}
+        for pattern, section in self.configuration.by_name.items():
+            if section.entries and f"module_name_configs[{pattern!r}]" not in chosen:
+                threshold = PaletteOptions.of(section.entries[0]).weight_threshold
+                raise ConfigurationError(
+                    f"module_name_configs[{pattern!r}] of DKMPalettization palettizes nothing: it matches only weights "
+                    f"of no more elements than its weight_threshold of {threshold:,}, or that an earlier pattern "
+                    "matches too; set weight_threshold to 0 for this pattern, or leave it out"
+                )
+        if not tensors:
+            raise ConfigurationError(
+                "DKMPalettization finds nothing to compress: no weight that its configuration leaves is larger than "
+                "its weight_threshold (2048 unless set)"
+            )
+
+    def technique(self, reference: TensorReference, keys: Keys) -> Palette:
+        """A palette for a tensor."""
+        return Palette(reference, PaletteOptions.of(keys))
+
+    def capabilities(self, reference: TensorReference, keys: Keys) -> Collection[Capability]:
+        """What a package must be able to hold for a tensor's palette."""
+        options = PaletteOptions.of(keys)
+        return palettization_capabilities(
+            _bits(reference, options),
+            grouped=options.is_grouped,
+            per_channel_scale=options.enable_per_channel_scale,
+            cluster_dim=options.cluster_dim or 1,
+            int8_lut=LUT_DTYPES[options.lut_dtype] in ("i8", "u8"),
         )
 
-    def prepare(
-        self,
-        module: nn.Module,
-        selection: Mapping[str, Mapping[str, Any]],
-        example_inputs: tuple[Any, ...] | None = None,
-    ) -> PreparedPalettization:
-        """Insert palettes into the selected modules of `module`, in place."""
-        return PreparedPalettization(module, selection, self.kernel)
+    def unfinished(self, step: int, parts: Sequence[Stepped]) -> str | None:
+        """The step reached and the last milestone."""
+        last = max((part.last_step for part in parts), default=0)
+        return None if step >= last else f"palettization stands at step {step} of {last}, its last milestone"
 
 
-class PreparedPalettization(PreparedMethod):
-    """Palettes in a module and where their milestones stand."""
+class Palette(Technique):
+    """A palette on a tensor: clustered softly around while training, assigned to otherwise.
 
-    def __init__(self, module: nn.Module, selection: Mapping[str, Mapping[str, Any]], kernel: Kernel) -> None:
-        training = module.training
-        self._milestones: dict[str, Point] = {
-            name: keys.get("milestone", 0) for name, keys in selection.items()
-        }
-        self._last_step = 0
-        config = DKMPalettizerConfig()
-        # coremltools fills an empty configuration with its own defaults for every type of module.
-        config.global_config = None
-        config.module_type_configs.clear()
-        for name, keys in selection.items():
-            # A milestone beyond reach keeps the palette off until the schedule is known.
-            started = self._milestones[name] == 0
-            values = {**keys, "milestone": 0 if started else _NEVER}
-            # coremltools matches names as regular expressions.
-            config.module_name_configs[re.escape(name)] = _module_config(values, name)
-        self._palettizer = DKMPalettizer(module, config, kernel=kernel)
-        self.module = self._palettizer.prepare(inplace=True)
-        self.module.train(training)
+    A training pass starts from the palette that was committed and proposes an improved one.
+
+    Args:
+        reference: The tensor.
+        options: Its keys.
+
+    Attributes:
+        palette: Buffer of the centroids, (G, K, D).
+        scales: Buffer of what each channel is divided by before, (C, 1), or None for nothing.
+    """
+
+    stage = Stage.VALUES
+    precise = frozenset({"palette", "scales"})
+
+    palette: Tensor
+    scales: Tensor | None
+
+    def __init__(self, reference: TensorReference, options: PaletteOptions) -> None:
+        super().__init__(reference.name)
+        self._form = weight_palette(reference, options)
+        self._rank = len(reference.shape)
+        self._milestone = options.milestone
+        self._begins_after: int | None = None
+        if isinstance(options.milestone, int) and options.milestone > 0:
+            self._begins_after = options.milestone + 1
+        self._last_step = self._begins_after or 0
+        self._proposal: Palettes | None = None
+        dtype = precision(reference.dtype)
+        self.register_buffer("palette", torch.zeros(self._form.palette_shape(reference.shape), dtype=dtype))
+        scaled = self._form.scale_scheme is not None
+        scales = torch.zeros(self._form.scales_shape(reference.shape), dtype=dtype) if scaled else None
+        self.register_buffer("scales", scales)
+        self.add_switch("enabled", options.milestone == 0)
+        self.add_switch("initialised")
+
+    @property
+    def keeps_zeros(self) -> bool:
+        """Whether zeros stay zeros, and an entry of the palette stands for them alone."""
+        return self._form.keep_zeros
+
+    @property
+    def unit(self) -> tuple[int, int] | None:
+        """The channels of a vector."""
+        return (self._form.channel_axis, self._form.cluster_dim) if self._form.cluster_dim > 1 else None
+
+    def join(self, before: Sequence[Technique], after: Sequence[Technique]) -> None:
+        """Zeros that another technique decides stay zeros."""
+        if any(technique.stage == Stage.ZEROS for technique in before):
+            self._form = replace(self._form, keep_zeros=True)
+
+    # Schedule.
 
     def resolve_schedule(self, length: FitLength) -> None:
-        """Turn fractions of the fit into steps."""
-        self._last_step = 0
-        for name, point in self._milestones.items():
-            source = f"the palettization milestone of {name!r}"
-            step = length.step_of(point, source)
-            if isinstance(point, float) and step > 0:
-                # coremltools counts from 0: milestone m takes effect after optimizer step m + 1.
-                step -= 1
-            self._palettizer._milestones[name] = step
-            if step > 0:
-                self._last_step = max(self._last_step, step + 1)
+        """Turn a milestone that is a fraction of the fit into steps."""
+        if self._milestone == 0:
+            return
+        step = length.step_of(self._milestone, f"the palettization milestone of {self.tensor_name!r}")
+        # Milestones count from 0: milestone m takes effect after optimizer step m + 1.
+        if isinstance(self._milestone, float) and step > 0:
+            step -= 1
+        self._begins_after = step + 1
+        self._last_step = step + 1 if step > 0 else 0
         length.check(self._last_step, "the palettization schedule")
 
-    def step(self) -> None:
-        """Advance by one optimizer step and switch on the palettes that are due."""
-        self._palettizer.step()
+    @property
+    def last_step(self) -> int:
+        """The optimizer step after which the weight is palettized."""
+        return self._last_step
 
-    def finalize(self, module: nn.Module) -> nn.Module:
-        """Replace the weights of `module` by palette and indices."""
-        finalized: nn.Module = self._palettizer.finalize(module, inplace=True)
-        return finalized
+    def begin(self, tensor: Callable[[], Tensor]) -> None:
+        """Make the first palette of a weight that is palettized from the start."""
+        if self.is_on("enabled") and not self.is_on("initialised"):
+            self._initialise(tensor())
 
-    def metrics(self) -> dict[str, float]:
-        """Nothing that a step does not measure."""
-        return {}
+    def advance(self, step: int, tensor: Callable[[], Tensor]) -> None:
+        """Begin once the milestone is reached, or was passed."""
+        if not self.is_on("enabled") and self._begins_after is not None and step >= self._begins_after:
+            self.switch("enabled", True)
+            self.begin(tensor)
 
-    def unfinished(self) -> str | None:
-        """The step reached and the last milestone."""
-        if self._palettizer._step_count >= self._last_step:
-            return None
-        return f"palettization stands at step {self._palettizer._step_count} of {self._last_step}, its last milestone"
+    # Values.
 
-    def state_dict(self) -> dict[str, Any]:
-        """Progress of the palettizer; palettes are buffers."""
-        state: dict[str, Any] = self._palettizer.state_dict()
-        return state
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def forward(self, tensor: Tensor) -> Tensor:
+        """Cluster softly and propose a better palette in training; assign to the palette in evaluation.
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the progress of the palettizer."""
-        self._palettizer.load_state_dict(state)
+        `torch.compile` passes over it: a palette is laid out with numpy.
+        """
+        if not self.is_on("enabled") or not tensor.numel():
+            return tensor
+        palettes = self._palettes(tensor)
+        if not self.training:
+            return self._form.assign(tensor, palettes)
+        clustered, updated = self._form.cluster(tensor, palettes)
+        if self._proposal is None:
+            self._proposal = Palettes(updated, palettes.scales)
+        return clustered
+
+    def commit(self) -> None:
+        """Take up the palette that the first pass of the step proposed."""
+        if self._proposal is not None:
+            self._hold(self._proposal)
+
+    def complete(self, tensor: Tensor) -> None:
+        """Make a palette where there is none yet."""
+        self._form.check_finite(tensor)
+        self.switch("enabled", True)
+        if not self.is_on("initialised"):
+            self._initialise(tensor)
+
+    def store(self, stored: StoredTensor) -> StoredTensor:
+        """Palettes, scales, and the integers that stand for entries, along the axis of the channels."""
+        form, rank = self._form, self._rank
+        rounded = form.rounded(self.palette)
+        entries = None
+        if rounded.scale is not None:
+            zero_point = None if rounded.zero_point is None else form.along_channels(rounded.zero_point, rank)
+            entries = StoredIntegers(8, form.along_channels(rounded.scale, rank), zero_point)
+        palette = StoredPalette(
+            lut=form.along_channels(rounded.values, rank),
+            scale=None if self.scales is None else form.along_channels(self.scales, rank).squeeze(-1),
+            vector_axis=form.channel_axis if form.cluster_dim > 1 else None,
+            entries=entries,
+        )
+        return replace(stored, palette=palette)
+
+    def report(self, tensor: Tensor, compressed: Tensor) -> dict[str, Any]:
+        """The palettes and the share of the weight that each entry has."""
+        if not self.is_on("enabled") or not tensor.numel():
+            return {}
+        palettes = self._palettes(tensor)
+        return {
+            "palette": self._form.rounded(palettes.entries).values,
+            "shares": self._form.shares(tensor, palettes),
+        }
+
+    def _palettes(self, tensor: Tensor) -> Palettes:
+        if self.is_on("initialised"):
+            return Palettes(self.palette, self.scales)
+        return self._form.begin(tensor)
+
+    def _initialise(self, tensor: Tensor) -> None:
+        if tensor.numel():
+            self._hold(self._form.begin(tensor))
+
+    @torch.no_grad()
+    def _hold(self, palettes: Palettes) -> None:
+        self._proposal = None
+        self.palette.copy_(palettes.entries)
+        if self.scales is not None and palettes.scales is not None and palettes.scales is not self.scales:
+            self.scales.copy_(palettes.scales)
+        self.switch("initialised", True)
+
+    def _load_from_state_dict(self, *arguments: Any, **keywords: Any) -> None:
+        super()._load_from_state_dict(*arguments, **keywords)
+        self._proposal = None
+
+    def extra_repr(self) -> str:
+        """The palettes' size and what is special about them."""
+        groups, clusters, dimensions = self.palette.shape
+        return f"groups={groups}, entries={clusters}, cluster_dim={dimensions}, lut_dtype={self._form.lut_dtype!r}"
 
 
-_NEVER = 2**62
+def weight_palette(reference: TensorReference, options: PaletteOptions) -> WeightPalette:
+    """How a tensor is palettized under its options."""
+    axis, rank = reference.layout.output_axis, len(reference.shape)
+    axes = options.cluster_permute or (axis, *(other for other in range(rank) if other != axis))
+    return WeightPalette(
+        name=reference.name,
+        n_clusters=2 ** _bits(reference, options),
+        clustering=Clustering(
+            temperature=options.palett_tau,
+            iterations=options.kmeans_max_iter,
+            epsilon=options.palett_epsilon,
+            attention_floor=options.zero_threshold,
+            mode=options.palett_mode,
+            exact=options.exact,
+            native=options.native,
+        ),
+        cluster_dim=options.cluster_dim or 1,
+        group_size=options.group_size,
+        axes=None if axes == tuple(range(rank)) else axes,
+        scale_scheme=options.per_channel_scaling_factor_scheme if options.enable_per_channel_scale else None,
+        lut_dtype=LUT_DTYPES[options.lut_dtype],
+        first=options.kmeans_init,
+        enforce_zero=options.enforce_zero,
+        prune_threshold=options.prune_threshold,
+        keep_zeros=options.enforce_zero and options.prune_threshold == 0,
+        soft_share=options.percentage_palett_enable,
+        repetition_tolerance=options.palett_cluster_tol,
+    )
 
 
-def _plain(value: Any) -> Any:
-    return getattr(value, "value", value)
-
-
-def _module_config(keys: Mapping[str, Any], source: str) -> ModuleDKMPalettizerConfig:
-    floats = {item.name for item in attrs.fields(ModuleDKMPalettizerConfig) if item.type is float}
-    values: dict[str, Any] = {
-        key: float(value) if key in floats and type(value) is int else value for key, value in keys.items()
-    }
-    permutation = values.get("cluster_permute")
-    if isinstance(permutation, list):
-        values["cluster_permute"] = tuple(permutation)
-    try:
-        return ModuleDKMPalettizerConfig(**values)
-    except (TypeError, ValueError, AssertionError, DeprecationWarning) as error:
-        reason = error.args[0] if error.args else error
-        raise ConfigurationError(f"coremltools refuses the keys of {source}: {reason}") from error
-
-
-def _check_channels(name: str, parameter: nn.Parameter, keys: Mapping[str, Any]) -> None:
-    permutation = keys.get("cluster_permute")
-    channels = parameter.shape[permutation[0] if permutation else 0]
-    for key in ("group_size", "cluster_dim"):
-        size = keys.get(key)
-        if size is not None and channels % size:
-            valid = [divisor for divisor in range(1, channels + 1) if channels % divisor == 0]
-            raise ConfigurationError(
-                f"{key} is {size}, which does not divide the {channels} output channels of {name!r}; "
-                f"valid are {valid}, or "
-                f"exclude the module with module_name_configs"
-            )
+def _bits(reference: TensorReference, options: PaletteOptions) -> int:
+    if options.n_bits is not None:
+        return options.n_bits
+    return 4 if reference.kind is not None and reference.kind.name == "Linear" else 2

@@ -1,0 +1,89 @@
+"""K-means of vectors: Lloyd's iterations from seeds chosen by k-means++ (Arthur and Vassilvitskii, 2007).
+
+Deterministic, so that every process of a distributed fit begins with the same palette.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_SEED = 0
+_RESTARTS = 3
+_ITERATIONS = 50
+_MOST_POINTS = 1 << 16
+"""More vectors than this are represented by evenly spaced ones."""
+
+_BLOCK = 1 << 22
+"""Most distances that are held at once."""
+
+
+def kmeans(points: Tensor, n_clusters: int) -> Tensor:
+    """Cluster vectors.
+
+    Args:
+        points: Finite, shape (N, D), on the CPU.
+        n_clusters: Number K of centroids.
+
+    Returns:
+        The best of several runs, shape (K, D); centroids repeat where there are fewer distinct vectors.
+    """
+    if points.shape[0] > _MOST_POINTS:
+        chosen = torch.linspace(0, points.shape[0] - 1, _MOST_POINTS, dtype=torch.float64).round().long()
+        points = points[chosen]
+    generator = torch.Generator().manual_seed(_SEED)
+    best, least = points.new_zeros((n_clusters, points.shape[1])), torch.inf
+    if not points.shape[0]:
+        return best
+    for _ in range(_RESTARTS):
+        centroids, inertia = _lloyd(points, _seeds(points, n_clusters, generator))
+        if inertia < least:
+            best, least = centroids, inertia
+    return best
+
+
+def nearest(points: Tensor, centroids: Tensor, preference: float = 0.0) -> tuple[Tensor, Tensor]:
+    """For each point the index of its nearest centroid and the squared distance.
+
+    Args:
+        points: Shape (N, D).
+        centroids: Shape (K, D).
+        preference: How much nearer, in squared distance, the first centroid seems than it is.
+    """
+    indices, distances = [], []
+    for part in points.split(max(1, _BLOCK // centroids.shape[0])):
+        distance = torch.cdist(part, centroids).square_()
+        if preference:
+            distance[:, 0] -= preference
+        found = distance.min(dim=-1)
+        indices.append(found.indices)
+        distances.append(found.values)
+    return torch.cat(indices), torch.cat(distances)
+
+
+def _seeds(points: Tensor, n_clusters: int, generator: torch.Generator) -> Tensor:
+    first = int(torch.randint(points.shape[0], (), generator=generator))
+    seeds = [points[first]]
+    distance = (points - seeds[0]).square().sum(dim=-1)
+    while len(seeds) < n_clusters:
+        total = distance.cumsum(dim=0, dtype=torch.float64)
+        drawn = torch.rand((), dtype=torch.float64, generator=generator) * total[-1]
+        index = min(int(torch.searchsorted(total, drawn, right=True)), points.shape[0] - 1)
+        seeds.append(points[index])
+        distance = torch.minimum(distance, (points - points[index]).square().sum(dim=-1))
+    return torch.stack(seeds)
+
+
+def _lloyd(points: Tensor, centroids: Tensor) -> tuple[Tensor, float]:
+    previous = torch.inf
+    inertia = torch.inf
+    for _ in range(_ITERATIONS):
+        index, distance = nearest(points, centroids)
+        inertia = float(distance.sum(dtype=torch.float64))
+        if inertia >= previous * (1 - 1e-6):
+            break
+        previous = inertia
+        count = torch.bincount(index, minlength=centroids.shape[0]).to(points.dtype).unsqueeze(-1)
+        sums = torch.zeros_like(centroids).index_add_(0, index, points)
+        centroids = torch.where(count > 0, sums / count.clamp_min(1), centroids)
+    return centroids, inertia
