@@ -166,6 +166,19 @@ class Palette(Technique):
         self.add_switch("initialised")
 
     @property
+    def label(self) -> str:
+        """The bits of an index, and what is special about the palette."""
+        form = self._form
+        special = (
+            (form.group_size is not None, f"a group of {form.group_size} channels each"),
+            (form.cluster_dim > 1, f"vectors of {form.cluster_dim}"),
+            (form.scale_scheme is not None, "scaled by channel"),
+            (form.lut_dtype in ("i8", "u8"), "int8 entries"),
+        )
+        bits = f"palette of {(form.n_clusters - 1).bit_length()} bits"
+        return ", ".join([bits, *(words for holds, words in special if holds)])
+
+    @property
     def keeps_zeros(self) -> bool:
         """Whether zeros stay zeros, and an entry of the palette stands for them alone."""
         return self._form.keep_zeros

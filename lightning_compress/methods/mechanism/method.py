@@ -26,10 +26,10 @@ MethodType = TypeVar("MethodType", bound="Method")
 class Companion(Stepped):
     """Something that a method does to the whole module, beside its tensors, such as freezing statistics."""
 
-    def advance(self, step: int) -> None:  # noqa: B027
+    def advance(self, step: int) -> None:
         """Follow the schedule; `step` is the number of optimizer steps taken."""
 
-    def remove(self, module: nn.Module) -> None:  # noqa: B027
+    def remove(self, module: nn.Module) -> None:
         """Take out of a copy that is finalized whatever this has put into it."""
 
 

@@ -76,25 +76,26 @@ class PreparedModule:
                 parametrize.register_parametrization(owner.module, owner.parameter, technique, unsafe=True)
         for owner in reference.owners:
             if reference.kind is not None and reference.kind.is_recurrent:
-                if not _has_registered_hook(owner.module):
-                    refresh_flat_weights(owner.module)
+                refresh_flat_weights(owner.module)
         for index, (method, technique) in enumerate(chain.items()):
             tensor = _tensor_before(reference, preceding + index)
             self._states[method].append(TensorState(reference, planned.keys[method], technique, tensor))
 
     def planned_rows(self) -> tuple[list[PlannedRow], list[tuple[str, str]]]:
         """What is done to each tensor, and at the inputs of which layers, for a table."""
-        labels: dict[str, list[str]] = {}
-        for method in self.methods:
-            for state in self._states[method]:
-                labels.setdefault(state.reference.name, []).append(state.technique.label)
+        techniques: dict[str, list[Technique]] = {}
+        for technique in self.techniques():
+            techniques.setdefault(technique.tensor_name, []).append(technique)
         rows = []
         for planned in self.plan.tensors:
             reference = planned.reference
-            done = labels.get(reference.name, [])
-            reasons = dict.fromkeys(reason for reason in planned.reasons.values() if reason)
-            treatment = " + ".join(done) or "; ".join(reasons) or "no technique asks for it"
-            rows.append(PlannedRow(" = ".join(reference.names), reference.numel, treatment, bool(done)))
+            chain = sorted(techniques.get(reference.name, []), key=lambda technique: technique.stage)
+            reasons = list(dict.fromkeys(reason for reason in planned.reasons.values() if reason))
+            done = " + ".join(technique.label for technique in chain)
+            left = "; ".join(reasons) or "no technique asks for it"
+            # Of a joint compression that takes a tensor in part, the rest is told too.
+            treatment = (f"{done} alone: {left}" if reasons else done) if chain else left
+            rows.append(PlannedRow(" = ".join(reference.names), reference.numel, treatment, bool(chain)))
         inputs = [
             (layer.name or type(layer.module).__name__, technique.label)
             for layer in self.plan.layers
@@ -252,10 +253,6 @@ def _tensor_before(reference: TensorReference, count: int) -> Callable[[], Tenso
             return tensor.detach()
 
     return compute
-
-
-def _has_registered_hook(module: nn.Module) -> bool:
-    return any(hook.__module__.endswith("mechanism.recurrent") for hook in module._forward_pre_hooks.values())
 
 
 def _refuse_prepared(module: nn.Module) -> None:

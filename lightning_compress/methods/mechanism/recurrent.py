@@ -16,6 +16,8 @@ def refresh_flat_weights(module: nn.Module) -> None:
     torch 2.14 reads them into a list beforehand, finds before each pass that computed weights are others than those in
     the list, and reads each of them four times over. For the length of a pass they are computed once.
     """
+    if _enter in module._forward_pre_hooks.values():
+        return
     module.register_forward_pre_hook(_enter)
     module.register_forward_hook(_leave, always_call=True)
 
@@ -27,7 +29,7 @@ def drop_flat_weight_hooks(module: nn.Module) -> None:
             if hook in (_enter, _leave):
                 del hooks[key]
     if isinstance(module, nn.RNNBase):
-        module._init_flat_weights()  # type: ignore[no-untyped-call]
+        module._init_flat_weights()
 
 
 def _enter(module: nn.Module, _: Any) -> None:

@@ -44,7 +44,7 @@ class Stepped(nn.Module):
 
     # Schedule.
 
-    def resolve_schedule(self, length: FitLength) -> None:  # noqa: B027 - not every part has a schedule
+    def resolve_schedule(self, length: FitLength) -> None:
         """Turn fractions of the fit into steps.
 
         Raises:
@@ -62,7 +62,7 @@ class Stepped(nn.Module):
 
     # State.
 
-    def commit(self) -> None:  # noqa: B027 - not every part proposes anything
+    def commit(self) -> None:
         """Make the state that the first forward pass of this optimizer step proposed the state."""
 
     def shared(self) -> Iterator[Tensor]:
@@ -73,7 +73,7 @@ class Stepped(nn.Module):
         """What a checkpoint must hold beside buffers and parameters, in plain types."""
         return {}
 
-    def restore(self, progress: Mapping[str, Any]) -> None:  # noqa: B027 - most parts keep everything in buffers
+    def restore(self, progress: Mapping[str, Any]) -> None:
         """Take up what `progress` returned; may be called more than once."""
 
     # Switches: buffers that are known without waiting for a device.
@@ -141,7 +141,7 @@ class Technique(Stepped, abc.ABC):
     def forward(self, tensor: Tensor) -> Tensor:
         """The tensor compressed: differentiable in training, as it will be stored in evaluation."""
 
-    def join(self, before: Sequence[Technique], after: Sequence[Technique]) -> None:  # noqa: B027
+    def join(self, before: Sequence[Technique], after: Sequence[Technique]) -> None:
         """Look at what else is done to the tensor, before anything has run.
 
         Raises:
@@ -153,14 +153,14 @@ class Technique(Stepped, abc.ABC):
         """Axis and number of the elements that are stored as one, and so are zero together or not at all."""
         return None
 
-    def begin(self, tensor: Callable[[], Tensor]) -> None:  # noqa: B027
+    def begin(self, tensor: Callable[[], Tensor]) -> None:
         """Called when training starts or goes on.
 
         Args:
             tensor: Computes the tensor as it comes to this technique.
         """
 
-    def advance(self, step: int, tensor: Callable[[], Tensor]) -> None:  # noqa: B027
+    def advance(self, step: int, tensor: Callable[[], Tensor]) -> None:
         """Follow the schedule.
 
         Args:
@@ -197,7 +197,7 @@ class InputTechnique(Stepped, abc.ABC):
     def forward(self, value: Tensor) -> Tensor:
         """The input compressed."""
 
-    def advance(self, step: int) -> None:  # noqa: B027
+    def advance(self, step: int) -> None:
         """Follow the schedule; `step` is the number of optimizer steps taken."""
 
     @property
@@ -205,8 +205,8 @@ class InputTechnique(Stepped, abc.ABC):
         """Whether it has seen no data yet, and does not know what to do."""
         return False
 
-    def watch(self, active: bool) -> None:  # noqa: B027
+    def watch(self, active: bool) -> None:
         """While active, learn from forward passes in evaluation too: batches are shown."""
 
-    def complete(self) -> None:  # noqa: B027
+    def complete(self) -> None:
         """Called on a copy before it is finalized."""
