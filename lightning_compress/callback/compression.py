@@ -40,7 +40,6 @@ from lightning_compress.callback.placement import Placement
 from lightning_compress.callback.reporting import package_line, print_layers
 from lightning_compress.callback.strategies import check_precision, check_strategy
 from lightning_compress.coreml.export import CoreMLExport, ExportedPackage
-from lightning_compress.coreml.verification import export_verified
 from lightning_compress.errors import CompressionError, ConfigurationError
 from lightning_compress.methods.base import Method
 from lightning_compress.methods.joint import PreparedModule, from_descriptions, in_order
@@ -449,7 +448,7 @@ class Compression(Callback):
     def _export(self, prepared: PreparedModule, export: CoreMLExport) -> ExportedPackage:
         assert self.finalized is not None
         assert self._example_inputs is not None
-        self.exported = export_verified(export, self.finalized, self._example_inputs, prepared.capabilities)
+        self.exported = export.run(self.finalized, self._example_inputs, prepared.capabilities)
         return self.exported
 
     def _share(self, trainer: L.Trainer) -> None:

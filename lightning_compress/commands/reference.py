@@ -20,10 +20,9 @@ from lightning_compress.callback.checkpoints import compression_states, read_che
 from lightning_compress.commands.measuring import measure
 from lightning_compress.commands.recipe import recipe_export, recipe_module
 from lightning_compress.coreml.image import ImageInput
-from lightning_compress.coreml.tolerance import Tolerance
+from lightning_compress.coreml.tolerance import TIMES_ITS_OWN, Tolerance
 from lightning_compress.coreml.trace import convertible_copy
-from lightning_compress.coreml.verification import Samples, random_samples, tolerance_for
-from lightning_compress.coreml.verification.comparison import TIMES_ITS_OWN
+from lightning_compress.coreml.verification import Samples, random_samples
 from lightning_compress.coreml.verification.samples import image_samples
 from lightning_compress.errors import ConfigurationError, DataError
 from lightning_compress.package.inspection import Feature, PackageReport
@@ -67,7 +66,7 @@ def reference_of_recipe(config: DictConfig, report: PackageReport) -> Reference:
     wrapped = convertible_copy(export.wrapped(network))
     size = (config.data.image_size, config.data.image_size)
     images = (_validation_images(data, config.samples) * 255).round()
-    tolerance = tolerance_for(export, size, quantized_activations="quantize" in report.operations)
+    tolerance = export.tolerance_for(size, quantized_activations="quantize" in report.operations)
 
     def measure_with(exported: nn.Module, white: float, folder: Path) -> float:
         evaluation: L.LightningModule = instantiate(config.recipe.evaluator, white=white)(exported)

@@ -26,7 +26,6 @@ from lightning_compress.coreml.card import METRICS
 from lightning_compress.coreml.export import CoreMLExport
 from lightning_compress.coreml.metadata import add_metadata
 from lightning_compress.coreml.post_training import palettize_package
-from lightning_compress.coreml.verification import export_verified
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.methods.joint import PreparedModule
 from lightning_compress.methods.schedule import FitLength
@@ -110,7 +109,7 @@ class TrainingJob:
         export = self._export("float16")
         # As the callback does: after the one step of a rehearsal a network may overflow in half precision.
         export = dataclasses.replace(export, verify=export.verify and not self.config.trainer.fast_dev_run)
-        package = export_verified(export, network, cast(Any, inputs))
+        package = export.run(network, cast(Any, inputs))
         _console.print(package_line(package))
         self._measure("float16", package.path)
 

@@ -15,8 +15,9 @@ from lightning_compress.coreml.convert import PRECISIONS, Interface, convert, re
 from lightning_compress.coreml.detector import CONFIDENCE, COORDINATES, NonMaximumSuppression
 from lightning_compress.coreml.image import ImageInput
 from lightning_compress.coreml.labels import read_labels
-from lightning_compress.coreml.tolerance import Tolerance
-from lightning_compress.coreml.trace import ExampleInputs
+from lightning_compress.coreml.tolerance import Tolerance, default_tolerance
+from lightning_compress.coreml.trace import ExampleInputs, as_tuple
+from lightning_compress.coreml.verification import Verification, verify_package
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.package.inspection import PackageReport, inspect
 from lightning_compress.package.save import require_writable, resolve, save_package
@@ -24,6 +25,10 @@ from lightning_compress.package.targets import Capability, resolve_target, targe
 
 _PREVIEW = "com.apple.coreml.model.preview.type"
 """The metadata by which Xcode knows how to try a model."""
+
+_PIXELS = 5
+"""Half precision moves the boxes of a hardly trained detector by more than a pixel on images that are no photographs; a
+wrong program moves them far. On real images `lightning-compress verify` asks for one pixel."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +80,8 @@ class CoreMLExport:
         user_metadata: Further metadata, by key.
         wrapper: Called with the finalized module; what it returns is exported. For softmax, box decoding,
             picking outputs.
-        verify: Whether `lightning_compress.coreml.verification`, and with it `Compression`, runs the package before it
-            takes its place and compares it with the module.
-        tolerance: How far outputs may be apart then; None for one that fits the package: see
-            `lightning_compress.coreml.verification.tolerance_for`.
+        verify: Whether the package is run, and compared with the module, before it takes its place.
+        tolerance: How far outputs may be apart then; None for one that fits the package: see `tolerance_for`.
         card: Whether to write a model card, a Markdown file, beside the package.
 
     Raises:
@@ -163,24 +166,21 @@ class CoreMLExport:
         module: nn.Module,
         example_inputs: ExampleInputs,
         capabilities: Collection[Capability] = (),
-        check: Callable[[Path], None] | None = None,
     ) -> ExportedPackage:
-        """Wrap, trace, convert, check, write and measure.
-
-        A package cannot be run here: `lightning_compress.coreml.verification.export_verified` does that as well.
+        """Wrap, trace, convert, check, write, verify and measure.
 
         Args:
             module: A finalized module; it is not changed.
             example_inputs: What to call it with.
             capabilities: What the compression needs of the package; that each is really in it is checked
                 before it is written.
-            check: Called with the written package before it takes the place of an earlier one; what it raises
-                ends the export.
 
         Raises:
             TraceError: If the module cannot be traced.
             TargetError: If the deployment target cannot carry the compression.
             CompressionError: If the converted program lacks a compression that was asked for.
+            VerificationError: If the package does not compute what the module does; an earlier one is then
+                still there.
             PackageError: If the package cannot be written; an earlier one is then still there.
         """
         target = resolve_target(self.minimum_deployment_target, capabilities)
@@ -194,7 +194,11 @@ class CoreMLExport:
         )
         self._describe(model)
         require_present(capabilities, model)
-        path = save_package(model, self.path, check)
+
+        def verify(package: Path) -> None:
+            self.compare(package, module, example_inputs, capabilities).require_passed()
+
+        path = save_package(model, self.path, verify if self.verify else None)
         report = inspect(path)
         if self.card:
             write_model_card(report)
@@ -206,6 +210,56 @@ class CoreMLExport:
             target=target_name(target.value),
             report=report,
         )
+
+    def compare(
+        self,
+        package: Path,
+        module: nn.Module,
+        example_inputs: ExampleInputs,
+        capabilities: Collection[Capability] = (),
+    ) -> Verification:
+        """Compare a package with the module that was exported to it, on samples that need no data.
+
+        Args:
+            package: Path of the `.mlpackage` folder.
+            module: The finalized module.
+            example_inputs: What to call it with.
+            capabilities: What the compression needs of the package; see `tolerance_for`.
+
+        Raises:
+            VerificationError: If outputs are missing or of other sizes.
+            PackageError: If the package cannot be loaded.
+        """
+        first = as_tuple(example_inputs)[0]
+        size = None if self.image is None else (first.shape[-2], first.shape[-1])
+        quantized = Capability.INT8_ACTIVATIONS in capabilities
+        return verify_package(
+            package,
+            self.wrapped(module),
+            example_inputs,
+            self.tolerance_for(size, quantized_activations=quantized, pixels=_PIXELS),
+            image=self.image,
+            pixel=None if self.nms is None or size is None else 1 / max(size),
+        )
+
+    def tolerance_for(
+        self,
+        image_size: tuple[int, int] | None = None,
+        *,
+        quantized_activations: bool = False,
+        pixels: float = 1.0,
+    ) -> Tolerance:
+        """The tolerance that the export asks for, or `default_tolerance`.
+
+        Args:
+            image_size: Height and width of the images, in pixels.
+            quantized_activations: Whether the package computes with quantized activations.
+            pixels: How many pixels a detector's box may be off.
+        """
+        if self.tolerance is not None:
+            return self.tolerance
+        box = None if self.nms is None or image_size is None else pixels / max(image_size)
+        return default_tolerance(self.compute_precision, box=box, quantized_activations=quantized_activations)
 
     def _labels(self) -> list[str] | None:
         if self.nms is not None and self.class_labels is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from lightning_compress.coreml.detector import COORDINATES
 from lightning_compress.errors import ConfigurationError
 
 
@@ -44,3 +45,33 @@ class Tolerance:
         """The largest difference allowed in an output whose largest magnitude is `largest`."""
         # Where an output is 0 throughout there is nothing to be relative to.
         return self.absolute.get(output, self.relative * max(largest, 1e-3))
+
+
+_RELATIVE = {"float16": 5e-2, "float32": 1e-3}
+"""Half precision moves the probabilities of a ResNet50 by 2% early in its training, and a wrong program by far more."""
+
+TIMES_ITS_OWN = 3.0
+"""Of its difference from itself, with which a module with quantized activations may be apart from its package."""
+
+
+def default_tolerance(
+    compute_precision: str, *, box: float | None = None, quantized_activations: bool = False
+) -> Tolerance:
+    """The tolerance of an export that asks for none.
+
+    An output may be apart by 5% of its largest value and by 1% on average, a fiftieth of both in float32, and a
+    detector's boxes by `box`. With quantized activations, three times what the module differs from itself when its
+    numbers are rounded to float16 is allowed besides: a value between two steps falls to one or the other by any
+    rounding, and a step in an early layer moves later values over their steps, and a single output far. A package
+    that is right is as far from its module as the module is from itself.
+
+    Args:
+        compute_precision: "float16" or "float32".
+        box: How far a detector's boxes may be off, in shares of the image's sides; None where there are none.
+        quantized_activations: Whether the package computes with quantized activations.
+    """
+    return Tolerance(
+        _RELATIVE[compute_precision],
+        {} if box is None else {COORDINATES: box},
+        own=TIMES_ITS_OWN if quantized_activations else 0.0,
+    )

@@ -10,13 +10,8 @@ import torch
 from torch import Tensor
 
 from lightning_compress.coreml.detector import CONFIDENCE, COORDINATES
-from lightning_compress.coreml.export import CoreMLExport
 from lightning_compress.coreml.tolerance import Tolerance
 from lightning_compress.errors import VerificationError
-
-_RELATIVE = {"float16": 5e-2, "float32": 1e-3}
-"""Half precision moves the probabilities of a ResNet50 by 2% early in its training, and a wrong program by far more."""
-
 
 Named = Mapping[str, Tensor]
 """Outputs of one sample by name."""
@@ -101,40 +96,6 @@ class Verification:
                 "near enough; verify=False exports without this check"
             )
 
-
-def tolerance_for(
-    export: CoreMLExport,
-    image_size: tuple[int, int] | None = None,
-    *,
-    quantized_activations: bool = False,
-    pixels: float = 1.0,
-) -> Tolerance:
-    """The tolerance that an export asks for, or the default one.
-
-    By default an output may be apart by 5% of its largest value and by 1% on average, a fiftieth of both in float32,
-    and a detector's boxes by `pixels`. With quantized activations, three times what the module differs from itself
-    when its numbers are rounded to float16 is allowed besides: a value between two steps falls to one or the other by
-    any rounding, and a step in an early layer moves later values over their steps, and a single output far. A package
-    that is right is as far from its module as the module is from itself.
-
-    Args:
-        export: How the package is made.
-        image_size: Height and width of the images, in pixels.
-        quantized_activations: Whether the package computes with quantized activations.
-        pixels: How many pixels a detector's box may be off.
-    """
-    if export.tolerance is not None:
-        return export.tolerance
-    boxes = (
-        {COORDINATES: pixels / max(image_size)} if export.nms is not None and image_size is not None else {}
-    )
-    return Tolerance(
-        _RELATIVE[export.compute_precision], boxes, own=TIMES_ITS_OWN if quantized_activations else 0.0
-    )
-
-
-TIMES_ITS_OWN = 3.0
-"""Of its difference from itself, with which a module with quantized activations may be apart from its package."""
 
 _DETECTIONS = 200
 """Boxes of an image that are compared: as many as detectors commonly report at most."""

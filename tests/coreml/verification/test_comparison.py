@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_compress.coreml import CoreMLExport, ImageInput, NonMaximumSuppression, Tolerance
-from lightning_compress.coreml.verification import Verification, compare, tolerance_for
+from lightning_compress.coreml.verification import Verification, compare
 from lightning_compress.errors import ConfigurationError, VerificationError
 
 
@@ -153,23 +153,23 @@ class TestADifferenceOfTheModuleFromItself:
 
 class TestTolerance:
     def test_the_default_follows_the_precision(self):
-        assert tolerance_for(CoreMLExport("net.mlpackage")).relative == 5e-2
-        assert tolerance_for(CoreMLExport("net.mlpackage", compute_precision="float32")).relative == 1e-3
+        assert CoreMLExport("net.mlpackage").tolerance_for().relative == 5e-2
+        assert CoreMLExport("net.mlpackage", compute_precision="float32").tolerance_for().relative == 1e-3
 
     def test_quantized_activations_alone_are_judged_by_the_module_itself(self):
         export = CoreMLExport("net.mlpackage")
-        assert tolerance_for(export).own == 0
-        assert tolerance_for(export, quantized_activations=True).own == 3
+        assert export.tolerance_for().own == 0
+        assert export.tolerance_for(quantized_activations=True).own == 3
 
     def test_a_detectors_boxes_may_be_apart_by_a_pixel(self):
         export = CoreMLExport(
             "net.mlpackage", image=ImageInput(), class_labels=["a"], nms=NonMaximumSuppression()
         )
-        assert tolerance_for(export, (200, 300)).absolute == {"coordinates": 1 / 300}
+        assert export.tolerance_for((200, 300)).absolute == {"coordinates": 1 / 300}
 
     def test_what_the_export_asks_for_goes_first(self):
         own = Tolerance(relative=0.5)
-        assert tolerance_for(CoreMLExport("net.mlpackage", tolerance=own), quantized_activations=True) is own
+        assert CoreMLExport("net.mlpackage", tolerance=own).tolerance_for(quantized_activations=True) is own
 
     @pytest.mark.parametrize(
         ("keywords", "message"),

@@ -14,13 +14,11 @@ from torch import nn
 from lightning_compress import Compression, CoreMLExport, DKMPalettization, LinearQuantization
 from lightning_compress.coreml import ImageInput, NonMaximumSuppression, Tolerance, softmax_outputs
 from lightning_compress.coreml.verification import (
-    export_verified,
     random_samples,
     reference_outputs,
     run_in_coreml,
     run_in_torch,
     verification_table,
-    verify_export,
 )
 from lightning_compress.coreml.verification.running import disturbed_outputs, program_of
 from lightning_compress.errors import PackageError, VerificationError
@@ -66,8 +64,8 @@ class Overflowing(nn.Module):
 
 def test_a_package_that_computes_what_its_module_does_takes_its_place(digit_network, digits, tmp_path):
     export = CoreMLExport(tmp_path / "net.mlpackage")
-    exported = export_verified(export, digit_network.eval(), digits[:1])
-    verification = verify_export(export, exported.path, digit_network, digits[:1])
+    exported = export.run(digit_network.eval(), digits[:1])
+    verification = export.compare(exported.path, digit_network, digits[:1])
     assert verification.passed
     (output,) = verification.outputs
     assert output.name == "output"
@@ -77,31 +75,31 @@ def test_a_package_that_computes_what_its_module_does_takes_its_place(digit_netw
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
 def test_one_that_does_not_leaves_the_earlier_package(digit_network, digits, tmp_path):
     export = CoreMLExport(tmp_path / "net.mlpackage")
-    path = export_verified(export, digit_network.eval(), digits[:1]).path
+    path = export.run(digit_network.eval(), digits[:1]).path
     before = decompressed_weights(path)
     with pytest.raises(
         VerificationError, match=r"'output' differs by inf at most.*compute_precision='float32'"
     ):
-        export_verified(export, Overflowing().eval(), digits[:1])
+        export.run(Overflowing().eval(), digits[:1])
     assert decompressed_weights(path).keys() == before.keys()
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["net.md", "net.mlpackage"]
 
 
 def test_float32_holds_what_float16_does_not(digits, tmp_path):
     export = CoreMLExport(tmp_path / "net.mlpackage", compute_precision="float32")
-    assert export_verified(export, Overflowing().eval(), digits[:1]).path.is_dir()
+    assert export.run(Overflowing().eval(), digits[:1]).path.is_dir()
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
 def test_without_verification_it_is_written_as_it_is(digits, tmp_path):
     export = CoreMLExport(tmp_path / "net.mlpackage", verify=False)
-    assert export_verified(export, Overflowing().eval(), digits[:1]).path.is_dir()
+    assert export.run(Overflowing().eval(), digits[:1]).path.is_dir()
 
 
 def test_the_tolerance_is_the_exports(digit_network, digits, tmp_path):
     export = CoreMLExport(tmp_path / "net.mlpackage", tolerance=Tolerance(relative=1e-9))
     with pytest.raises(VerificationError, match="tolerance"):
-        export_verified(export, digit_network.eval(), digits[:1])
+        export.run(digit_network.eval(), digits[:1])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -122,8 +120,8 @@ def test_a_classifier_with_labels_is_verified_by_its_probabilities(digit_network
         class_labels=[f"digit {label}" for label in range(10)],
         wrapper=softmax_outputs,
     )
-    exported = export_verified(export, digit_network.eval(), digits[:1])
-    (output,) = verify_export(export, exported.path, digit_network, digits[:1]).outputs
+    exported = export.run(digit_network.eval(), digits[:1])
+    (output,) = export.compare(exported.path, digit_network, digits[:1]).outputs
     assert output.name == "classLabel_probs"
 
 
@@ -140,11 +138,11 @@ def test_the_order_of_colours_and_their_scales_are_those_of_the_network(tmp_path
     export = CoreMLExport(
         tmp_path / "net.mlpackage", image=ImageInput(scale=scale, bias=0.5, color_layout=layout)
     )
-    exported = export_verified(export, Colors(), torch.rand(1, 3, 16, 16))
+    exported = export.run(Colors(), torch.rand(1, 3, 16, 16))
     other = dataclasses.replace(
         export, image=ImageInput(scale=scale, bias=0.5, color_layout="BGR" if layout == "RGB" else "RGB")
     )
-    assert not verify_export(other, exported.path, Colors(), torch.rand(1, 3, 16, 16)).passed
+    assert not other.compare(exported.path, Colors(), torch.rand(1, 3, 16, 16)).passed
 
 
 def test_inputs_that_come_by_name_are_verified(tmp_path):
@@ -155,8 +153,8 @@ def test_inputs_that_come_by_name_are_verified(tmp_path):
     generator = torch.Generator().manual_seed(0)
     inputs = {"right": torch.rand(3, generator=generator), "left": torch.rand(3, generator=generator)}
     export = CoreMLExport(tmp_path / "net.mlpackage", output_names=["difference", "product"])
-    exported = export_verified(export, Two(), inputs)
-    outputs = verify_export(export, exported.path, Two(), inputs).outputs
+    exported = export.run(Two(), inputs)
+    outputs = export.compare(exported.path, Two(), inputs).outputs
     assert [output.name for output in outputs] == ["difference", "product"]
 
 
@@ -179,7 +177,7 @@ def test_a_detector_is_verified_before_suppression_in_pixels(tmp_path):
         nms=NonMaximumSuppression(confidence_threshold=0.99),
     )
     inputs = torch.rand(1, 3, 64, 48)
-    verification = verify_export(export, export_verified(export, network, inputs).path, network, inputs)
+    verification = export.compare(export.run(network, inputs).path, network, inputs)
     confidence, coordinates = verification.outputs
     assert (confidence.name, coordinates.name) == ("confidence", "coordinates")
     assert confidence.pixels is None
@@ -239,7 +237,7 @@ def test_core_ml_computes_what_the_runtime_does(digit_network, digits, tmp_path)
         class_labels=[str(label) for label in range(10)],
         wrapper=softmax_outputs,
     )
-    path = export_verified(export, digit_network.eval(), digits[:1]).path
+    path = export.run(digit_network.eval(), digits[:1]).path
     samples = random_samples(digits[:1], image).package
     ours = run_in_torch(program_of(path), samples)
     for one, other in zip(ours, run_in_coreml(path, samples), strict=True):
@@ -264,7 +262,7 @@ def fitted(digit_module, digit_data, make_trainer, tmp_path):
 class TestQuantizedActivations:
     def verification(self, fitted, module, digits):
         export = CoreMLExport(fitted.exported.path)
-        return verify_export(export, fitted.exported.path, module, digits[:1], {Capability.INT8_ACTIVATIONS})
+        return export.compare(fitted.exported.path, module, digits[:1], {Capability.INT8_ACTIVATIONS})
 
     def test_are_judged_by_what_torch_differs_from_itself(self, fitted, digits):
         verification = self.verification(fitted, fitted.finalized, digits)

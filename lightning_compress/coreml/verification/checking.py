@@ -1,0 +1,60 @@
+"""A package against the module that it was made of, on samples that need no data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from lightning_compress.coreml.detector import COORDINATES
+from lightning_compress.coreml.image import ImageInput
+from lightning_compress.coreml.tolerance import Tolerance
+from lightning_compress.coreml.trace import ExampleInputs, by_position, convertible_copy
+from lightning_compress.coreml.verification.comparison import Verification, compare
+from lightning_compress.coreml.verification.running import (
+    disturbed_outputs,
+    output_names,
+    program_of,
+    reference_outputs,
+    run_in_torch,
+)
+from lightning_compress.coreml.verification.samples import random_samples
+
+
+def verify_package(
+    package: Path,
+    module: nn.Module,
+    example_inputs: ExampleInputs,
+    tolerance: Tolerance,
+    *,
+    image: ImageInput | None = None,
+    pixel: float | None = None,
+) -> Verification:
+    """Run a package and its module on the same samples and compare what they compute.
+
+    The package is run as it is typed, which is float16 by default, on the CPU.
+
+    Args:
+        package: Path of the `.mlpackage` folder.
+        module: What was converted.
+        example_inputs: What to call it with.
+        tolerance: How far outputs may be apart.
+        image: How the package presents its first input as an image.
+        pixel: What one pixel is in the unit of a detector's boxes; None where there are none.
+
+    Raises:
+        VerificationError: If outputs are missing or of other sizes.
+        PackageError: If the package cannot be loaded.
+    """
+    samples = random_samples(example_inputs, image)
+    reference = convertible_copy(by_position(module, example_inputs))
+    program = program_of(package)
+    names = output_names(program)
+    differences = compare(
+        reference_outputs(reference, samples.module, names),
+        run_in_torch(program, samples.package),
+        tolerance,
+        pixels=None if pixel is None else {COORDINATES: pixel},
+        disturbed=disturbed_outputs(reference, samples.module, names, tolerance),
+    )
+    return Verification(str(package.name), "torch, as typed", len(samples.module), differences)
