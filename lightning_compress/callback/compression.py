@@ -50,6 +50,7 @@ from lightning_compress.callback.reporting import package_line, print_layers, pr
 from lightning_compress.callback.strategies import check_precision, check_strategy
 from lightning_compress.coreml.export import CoreMLExport, ExportedPackage
 from lightning_compress.errors import CompressionError, ConfigurationError
+from lightning_compress.methods.mechanism.copies import copy_module
 from lightning_compress.methods.mechanism.joining import from_descriptions, in_order
 from lightning_compress.methods.mechanism.method import Method
 from lightning_compress.methods.mechanism.preparation import PreparedModule
@@ -395,6 +396,10 @@ class Compression(Callback):
         self._keep(finish(prepared, self._recorder.calls(self._example_inputs)), self.export)
         assert self.finalized is not None
         return self.finalized
+
+    def trained(self) -> nn.Module:
+        """A copy of the module as it is trained, on the CPU, in float32 and evaluation mode, its compression simulated."""
+        return copy_module(self._require().module)
 
     def report(self) -> Report:
         """Palette, share of each entry, scales and error by tensor, in training too; prints as a table with rich.

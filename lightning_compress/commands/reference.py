@@ -35,7 +35,8 @@ class Reference:
     """What a package is compared with.
 
     Attributes:
-        module: In the exported form, on the CPU.
+        module: In the exported form, on the CPU: as it was trained, in evaluation, where it was compressed.
+        finalized: What was exported.
         samples: What both are run on.
         tolerance: How far they may be apart.
         pixel: One pixel in the unit of a detector's coordinates, or None.
@@ -44,6 +45,7 @@ class Reference:
     """
 
     module: nn.Module
+    finalized: nn.Module
     samples: Samples
     tolerance: Tolerance
     pixel: float | None = None
@@ -62,8 +64,7 @@ def reference_of_recipe(config: DictConfig, report: PackageReport) -> Reference:
     data.setup("fit")
     export = recipe_export(config, data, Path(config.package))
     module = recipe_module(config)
-    network = _network(config, module)
-    wrapped = convertible_copy(export.wrapped(network))
+    trained, finalized = _networks(config, module)
     size = (config.data.image_size, config.data.image_size)
     images = (_validation_images(data, config.samples) * 255).round()
     tolerance = export.tolerance_for(size, quantized_activations="quantize" in report.operations)
@@ -73,7 +74,8 @@ def reference_of_recipe(config: DictConfig, report: PackageReport) -> Reference:
         return measure(evaluation, data, config.recipe.metric, folder, limit_batches=config.limit_batches)
 
     return Reference(
-        module=wrapped,
+        module=convertible_copy(export.wrapped(trained)),
+        finalized=convertible_copy(export.wrapped(finalized)),
         samples=image_samples(list(torch.split(images, 1)), export.image),
         tolerance=tolerance,
         pixel=1 / max(size) if config.recipe.task == "detection" else None,
@@ -96,7 +98,7 @@ def reference_of_saved_module(config: DictConfig, report: PackageReport) -> Refe
     else:
         samples = _read_samples(Path(config.inputs).expanduser(), inputs, image, config.samples)
     times = TIMES_ROUNDING if "quantize" in report.operations else 0.0
-    return Reference(module, samples, Tolerance(times_rounding=times))
+    return Reference(module, module, samples, Tolerance(times_rounding=times))
 
 
 def _validation_images(data: L.LightningDataModule, count: int) -> Tensor:
@@ -108,24 +110,28 @@ def _validation_images(data: L.LightningDataModule, count: int) -> Tensor:
     return torch.cat(images[:count])
 
 
-def _network(config: DictConfig, module: L.LightningModule) -> nn.Module:
+def _networks(config: DictConfig, module: L.LightningModule) -> tuple[nn.Module, nn.Module]:
+    """The network as it was trained, and finalized; one and the same where nothing was compressed."""
     if config.checkpoint is None:
         if config.recipe.module.get("weights") is None:
             raise ConfigurationError(
                 "checkpoint is empty, so there is no torch model to compare the package with; give a checkpoint of "
                 "the recipe's fit, or pretrained weights by recipe.module.weights"
             )
-        return module.get_submodule(config.recipe.network)
+        network = module.get_submodule(config.recipe.network)
+        return network, network
     checkpoint = read_checkpoint(config.checkpoint)
     if compression_states(checkpoint):
-        return Compression.load_from_checkpoint(config.checkpoint, module).finalize()
+        compression = Compression.load_from_checkpoint(config.checkpoint, module)
+        return compression.trained(), compression.finalize()
     try:
         module.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
         raise ConfigurationError(
             f"checkpoint={str(config.checkpoint)!r} does not fit recipe={config.recipe.name}: {error}"
         ) from error
-    return module.get_submodule(config.recipe.network)
+    network = module.get_submodule(config.recipe.network)
+    return network, network
 
 
 def _saved_module(path: str | None, report: PackageReport) -> nn.Module:

@@ -17,6 +17,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, open_dict
 
 from lightning_compress.callback import Compression
+from lightning_compress.callback.finishing import rehearse
 from lightning_compress.callback.reporting import package_line
 from lightning_compress.commands.measuring import measure
 from lightning_compress.commands.recipe import recipe_export
@@ -27,8 +28,8 @@ from lightning_compress.coreml.export import CoreMLExport
 from lightning_compress.coreml.metadata import add_metadata
 from lightning_compress.coreml.post_training import palettize_package
 from lightning_compress.errors import ConfigurationError
-from lightning_compress.methods.joint import PreparedModule
-from lightning_compress.methods.schedule import FitLength
+from lightning_compress.methods.mechanism.preparation import PreparedModule
+from lightning_compress.methods.mechanism.schedule import FitLength
 from lightning_compress.package.save import save_package
 from lightning_compress.processes import on_rank_zero
 from lightning_compress.runtime import load
@@ -81,14 +82,20 @@ class TrainingJob:
         return self.results
 
     def _rehearse(self) -> None:
-        """Prepare a module that is thrown away, and resolve the schedule where the length of the fit is known."""
+        """Prepare and export a module that is thrown away, and resolve the schedule where the fit's length is known."""
+        if not self.methods:
+            return
         module = self._module("compressed_fit")
-        network = module.get_submodule(self.config.recipe.network)
-        prepared = PreparedModule(network, self.methods, (module.example_input_array,))
+        prepared = PreparedModule(module.get_submodule(self.config.recipe.network), self.methods)
+        fast = bool(self.config.trainer.fast_dev_run)
         steps = self.config.compressed_fit.trainer.get("max_steps", -1)
         if steps > 0:
-            prepared.resolve_schedule(FitLength(steps, rehearsal=bool(self.config.trainer.fast_dev_run)))
-        self._export(self.config.compression.name).validate(prepared.capabilities)
+            prepared.resolve_schedule(FitLength(steps, rehearsal=fast))
+        export = self._export(self.config.compression.name)
+        export.validate(prepared.capabilities)
+        if not fast:
+            inputs = (module.example_input_array,)
+            on_rank_zero(lambda: rehearse(prepared, export, inputs))
 
     def _float_fit(self) -> Mapping[str, torch.Tensor]:
         """Train without compression, or take the weights given, and export at float16."""
@@ -136,7 +143,13 @@ class TrainingJob:
 
     def _compression(self) -> Compression:
         name = self.config.compression.name
-        return Compression(*self.methods, module=self.config.recipe.network, export=self._export(name))
+        return Compression(
+            *self.methods,
+            module=self.config.recipe.network,
+            export=self._export(name),
+            # That is what this job began with.
+            rehearse=False,
+        )
 
     def _export(self, name: str) -> CoreMLExport:
         return recipe_export(self.config, self.data, self.folder / f"{name}.mlpackage")

@@ -194,7 +194,9 @@ class CoreMLExport:
 
         def verify(package: Path) -> None:
             compared = module if reference is None else reference
-            self.compare(package, compared, example_inputs, capabilities).require_passed()
+            self.compare(
+                package, compared, example_inputs, capabilities, finalized=module
+            ).require_passed()
 
         path = save_package(model, self.path, verify if self.verify else None)
         report = inspect(path)
@@ -264,14 +266,17 @@ class CoreMLExport:
         module: nn.Module,
         example_inputs: ExampleInputs,
         capabilities: Collection[Capability] = (),
+        *,
+        finalized: nn.Module | None = None,
     ) -> Verification:
-        """Compare a package with the module that was exported to it, on samples that need no data.
+        """Compare a package with a module, on samples that need no data.
 
         Args:
             package: Path of the `.mlpackage` folder.
-            module: The finalized module.
+            module: The finalized module, or the one that was trained.
             example_inputs: What to call it with.
             capabilities: What the compression needs of the package; see `tolerance_for`.
+            finalized: The finalized module, where `module` is another.
 
         Raises:
             VerificationError: If outputs are missing or of other sizes.
@@ -285,6 +290,7 @@ class CoreMLExport:
             self.wrapped(module),
             example_inputs,
             self.tolerance_for(size, quantized_activations=quantized, pixels=_PIXELS),
+            finalized=None if finalized is None else self.wrapped(finalized),
             image=self.image,
             pixel=None if self.nms is None or size is None else 1 / max(size),
         )

@@ -5,5 +5,6 @@ What is done to a module, whoever trains it.
 
 from lightning_compress.methods.palettization import DKMPalettization
 from lightning_compress.methods.pruning import MagnitudePruning
+from lightning_compress.methods.quantization import LinearQuantization
 
-__all__ = ["DKMPalettization", "MagnitudePruning"]
+__all__ = ["DKMPalettization", "LinearQuantization", "MagnitudePruning"]

@@ -27,6 +27,7 @@ def verify_package(
     example_inputs: ExampleInputs,
     tolerance: Tolerance,
     *,
+    finalized: nn.Module | None = None,
     image: ImageInput | None = None,
     pixel: float | None = None,
 ) -> Verification:
@@ -36,9 +37,11 @@ def verify_package(
 
     Args:
         package: Path of the `.mlpackage` folder.
-        module: What was converted.
+        module: What the package is compared with: what was converted, or what was trained.
         example_inputs: What to call it with.
         tolerance: How far outputs may be apart.
+        finalized: What was converted, if that is another; its numbers are rounded where the tolerance asks for that, as
+            those of a module in training would be to other palettes and integers.
         image: How the package presents its first input as an image.
         pixel: What one pixel is in the unit of a detector's boxes; None where there are none.
 
@@ -48,6 +51,9 @@ def verify_package(
     """
     samples = random_samples(example_inputs, image)
     reference = convertible_copy(by_position(module, example_inputs))
+    rounded = (
+        reference if finalized is None else convertible_copy(by_position(finalized, example_inputs))
+    )
     program = program_of(package)
     names = output_names(program)
     differences = compare(
@@ -55,6 +61,6 @@ def verify_package(
         run_in_torch(program, samples.package),
         tolerance,
         pixels=None if pixel is None else {COORDINATES: pixel},
-        disturbed=disturbed_outputs(reference, samples.module, names, tolerance),
+        disturbed=disturbed_outputs(rounded, samples.module, names, tolerance),
     )
     return Verification(str(package.name), "torch, as typed", len(samples.module), differences)

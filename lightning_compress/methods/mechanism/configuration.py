@@ -19,6 +19,7 @@ from torch import nn
 
 from lightning_compress.errors import ConfigurationError, ModuleNotFoundInModelError, nearest
 from lightning_compress.methods.mechanism.layers import KIND_NAMES, type_names
+from lightning_compress.methods.mechanism.operations import is_operation
 from lightning_compress.methods.mechanism.tensors import TensorReference
 
 _SECTIONS = ("global_config", "module_type_configs", "module_name_configs")
@@ -251,7 +252,8 @@ def check_names(configuration: Configuration, root: nn.Module, references: Itera
     present = {name for module in modules.values() for name in type_names(module)}
     for name in configuration.by_type:
         bare = name.removeprefix("torch.nn.")
-        if name not in present and bare not in KIND_NAMES and not configuration.schema.other_types:
+        is_other = configuration.schema.other_types and is_operation(name)
+        if name not in present and bare not in KIND_NAMES and not is_other:
             raise ModuleNotFoundInModelError(
                 f"module_type_configs of {technique} has the module type {name!r}, which the model does not have; "
                 f"the nearest that it has are {nearest(bare, present)}, and {', '.join(KIND_NAMES)} are always known"
