@@ -31,6 +31,11 @@ class Activation(InputTechnique):
         # Plain numbers, so that a trace holds them as constants.
         self._settled: tuple[float, int] | None = None
 
+    @property
+    def label(self) -> str:
+        """That inputs are integers."""
+        return "int8 inputs"
+
     def forward(self, value: Tensor) -> Tensor:
         """The input rounded, once the milestones say so and something was observed."""
         integers = self.quantizer.rounding.integers

@@ -41,6 +41,17 @@ class Integers(Technique):
             quantizing=milestones.quantizes(0),
         )
 
+    @property
+    def label(self) -> str:
+        """The bits, and what shares a scale."""
+        rounding = self.quantizer.rounding
+        bits = 8 if rounding.integers.highest - rounding.integers.lowest > 15 else 4
+        groups = rounding.groups
+        shared = "a scale a channel" if groups.axis is not None else "one scale"
+        if groups.block_size is not None:
+            shared = f"a scale a block of {groups.block_size}"
+        return f"int{bits} weights, {shared}"
+
     def forward(self, tensor: Tensor) -> Tensor:
         """The weight rounded, once the milestones say so."""
         quantizer = self.quantizer

@@ -20,7 +20,7 @@ from torch import nn
 
 from lightning_compress import MagnitudePruning
 from lightning_compress.methods import PreparedModule
-from lightning_compress.methods.schedule import FitLength
+from lightning_compress.methods.mechanism.schedule import FitLength
 
 
 def main() -> None:

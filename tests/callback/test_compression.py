@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from lightning_compress import (
     Compression,
@@ -23,7 +24,7 @@ from lightning_compress.errors import (
     ModuleNotFoundInModelError,
     WeightError,
 )
-from lightning_compress.methods.summary import summarize
+from lightning_compress.methods.mechanism.summary import summarize
 from lightning_compress.package import decompressed_weights, inspect
 
 
@@ -160,7 +161,7 @@ class TestPalettization:
                 distinct.append(output.detach().round(decimals=4).unique().numel())
 
         def watch() -> None:
-            digit_module.model.head.weight_fake_quant.register_forward_hook(record)
+            digit_module.model.head.parametrizations.weight[0].register_forward_hook(record)
 
         digit_module.on_train_start = watch
         compression = Compression(DKMPalettization(n_bits=2, milestone=0.5))
@@ -201,14 +202,31 @@ class TestQuantization:
 
         def ranges() -> dict[str, torch.Tensor]:
             return {
-                key: value.clone() for key, value in digit_module.state_dict().items() if "min_val" in key
+                key: value.clone()
+                for key, value in digit_module.state_dict().items()
+                if key.endswith((".low", ".high"))
             }
 
         digit_module.on_validation_epoch_start = lambda: seen.update(ranges())
         make_trainer(compression, max_epochs=1).fit(digit_module, datamodule=digit_data)
         after = ranges()
+        assert len(seen) == 12
         assert seen.keys() == after.keys()
         assert all(torch.equal(seen[key], after[key]) for key in seen)
+
+
+    def test_neither_example_inputs_nor_a_traceable_forward_is_needed(
+        self, digit_module, digit_data, make_trainer
+    ):
+        class DependsOnValues(nn.Module):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return x if x.sum() > 0 else -x
+
+        digit_module.model.features.append(DependsOnValues())
+        digit_module.example_input_array = None
+        compression = Compression(LinearQuantization())
+        make_trainer(compression, max_epochs=1).fit(digit_module, datamodule=digit_data)
+        assert {layer.technique for layer in compression.layers} == {"quantized"}
 
 
 class TestJointCompression:
@@ -248,25 +266,26 @@ class TestFit:
         compression = Compression(MagnitudePruning(scheduler={"update_steps": [4], "power": 1}))
         levels: list[float] = []
         digit_module.on_train_batch_start = lambda batch, index: levels.append(
-            zeros_in(digit_module.model.head.weight_mask)
+            zeros_in(digit_module.model.head.parametrizations.weight[0].mask)
         )
         make_trainer(compression, max_epochs=1, accumulate_grad_batches=2).fit(
             digit_module, datamodule=digit_data
         )
         # 8 batches make 4 optimizer steps; the mask changes after the last of them.
         assert levels == [0.0] * 8
-        assert zeros_in(digit_module.model.head.weight_mask) == pytest.approx(0.5, abs=1e-3)
+        assert zeros_in(digit_module.model.head.parametrizations.weight[0].mask) == pytest.approx(0.5, abs=1e-3)
 
     def test_the_trained_module_stays_prepared_and_keeps_its_parameters(
         self, digit_module, digit_data, make_trainer
     ):
-        before = dict(digit_module.named_parameters())
+        before = {id(parameter) for parameter in digit_module.parameters()}
         compression = Compression(DKMPalettization(n_bits=2))
         trainer = make_trainer(compression)
         trainer.fit(digit_module, datamodule=digit_data)
-        assert hasattr(digit_module.model.head, "weight_fake_quant")
-        assert not hasattr(compression.finalized.head, "weight_fake_quant")
-        assert all(parameter is before[name] for name, parameter in digit_module.named_parameters())
+        assert is_parametrized(digit_module.model.head, "weight")
+        assert not is_parametrized(compression.finalized.head)
+        assert type(compression.finalized.head) is nn.Linear
+        assert {id(parameter) for parameter in digit_module.parameters()} == before
         held = {
             id(parameter) for group in trainer.optimizers[0].param_groups for parameter in group["params"]
         }
@@ -288,7 +307,30 @@ class TestFit:
         assert rows["head.weight"].bits == 2
         assert rows["head.weight"].bytes_before == 2 * 5120
         assert rows["head.weight"].bytes_after == 5120 // 4 + 4 * 2
-        assert "head" in capsys.readouterr().out
+        printed = capsys.readouterr().out
+        assert printed.index("palette of 2 bits") < printed.index("stays dense: 72 elements")
+        assert "head" in printed
+
+    def test_a_subclass_keeps_its_checkpoints(self, digit_module, digit_data, make_trainer, tmp_path):
+        class Renamed(Compression):
+            pass
+
+        path = tmp_path / "last.ckpt"
+        trainer = make_trainer(Renamed(DKMPalettization(n_bits=2)))
+        trainer.fit(digit_module, datamodule=digit_data)
+        trainer.save_checkpoint(path)
+        restored = Compression.load_from_checkpoint(path, type(digit_module)())
+        assert restored.finalize().head.weight.unique().numel() <= 4
+
+    def test_what_techniques_hold_is_reported_in_training(self, digit_module, digit_data, make_trainer):
+        compression = Compression(DKMPalettization(n_bits=2))
+        reports = []
+        digit_module.on_train_batch_end = lambda *arguments: reports.append(compression.report())
+        make_trainer(compression, max_epochs=1).fit(digit_module, datamodule=digit_data)
+        told = reports[-1]["head.weight"]
+        assert told.values["palette"].shape == (1, 4, 1)
+        assert float(told.values["shares"].sum()) == pytest.approx(1)
+        assert 0 < told.error < 1
 
     def test_nothing_to_compress_still_exports(self, digit_module, digit_data, make_trainer, package):
         compression = Compression(export=CoreMLExport(package))
@@ -384,11 +426,6 @@ class TestRefusals:
         ):
             fit(Compression(export=CoreMLExport(package)))
 
-    def test_no_example_inputs_for_quantization(self, fit, digit_module):
-        digit_module.example_input_array = None
-        with pytest.raises(ConfigurationError, match="LinearQuantization needs example inputs"):
-            fit(Compression(LinearQuantization()))
-
     def test_a_target_too_low_for_the_compression(self, fit, package):
         export = CoreMLExport(package, minimum_deployment_target="iOS16")
         with pytest.raises(CompressionError, match="iOS16.*cannot carry.*3 bits.*iOS18"):
@@ -438,17 +475,6 @@ class TestRefusals:
         digit_module.other = nn.Linear(2, 2)
         with pytest.raises(ConfigurationError, match=r"\['model', 'other'\]; name the one to compress"):
             fit(Compression(DKMPalettization()))
-
-    def test_an_untraceable_forward_names_the_module_to_exclude(self, digit_module, fit):
-        class Picky(nn.Module):
-            def forward(self, x: torch.Tensor) -> torch.Tensor:
-                return x if x.sum() > 0 else -x
-
-        digit_module.model.features.append(Picky())
-        with pytest.raises(
-            CompressionError, match=r"cannot trace.*add \['features.7'\] to non_traceable_module_names"
-        ):
-            fit(Compression(LinearQuantization()))
 
     def test_a_module_that_is_already_prepared(self, digit_module, digit_data, make_trainer):
         trainer = make_trainer(

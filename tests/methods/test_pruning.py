@@ -15,7 +15,7 @@ from torch import nn
 from lightning_compress import MagnitudePruning
 from lightning_compress.methods import PreparedModule
 from lightning_compress.methods.masks import magnitude_mask
-from lightning_compress.methods.schedule import FitLength
+from lightning_compress.methods.mechanism.schedule import FitLength
 
 
 def train_by_hand(network: nn.Module, step: object, steps: int) -> None:

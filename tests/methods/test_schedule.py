@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_compress.errors import ConfigurationError
-from lightning_compress.methods.schedule import FitLength, check_point, expand_range
+from lightning_compress.methods.mechanism.schedule import FitLength, check_point, expand_range
 
 
 @given(steps=st.integers(1, 10**7), fraction=st.floats(0, 1))
