@@ -165,6 +165,23 @@ class Training(L.LightningModule):
         return DataLoader(TensorDataset(*self.inputs(STEPS * BATCH)), batch_size=BATCH)
 
 
+def calibrate(network: nn.Module, inputs: Inputs) -> None:
+    """Give batch norms the statistics of a batch, so that random weights stay in the range of half precision.
+
+    Args:
+        network: The network, in place.
+        inputs: Makes its inputs.
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        network.train()(*inputs(BATCH))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
 def run_cell(network: str, method: str) -> Cell:
     """Fit a network by a method and judge what it made.
 
@@ -180,6 +197,7 @@ def run_cell(network: str, method: str) -> Cell:
     with tempfile.TemporaryDirectory() as folder:
         try:
             training = Training(*NETWORKS[network]())
+            calibrate(training.model, training.inputs)
             export = CoreMLExport(Path(folder) / "net.mlpackage")
             compression = Compression(*METHODS[method].methods(), module="model", export=export)
             trainer = L.Trainer(
