@@ -14,7 +14,7 @@ from torch import nn
 
 from lightning_compress import MagnitudePruning
 from lightning_compress.methods import PreparedModule
-from lightning_compress.methods.masks import magnitude_mask
+from lightning_compress.methods.magnitude_masks import magnitude_mask
 from lightning_compress.methods.mechanism.schedule import FitLength
 
 
