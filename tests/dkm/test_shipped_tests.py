@@ -19,11 +19,10 @@ FILES = ["test_palettizer.py", "test_palettization_api.py", "test_palettization_
 SWAP_FAKE_PALETTIZE = """
 import coremltools.optimize.torch.palettization as package
 from coremltools.optimize.torch.palettization import fake_palettize, palettizer
-from lightning_compress.dkm import DKMPalettizer, FakePalettize
+from lightning_compress.dkm import FakePalettize
 
 package.FakePalettize = fake_palettize.FakePalettize = palettizer._FakePalettize = FakePalettize
 """
-SWAP_PALETTIZER = SWAP_FAKE_PALETTIZE + "package.DKMPalettizer = palettizer.DKMPalettizer = DKMPalettizer\n"
 
 
 @pytest.mark.parametrize(
