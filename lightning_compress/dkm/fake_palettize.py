@@ -103,8 +103,8 @@ class FakePalettize(CoreMLFakePalettize):  # type: ignore[misc]
 
     @property
     def centroids(self) -> list[Any]:
-        """The palettes as coremltools' converter reads them, one tensor (K, cluster_dim) a group."""
-        return list(self.lut().unbind(0)) if self._initialised else []
+        """The palettes as coremltools' converter reads them, one tensor (K, cluster_dim) a group; no tensor before."""
+        return list(self.lut().unbind(0)) if self._initialised else [self.kmeans_init]
 
     @centroids.setter
     def centroids(self, value: list[Any]) -> None:
