@@ -61,13 +61,13 @@ class Attender:
         self._held: tuple[Tensor, slice, _Attention] | None = None
 
     def sum_up(self, masses: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-        """Sums of attention times masses and first moments, (G, K, 2), and the sum of masses times nearness."""
+        """Sums of attention times masses and first moments, (G, K, 2), and sums of masses times nearness, (G, 1)."""
         moments = torch.stack((masses, masses * self._points), dim=-1)
         sums, nearness = [], []
         for block in self._blocks(centroids):
             attention = self._pay(centroids, block)
             sums.append(attention.floored @ moments[:, block])
-            nearness.append((masses[:, block] * attention.nearness).sum())
+            nearness.append((masses[:, block] * attention.nearness).sum(dim=-1, keepdim=True))
         return _total(sums), _total(nearness)
 
     def evaluate(self, before: Tensor, after: Tensor) -> Tensor:

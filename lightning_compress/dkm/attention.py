@@ -30,7 +30,8 @@ class Iteration(NamedTuple):
         before: Centroids that the attention was paid to, (G, K).
         after: Updated centroids, (G, K).
         attended: Sum of masses times attention, (G, K).
-        active: 1 where the update was made and 0 where an earlier stop came first, or None where it surely was.
+        active: 1 for groups whose update was made and 0 where an earlier stop came first, (G, 1), or None where all
+            were surely made.
     """
 
     before: Tensor
@@ -70,8 +71,8 @@ def cluster(
             points are rounded, and what is left of them far from all weights is noise.
 
     Returns:
-        The palettized value f at each point, (G, M), and the iterations. On the CPU an early stop ends the list; a
-        device that must not wait for the host goes on, with iterations that do nothing.
+        The palettized value f at each point, (G, M), and the iterations. On the CPU a stop of all groups ends the list;
+        a device that must not wait for the host goes on, with iterations that do nothing.
     """
     attender = _attender(points, clustering)
     least = masses.sum(dim=-1, keepdim=True).mul_(least_share)
@@ -93,17 +94,19 @@ def cluster(
         if clustering.epsilon is not None and position + 1 < clustering.iterations:
             if second_moment is None:
                 middle = (points[:, :1] + points[:, -1:]) / 2
-                second_moment = (masses * (points - middle).square_()).sum()
+                second_moment = (masses * (points - middle).square_()).sum(dim=-1, keepdim=True)
             previous, inertia = inertia, torch.sub(second_moment, nearness, alpha=clustering.temperature)
             if previous is None:
                 continue
+            stop = ((previous - inertia).abs() <= clustering.epsilon) & (previous != 0)
             if points.device.type == "cpu":
-                if previous.item() != 0 and abs(previous.item() - inertia.item()) <= clustering.epsilon:
+                stopped = stop if active is None else stop | (active == 0)
+                if bool(stopped.all()):
                     break
-            else:
-                stop = ((previous - inertia).abs() <= clustering.epsilon) & (previous != 0)
-                going_on = (~stop).to(points.dtype)
-                active = going_on if active is None else active * going_on
+                if active is None and not bool(stop.any()):
+                    continue
+            going_on = (~stop).to(points.dtype)
+            active = going_on if active is None else active * going_on
     last = _last(iterations)
     return attender.evaluate(last.before, last.after), iterations
 
@@ -134,15 +137,19 @@ def gradients(
     for position in range(len(iterations) - 1, -1, -1):
         iteration = iterations[position]
         update, slope = _through_update(attender, masses, gradient, iteration, clustering)
-        # The attention of the output is that of the last iteration, and reaches back to the centroids before it.
-        if iteration.active is None:
-            gradient = update + by_before if position == len(iterations) - 1 else update
-        else:
-            gradient = torch.where(iteration.active > 0, update, gradient)
+        if iteration.active is not None:
+            update = torch.where(iteration.active > 0, update, gradient)
             slope = slope * iteration.active
-            following = iterations[position + 1].active if position + 1 < len(iterations) else None
-            is_last = iteration.active * (1 - following) if following is not None else iteration.active
-            gradient = gradient + by_before * is_last
+        # The attention of the output is that of a group's last iteration, and reaches back to the centroids before it.
+        following = iterations[position + 1].active if position + 1 < len(iterations) else None
+        if position + 1 == len(iterations):
+            is_last = iteration.active
+            gradient = update + (by_before if is_last is None else by_before * is_last)
+        elif following is not None:
+            is_last = 1 - following if iteration.active is None else iteration.active * (1 - following)
+            gradient = update + by_before * is_last
+        else:
+            gradient = update
         mass_slope = slope if mass_slope is None else mass_slope + slope
     assert mass_slope is not None
     return PointGradients(output_slope, mass_slope, gradient)

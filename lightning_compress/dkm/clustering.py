@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MODES = ("dkm", "topk", "hard", "gsm")
-"""Attention as a softmax, as a softmax over the two nearest centroids, to the nearest alone, and as a softmax with Gumbel
-noise: coremltools' values of `palett_mode`."""
+"""Attention as a softmax, as a softmax over the two nearest centroids, to the nearest alone, and as a softmax with
+Gumbel noise: coremltools' values of `palett_mode`."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Clustering:
     Attributes:
         temperature: Softness of the assignment, in squared units of the weights.
         iterations: Largest number of centroid updates.
-        epsilon: Change of the inertia at which to stop early, or None to do every iteration.
+        epsilon: Change of a group's inertia at which it stops early, or None to do every iteration.
         attention_floor: Least attention that a weight pays to any centroid.
         fix_zero: Whether the first centroid of each group is held at zero.
         zero_preference: How much nearer, in squared distance, the first centroid seems than it is.

@@ -42,8 +42,8 @@ def palettize(
             channels that follow each other.
         temperature: Softness of the assignment, in squared units of the weights.
         iterations: Number of centroid updates.
-        epsilon: Stop early when the inertia changes by no more than this from one update to the next. By default
-            every iteration is done.
+        epsilon: Stop early when the inertia changes by no more than this from one update to the next, each group by
+            its own. By default every iteration is done.
         attention_floor: Least attention that a weight pays to any centroid (coremltools' `zero_threshold`).
         fix_zero: Hold the first centroid of each palette at zero.
         zero_preference: How much nearer, in squared distance, the first centroid seems than it is (coremltools'

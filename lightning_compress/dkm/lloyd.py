@@ -51,7 +51,7 @@ def nearest(points: Tensor, centroids: Tensor, preference: float = 0.0) -> tuple
         preference: How much nearer, in squared distance, the first centroid seems than it is.
     """
     indices, distances = [], []
-    for part in points.split(max(1, _BLOCK // centroids.shape[0])):
+    for part in torch.split(points, max(1, _BLOCK // centroids.shape[0])):
         distance = torch.cdist(part, centroids).square_()
         if preference:
             distance[:, 0] -= preference

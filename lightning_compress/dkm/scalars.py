@@ -82,10 +82,13 @@ def _passes(tensor: Tensor, clustering: Clustering) -> ModuleType:
 
 
 class PalettizeScalars(torch.autograd.Function):
+    """Clustered weights and new centroids, differentiable by weights and centroids."""
+
     @staticmethod
     def forward(
         ctx: Any, weight: Tensor, centroids: Tensor, groups: int, clustering: Clustering, keep_zeros: bool
     ) -> tuple[Tensor, Tensor]:
+        """Cluster a weight in `groups` equal parts around centroids (G, K, 1)."""
         work = weight.detach().reshape(groups, -1)
         work = work if work.dtype == torch.float64 else work.float()
         small = torch.float32 if work.device.type == "mps" else torch.float64
@@ -113,6 +116,7 @@ class PalettizeScalars(torch.autograd.Function):
     def backward(
         ctx: Any, output_gradient: Tensor, centroid_gradient: Tensor
     ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        """Gradients by weight and centroids, from the points of the grid back to every weight."""
         weight, centroids, places, masses, *saved = ctx.saved_tensors
         iterations = [Iteration(*saved[start : start + 4]) for start in range(0, len(saved), 4)]
         grid: Grid | None = ctx.grid

@@ -172,7 +172,8 @@ def _check_groups(keys: Keys, source: str) -> None:
         range(len(permutation))
     ):
         raise ConfigurationError(
-            f"cluster_permute of {source} is {permutation!r}; valid is an order of a weight's axes, such as [1, 0, 2, 3]"
+            f"cluster_permute of {source} is {permutation!r}; valid is an order of a weight's axes, such as "
+            "[1, 0, 2, 3]"
         )
 
 

@@ -30,7 +30,7 @@ class DKMPalettization(Method):
     `enable_per_channel_scale`, `cluster_dim`, `milestone` and the options of the algorithm among them, beside
     `module_type_configs` and `module_name_configs`; a list there holds configurations for weights above one
     `weight_threshold` or another. The milestone, where palettization begins, is an `int` of optimizer steps or a
-    `float` fraction of the fit. `PaletteOptions` says which keys do nothing here, and has two more, `exact` and `native`.
+    `float` fraction of the fit. `PaletteOptions` says which keys do nothing here, and has two more: `exact`, `native`.
 
     Args:
         configuration: The keys.

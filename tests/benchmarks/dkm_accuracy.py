@@ -102,7 +102,7 @@ def main() -> None:
         random = torch.randn(weight.shape, generator=generator)
         upstream = random if arguments.upstream == "random" else torch.ones_like(weight)
         for bits in arguments.bits:
-            centroids = first_palette(weight.unsqueeze(0), 2**bits)[0].unsqueeze(-1)
+            centroids = first_palette(weight.view(1, -1, 1), 2**bits)[0]
             exact = by_formulas(weight, centroids, upstream)
             theirs = errors(by_coremltools(weight, centroids, upstream), exact)
             ours = errors(by_histogram(weight, centroids, upstream), exact)

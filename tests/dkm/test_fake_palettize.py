@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 
 import pytest
 import safetensors.torch
@@ -42,7 +41,9 @@ VARIANTS = {
     "permuted": {"advanced_options": {"cluster_permute": (1, 0, 2, 3)}, "group_size": 4},
     "natural floats": {"n_bits": 3, "advanced_options": {"kmeans_init": "nf"}},
     "in vectors": {"cluster_dim": 2},
-    "hard": {"advanced_options": {"palett_mode": "gsm"}},
+    "with noise": {"advanced_options": {"palett_mode": "gsm"}},
+    "hard": {"advanced_options": {"palett_mode": "hard"}},
+    "in part": {"group_size": 4, "advanced_options": {"percentage_palett_enable": 0.5}},
     "rounded to int8": {"lut_dtype": "i8"},
     "rounded to half": {"lut_dtype": "f16"},
 }
@@ -163,7 +164,7 @@ def test_a_step_is_coremltools_own_to_its_precision(weight, advanced):
     theirs.create_partitions(weight)
     theirs.centroids = [ours.palette[0].clone()]
     # coremltools lets the first centroid seem nearer whether or not it is zero.
-    theirs.prune_threshold = ours._zero_preference()
+    theirs.prune_threshold = ours._form(weight).zero_preference
     one, other = weight.clone().requires_grad_(), weight.clone().requires_grad_()
     upstream = torch.randn(weight.shape)
     ours(one).backward(upstream)
@@ -274,16 +275,6 @@ def test_groups_that_do_not_divide_the_channels_are_refused_with_the_valid_sizes
 def test_an_unknown_type_of_palette_is_refused():
     with pytest.raises(ConfigurationError, match="lut_dtype is 'i4'"):
         make(lut_dtype="i4")
-
-
-def test_what_the_histogram_cannot_serve_says_so_once(weight, caplog):
-    from lightning_compress.dkm import fake_palettize
-
-    fake_palettize._logged.clear()
-    with caplog.at_level(logging.WARNING):
-        for _ in range(2):
-            make(cluster_dim=4)(weight)
-    assert sum("coremltools' own kernel" in message for message in caplog.messages) == 1
 
 
 def test_before_it_is_enabled_the_weight_passes_untouched(weight):

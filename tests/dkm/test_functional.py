@@ -31,7 +31,7 @@ def run(function, weight, centroids, upstream, **options):
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 6, 8])
 @pytest.mark.parametrize("upstream", ["random", "constant"])
 def test_output_gradient_and_centroids_agree_with_the_formulas(weights, bits, upstream, formulas):
-    centroids = first_palette(weights.unsqueeze(0), 2**bits)[0].unsqueeze(-1)
+    centroids = first_palette(weights.view(1, -1, 1), 2**bits)[0]
     gradient = torch.randn(weights.shape) if upstream == "random" else torch.ones(weights.shape)
     options = {"temperature": TEMPERATURE, "iterations": 3, "attention_floor": FLOOR}
     output, by_weight, updated = run(palettize, weights, centroids, gradient, **options)
@@ -103,7 +103,7 @@ def test_double_precision_is_the_formulas_themselves(formulas):
 def test_groups_are_palettized_as_they_would_be_alone(make):
     weight = make("normal", 24_000).view(12, 2000)
     weight[4:8] *= 20
-    centroids = first_palette(weight.view(3, -1), 8).unsqueeze(-1)
+    centroids = first_palette(weight.view(3, -1, 1), 8)
     together, updated = palettize(weight, centroids, temperature=TEMPERATURE, iterations=3)
     for group in range(3):
         part = slice(4 * group, 4 * group + 4)
@@ -156,7 +156,7 @@ def test_autocast_changes_nothing(make):
 
 
 def test_the_same_weights_give_the_same_bits(weights):
-    centroids = first_palette(weights.unsqueeze(0), 16)[0].unsqueeze(-1)
+    centroids = first_palette(weights.view(1, -1, 1), 16)[0]
     upstream = torch.randn(weights.shape)
     options = {"temperature": TEMPERATURE, "iterations": 3}
     first, second = (run(palettize, weights, centroids, upstream, **options) for _ in range(2))
@@ -286,8 +286,9 @@ def test_threads_do_not_disturb_one_another(make):
     ("weight", "centroids", "options", "message"),
     [
         (torch.zeros(4, dtype=torch.int32), torch.zeros(2, 1), {}, "floating-point"),
-        (torch.zeros(4), torch.zeros(2), {}, r"\(K, 1\)"),
-        (torch.zeros(4), torch.zeros(2, 2), {}, r"\(K, 1\)"),
+        (torch.zeros(4), torch.zeros(2), {}, r"\(K, D\)"),
+        (torch.zeros(4), torch.zeros(2, 3), {}, r"vectors of 3 cannot share the 4 channels"),
+        (torch.zeros(4), torch.zeros(2, 1), {"mode": "soft"}, r"\['dkm', 'topk', 'hard', 'gsm'\]"),
         (torch.zeros(4, 2), torch.zeros(3, 2, 1), {}, r"valid numbers of palettes: \[1, 2, 4\]"),
         (torch.zeros(4), torch.zeros(2, 1), {"temperature": 0.0}, "temperature"),
         (torch.zeros(4), torch.zeros(2, 1), {"iterations": 0}, "iterations"),

@@ -64,7 +64,7 @@ def assert_near(results, expected, tolerance):
     ids=lambda options: "+".join(options),
 )
 def test_both_make_the_same_of_weights_of_any_shape(weights, bits, options, in_torch):
-    centroids = first_palette(weights.unsqueeze(0), 2**bits)[0].unsqueeze(-1)
+    centroids = first_palette(weights.view(1, -1, 1), 2**bits)[0]
     upstream = torch.randn(weights.shape, generator=torch.Generator().manual_seed(1))
     expected = in_torch(weights, centroids, upstream, **options)
     assert_near(palettized(weights, centroids, upstream, **options), expected, 2e-4)
@@ -75,7 +75,7 @@ def test_both_make_the_same_of_weights_of_any_shape(weights, bits, options, in_t
 def test_both_let_zeros_be_and_keep_groups_apart(make, spread, in_torch):
     weight = make("half zero", 24_000).view(12, 2000) * spread
     weight[4:8] *= 0.3
-    centroids = first_palette(weight.view(3, -1), 8, keep_zeros=True).unsqueeze(-1)
+    centroids = first_palette(weight.view(3, -1, 1), 8, keep_zeros=True)
     upstream = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
     options = {"iterations": 3, "keep_zeros": True}
     expected = in_torch(weight, centroids, upstream, **options)

@@ -27,9 +27,9 @@ class NativeAttender:
         self._clustering = clustering
 
     def sum_up(self, masses: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-        """Sums of attention times masses and first moments, (G, K, 2), and the sum of masses times nearness."""
+        """Sums of attention times masses and first moments, (G, K, 2), and sums of masses times nearness, (G, 1)."""
         sums, nearness, _ = self._attend(_SUM_UP, masses, centroids)
-        return sums, nearness.sum()
+        return sums, nearness.unsqueeze(-1)
 
     def evaluate(self, before: Tensor, after: Tensor) -> Tensor:
         """Attention to the centroids before times those after, (G, M)."""
