@@ -107,10 +107,15 @@ class FakeQuantizer(Stepped):
         if not quantizing or tensor.numel() == 0 or not (self.is_on("known") or candidate is not None):
             return self._unrounded(tensor)
         wide = tensor.float()
-        if self.scale is not None and torch.is_grad_enabled():
-            rounded = self._learned(wide, candidate)
+        learned = self._learned(wide, candidate) if self.scale is not None and torch.is_grad_enabled() else None
+        if learned is not None and self.training:
+            rounded = learned
         else:
+            # The last bit of what is divided decides at the ends of the range, where values lie between two integers:
+            # evaluation rounds as the finalized module will.
             rounded = self._rounded(wide, *self.parameters_for(candidate))
+            if learned is not None:
+                rounded = (learned - learned.detach()) + rounded.detach()
         return rounded if rounded.dtype == tensor.dtype else rounded.to(tensor.dtype)
 
     def parameters_for(self, candidate: Range | None = None) -> tuple[Tensor, Tensor]:

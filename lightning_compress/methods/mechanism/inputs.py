@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_compress.methods.mechanism.layers import layer_kind
 from lightning_compress.methods.mechanism.plan import PlannedLayer
 from lightning_compress.methods.mechanism.technique import InputTechnique
 
@@ -59,16 +60,20 @@ def _compress(
     layer: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     held = layer._modules[_INPUTS]
+    kind = layer_kind(layer)
     assert isinstance(held, nn.ModuleDict)
+    assert kind is not None
     positional = list(arguments)
     # Attention looks at whether its inputs are one and the same; so they stay.
     done: dict[int, Tensor] = {}
-    for index, (name, technique) in enumerate(held.items()):
+    for index, name in enumerate(kind.inputs):
         value = positional[index] if index < len(positional) else keywords.get(name)
         if not (isinstance(value, Tensor) and value.is_floating_point()) or value.layout != torch.strided:
             continue
         if id(value) not in done:
-            done[id(value)] = technique(value)
+            if name not in held:
+                continue
+            done[id(value)] = held[name](value)
         if index < len(positional):
             positional[index] = done[id(value)]
         else:
