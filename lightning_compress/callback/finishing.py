@@ -25,7 +25,8 @@ class Finished:
 
     Attributes:
         finalized: What is exported.
-        trained: A copy of the prepared module on the CPU, in float32 and evaluation mode.
+        trained: What the package has to compute: a copy of the prepared module on the CPU, in float32 and evaluation
+            mode; the finalized module where a schedule was cut short.
     """
 
     finalized: nn.Module
@@ -55,6 +56,9 @@ def finish(prepared: PreparedModule, calls: Sequence[Call]) -> Finished:
         VerificationError: The two differ beyond rounding.
     """
     finalized = prepared.finalize()
+    if prepared.unfinished():
+        # What has not begun in training is put in place at its end, and changes the module.
+        return Finished(finalized, finalized)
     trained = copy_module(prepared.module)
     require_agreement(trained, finalized, calls)
     return Finished(finalized, trained)

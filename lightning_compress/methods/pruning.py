@@ -215,7 +215,8 @@ class Mask(Technique):
         options: What is asked for.
 
     Attributes:
-        mask: Buffer of the tensor's shape, False where it is zero.
+        mask: Buffer of the tensor's shape, 0 where it is zero and 1 elsewhere: averages of models cannot compute with
+            booleans.
         level: The sparsity that the mask was made for.
     """
 
@@ -230,7 +231,7 @@ class Mask(Technique):
         self._granularity = Granularity(_GRANULARITIES[options.granularity], options.block_size)
         self._schedule: SparsitySchedule | None = None
         self._is_new = True
-        self.register_buffer("mask", torch.ones(shape, dtype=torch.bool))
+        self.register_buffer("mask", torch.ones(shape, dtype=torch.uint8))
 
     @property
     def label(self) -> str:

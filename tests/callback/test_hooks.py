@@ -43,21 +43,14 @@ class Recorded(Compression):
 
 def record(prepared: PreparedModule, calls: list[str]) -> None:
     """Write down the calls of a prepared module's methods before they are made."""
-    for name in ("resolve_schedule", "start_training", "step", "end_training", "finalize"):
+    for name in ("resolve_schedule", "start_training", "step", "finalize"):
         method = getattr(prepared, name)
 
-        def called(*arguments: Any, name: str = name, method: Any = method) -> Any:
+        def called(*arguments: Any, name: str = name, method: Any = method, **settings: Any) -> Any:
             calls.append(name.replace("_", " ").upper())
-            return method(*arguments)
+            return method(*arguments, **settings)
 
         setattr(prepared, name, called)
-    evaluate = prepared.evaluate
-
-    def evaluated(active: bool) -> None:
-        calls.append("REST" if active else "WAKE")
-        evaluate(active)
-
-    prepared.evaluate = evaluated  # type: ignore[method-assign]
 
 
 class Watching(Digits):
@@ -123,11 +116,8 @@ FIT = [
     "START TRAINING",
     "on_train_start",
     *["optimizer step", "STEP"] * 2,
-    "REST",
     "on_validation_start",
-    "WAKE",
     "on_validation_end",
-    "END TRAINING",
     "SAVE PROGRESS",
     "on_train_end",
     "FINALIZE",
@@ -151,7 +141,7 @@ class TestOrder:
         run(tmp_path, calls, Recorded(calls), num_sanity_val_steps=1).fit(Watching(calls))
         start = calls.index("on_fit_start")
         assert calls[start + 1 : calls.index("START TRAINING")] == [
-            *["REST", "REST", "on_validation_start", "WAKE", "on_validation_end", "WAKE"],
+            *["on_validation_start", "on_validation_end"],
             "RESOLVE SCHEDULE",
         ]
 
@@ -181,12 +171,12 @@ class TestOrder:
         trainer.fit(module)
         calls.clear()
         trainer.validate(module, verbose=False)
-        assert calls == ["setup", "REST", "on_validation_start", "WAKE", "on_validation_end", "teardown"]
+        assert calls == ["setup", "on_validation_start", "on_validation_end", "teardown"]
         calls.clear()
         trainer.test(module, ckpt_path="last", verbose=False)
         assert calls == [
             *["setup", "load weights", "LOAD PROGRESS"],
-            *["REST", "on_test_start", "WAKE", "on_test_end", "teardown"],
+            *["on_test_start", "on_test_end", "teardown"],
         ]
 
     def test_of_a_test_in_a_fresh_process(self, tmp_path, calls):
@@ -198,7 +188,7 @@ class TestOrder:
         # Prepared because the weights that are about to be loaded are those of a prepared module.
         assert calls == [
             *["setup", "load weights", "PREPARE", "LOAD PROGRESS"],
-            *["REST", "on_test_start", "WAKE", "on_test_end", "teardown"],
+            *["on_test_start", "on_test_end", "teardown"],
         ]
 
     def test_of_a_test_of_weights_without_compression(self, tmp_path, calls):
@@ -219,10 +209,11 @@ class TestOrder:
         compression = Recorded(calls)
         with pytest.raises(RuntimeError, match="stopped while validating"):
             run(tmp_path, calls, compression).fit(module)
-        # Observers wake, nothing is finalized, and the module keeps no hook of ours.
-        assert calls[-3:] == ["REST", "on_validation_start", "WAKE"]
+        # Nothing is finalized, and the module keeps no hook of ours.
+        assert calls[-1] == "on_validation_start"
         assert compression.finalized is None
         assert not module._load_state_dict_pre_hooks
+        assert not module.model._forward_pre_hooks
 
 
 @pytest.mark.filterwarnings("ignore:The number of training batches:UserWarning")
@@ -233,6 +224,9 @@ def test_the_export_is_made_from_the_finalized_module_after_training(tmp_path, c
 
     export = CoreMLExport(tmp_path / "net.mlpackage", wrapper=wrap)
     run(tmp_path, calls, Recorded(calls, export)).fit(Watching(calls))
-    assert [call for call in calls if call in ("on_train_end", "FINALIZE", "EXPORT", "on_fit_end")][:3] == [
-        *["on_train_end", "FINALIZE", "EXPORT"],
+    told = [call for call in calls if call in ("on_fit_start", "on_train_end", "FINALIZE", "EXPORT", "on_fit_end")]
+    # A first time in rehearsal, with what is judged; then for good, and judged by what was trained.
+    assert told == [
+        *["FINALIZE", "EXPORT", "EXPORT", "on_fit_start"],
+        *["on_train_end", "FINALIZE", "EXPORT", "EXPORT", "EXPORT", "on_fit_end"],
     ]

@@ -241,9 +241,9 @@ class TestCheckpoint:
     def test_another_version_of_the_state_is_refused(self, written):
         _, path = written("pruning")
         checkpoint = torch.load(path, weights_only=True)
-        compression_states(checkpoint)[0]["version"] = 7
+        compression_states(checkpoint)[0]["compression_version"] = 7
         torch.save(checkpoint, path)
-        with pytest.raises(ConfigurationError, match="of version 7; valid is 1"):
+        with pytest.raises(ConfigurationError, match="of version 7; valid is 2"):
             Compression.load_from_checkpoint(path, Digits())
 
     def test_a_checkpoint_that_is_missing_or_something_else_is_refused(self, tmp_path):
@@ -284,7 +284,7 @@ class TestCheckpoint:
         unnamed.compression = Compression(*CASES["pruning"]())
         trainer = make_case_trainer(tmp_path, [unnamed.compression], max_epochs=4)
         trainer.fit(Digits(), ckpt_path=tmp_path / "last.ckpt")
-        assert unnamed.compression.state_dict()["steps"] == 16
+        assert unnamed.compression.state_dict()["progress"]["steps"] == 16
 
 
 def test_weights_without_compression_cannot_be_resumed_with_it(tmp_path):
@@ -374,5 +374,5 @@ def test_slurms_signal_writes_a_checkpoint_from_which_the_job_goes_on(tmp_path, 
             "ignore", "You're resuming from a checkpoint that ended before the epoch ended"
         )
         trainer = fit(again, Preempted())
-    assert trainer.global_step == again.compression.state_dict()["steps"] == 8
+    assert trainer.global_step == again.compression.state_dict()["progress"]["steps"] == 8
     again.check()

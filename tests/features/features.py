@@ -48,7 +48,7 @@ def feature(title: str) -> Callable[[Callable[[Case], None]], Callable[[Case], N
 
 def steps_of(case: Case) -> int:
     """Optimizer steps that the compression counted."""
-    return int(case.compression.state_dict()["steps"])
+    return int(case.compression.state_dict()["progress"]["steps"])
 
 
 @feature("resume from a checkpoint within an epoch and at its end: the same package")

@@ -33,14 +33,19 @@ class TestMistakes:
                 "unknown key 'bits' in module_type_configs['Conv2d']; did you mean 'n_bits'?",
             ),
             (
-                DKMPalettization,
-                {"module_type_configs": {"BatchNorm2d": {"n_bits": 2}}},
-                "module type 'BatchNorm2d', which DKMPalettization does not compress; valid are ['",
+                LinearQuantization,
+                {"module_type_configs": {"ReLU": {"weight_dtype": "qint8"}}},
+                "module_type_configs of LinearQuantization has keys for 'ReLU', which holds no weight",
             ),
             (
-                LinearQuantization,
-                {"module_type_configs": {"Conv2dd": None}},
-                "module_type_configs of LinearQuantization has 'Conv2dd'",
+                DKMPalettization,
+                {"module_type_configs": {3: {"n_bits": 2}}},
+                "module_type_configs of DKMPalettization has the key 3; valid are classes of modules and their names",
+            ),
+            (
+                DKMPalettization,
+                {"module_name_configs": "head"},
+                "module_name_configs of DKMPalettization is 'head'; valid is a mapping",
             ),
             (
                 DKMPalettization,
@@ -52,7 +57,7 @@ class TestMistakes:
                 {"n_bits": 2, "global_config": {"n_bits": 4}},
                 "global keys twice: ['n_bits'] beside global_config",
             ),
-            (DKMPalettization, {"kernel": "cuda"}, "kernel of DKMPalettization is 'cuda'; valid are"),
+            (DKMPalettization, {"kernel": "histogram"}, "unknown key 'kernel' in DKMPalettization"),
         ],
     )
     def test_names_the_key_and_the_valid_ones(self, method, keys, message):
@@ -77,7 +82,7 @@ class TestMistakes:
             ({"block_size": 0}, "block_size of .* is 0"),
             ({"n_m_ratio": [4, 4]}, r"n_m_ratio of .* is \[4, 4\]; valid are two ints n, m with 0 < n < m"),
             ({"n_m_ratio": [1, 2], "block_size": 2}, "with n_m_ratio only 1 is valid"),
-            ({"dim": 2}, "dim of .* is 2; valid are 0 and 1"),
+            ({"dim": 2}, r"dim of .* is 2; valid are \[0, 1\]"),
             ({"scheduler": {"steps": [1]}}, "unknown key 'steps' in scheduler"),
             ({"scheduler": {"update_steps": []}}, "a list with at least one step"),
             ({"scheduler": {"update_steps": [0]}}, r"\[0\], which never comes"),
@@ -115,8 +120,8 @@ class TestMistakes:
             ({"granularity": "per_grouped_channel"}, "needs a group_size"),
             ({"group_size": 4}, "has no meaning with granularity per_tensor"),
             ({"milestone": -1}, "milestone of .* is -1"),
-            ({"quantize_activations": True}, "does nothing"),
-            ({"per_channel_scaling_factor_scheme": "mean"}, "coremltools refuses"),
+            ({"quantize_activations": True}, "LinearQuantization"),
+            ({"per_channel_scaling_factor_scheme": "mean"}, "per_channel_scaling_factor_scheme of .* is 'mean'"),
         ],
     )
     def test_palettization_that_cannot_be(self, keys, message):
@@ -125,9 +130,21 @@ class TestMistakes:
 
 
 class TestPatterns:
+    @pytest.mark.parametrize("method", [DKMPalettization, LinearQuantization, MagnitudePruning])
+    def test_a_type_that_the_model_does_not_have_names_the_nearest(self, digit_network, method):
+        with pytest.raises((ConfigurationError, ModuleNotFoundInModelError), match=r"'Conv2dd'.*Conv2d"):
+            method(module_type_configs={"Conv2dd": None}).select(digit_network)
+
+    def test_a_type_that_the_model_happens_not_to_have_is_no_mistake(self, digit_network):
+        assert MagnitudePruning(module_type_configs={"Conv3d": None}).select(digit_network)
+
+    def test_a_tensor_can_be_named_itself(self, digit_network):
+        method = MagnitudePruning(module_name_configs={r"head\.weight": {"target_sparsity": 0.5}})
+        assert set(method.select(digit_network)) == {"head"}
+
     def test_one_that_matches_nothing_names_the_nearest(self, digit_network):
         with pytest.raises(
-            ModuleNotFoundInModelError, match=r"'feature.3'.*matches no module.*nearest are \['features.3'"
+            ModuleNotFoundInModelError, match=r"'feature.3'.*matches no module and no tensor.*nearest are \['features.3'"
         ):
             DKMPalettization(module_name_configs={"feature.3": {"n_bits": 4}}).select(digit_network)
 
@@ -141,7 +158,7 @@ class TestPatterns:
 
     def test_one_that_matches_only_weights_under_the_threshold(self, digit_network):
         with pytest.raises(
-            ConfigurationError, match=r"'features.0'.*features.0 \(144 weights\).*weight_threshold to 0"
+            ConfigurationError, match=r"'features.0'.*no more elements than its weight_threshold.*set weight_threshold to 0"
         ):
             DKMPalettization(module_name_configs={"features.0": {"n_bits": 4}}).select(digit_network)
 
@@ -153,12 +170,12 @@ class TestPatterns:
         method = DKMPalettization(granularity="per_grouped_channel", group_size=4)
         with pytest.raises(
             ConfigurationError,
-            match=r"does not divide the 10 output channels of 'head'; valid are \[1, 2, 5, 10\]",
+            match=r"does not divide the 10 output channels of 'head.weight'; valid are \[1, 2, 5, 10\]",
         ):
             method.select(digit_network)
 
     def test_ratios_that_do_not_divide_the_channels(self, digit_network):
-        with pytest.raises(ConfigurationError, match=r"features.0 \(1 channels, n_m_ratio \[1, 2\]\)"):
+        with pytest.raises(ConfigurationError, match=r"n_m_ratio \[1, 2\].*'features.0.weight' has 1"):
             MagnitudePruning(n_m_ratio=[1, 2]).select(digit_network)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.methods.mechanism.configuration import Configuration, Keys, Match, Schema, read_yaml
 from lightning_compress.methods.mechanism.layers import LayerKind
+from lightning_compress.methods.mechanism.plan import make_plan
 from lightning_compress.methods.mechanism.technique import InputTechnique, Stepped, Technique
 from lightning_compress.methods.mechanism.tensors import TensorReference
 from lightning_compress.package.targets import Capability
@@ -92,6 +93,23 @@ class Method(abc.ABC):
     def describe(self) -> dict[str, Any]:
         """The configuration as plain types."""
         return self.configuration.describe()
+
+    def select(self, module: nn.Module) -> dict[str, Keys]:
+        """The modules whose weights would be compressed, by name, each with its keys; nothing is changed.
+
+        Raises:
+            CompressionError: As before a fit: names that match nothing, values that no tensor can have.
+
+        Example:
+            >>> DKMPalettization(module_type_configs={"Conv2d": {"n_bits": 2}}).select(torchvision.models.resnet18())
+        """
+        planned = make_plan(module, [self]).tensors
+        return {
+            owner.module_name: tensor.keys[self]
+            for tensor in planned
+            if self in tensor.keys
+            for owner in tensor.reference.owners
+        }
 
     # What the technique is.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -11,13 +12,15 @@ from torch import nn
 from lightning_compress.errors import WeightError
 from lightning_compress.methods.mechanism.configuration import Keys, check_names
 from lightning_compress.methods.mechanism.layers import LayerKind, layer_kind
-from lightning_compress.methods.mechanism.method import Method
 from lightning_compress.methods.mechanism.tensors import (
     TensorReference,
     find_tensors,
     refuse_hooked_weights,
     scripted_modules,
 )
+
+if TYPE_CHECKING:
+    from lightning_compress.methods.mechanism.method import Method
 
 
 @dataclass(frozen=True)
