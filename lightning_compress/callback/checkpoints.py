@@ -22,7 +22,9 @@ VERSION_KEY = "compression_version"
 def compression_states(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The states of all `Compression` callbacks in a checkpoint, subclasses' too, in plain types."""
     callbacks: Mapping[str, Any] = checkpoint.get("callbacks") or {}
-    return [state for state in callbacks.values() if isinstance(state, Mapping) and VERSION_KEY in state]
+    return [
+        dict(state) for state in callbacks.values() if isinstance(state, Mapping) and VERSION_KEY in state
+    ]
 
 
 def require_same_compression(

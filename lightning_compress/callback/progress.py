@@ -10,7 +10,7 @@ class FitProgress:
     """Where a fit stands.
 
     Attributes:
-        steps_before: Optimizer steps of earlier fits with the same callback, which a schedule in fractions begins after.
+        steps_before: Optimizer steps of earlier fits with the same callback, after which fractions of this fit begin.
         is_resumed: Whether the fit goes on from a checkpoint.
         epochs: The epochs that the user asked for: `StochasticWeightAveraging` adds one that steps no optimizer.
         global_step: The Trainer's count of optimizer steps when it was last looked at.

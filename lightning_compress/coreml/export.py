@@ -194,9 +194,7 @@ class CoreMLExport:
 
         def verify(package: Path) -> None:
             compared = module if reference is None else reference
-            self.compare(
-                package, compared, example_inputs, capabilities, finalized=module
-            ).require_passed()
+            self.compare(package, compared, example_inputs, capabilities, finalized=module).require_passed()
 
         path = save_package(model, self.path, verify if self.verify else None)
         report = inspect(path)

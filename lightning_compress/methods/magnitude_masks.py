@@ -71,7 +71,7 @@ def _largest(magnitude: Tensor, kept: int) -> Tensor:
         return torch.zeros_like(magnitude, dtype=torch.bool)
     if kept >= magnitude.numel():
         return torch.ones_like(magnitude, dtype=torch.bool)
-    return magnitude >= value_at(magnitude, magnitude.numel() - kept)
+    return torch.ge(magnitude, value_at(magnitude, magnitude.numel() - kept))
 
 
 def value_at(values: Tensor, rank: int) -> Any:

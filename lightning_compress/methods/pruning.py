@@ -147,8 +147,8 @@ class MagnitudePruning(Method):
         shape = _channels_first(reference.shape, reference.layout)
         if options.block_size > max(shape[0] // 2, 1):
             raise ConfigurationError(
-                f"block_size is {options.block_size}, but {reference.name!r} has {shape[0]} output channels; valid are 1 "
-                f"to {max(shape[0] // 2, 1)}, or exclude the module"
+                f"block_size is {options.block_size}, but {reference.name!r} has {shape[0]} output channels; valid are "
+                f"1 to {max(shape[0] // 2, 1)}, or exclude the module"
             )
         if options.n_m_ratio is not None and shape[options.dim] % options.n_m_ratio[1]:
             raise ConfigurationError(

@@ -21,7 +21,7 @@ from lightning_compress import (
     LinearQuantization,
     MagnitudePruning,
 )
-from lightning_compress.coreml.inspection import Layer
+from lightning_compress.package.inspection import Layer
 from lightning_compress.errors import CompressionError
 from lightning_compress.methods import Method
 from tests.benchmarks.breadth_networks import NETWORKS, Inputs

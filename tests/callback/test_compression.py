@@ -214,7 +214,6 @@ class TestQuantization:
         assert seen.keys() == after.keys()
         assert all(torch.equal(seen[key], after[key]) for key in seen)
 
-
     def test_neither_example_inputs_nor_a_traceable_forward_is_needed(
         self, digit_module, digit_data, make_trainer
     ):
@@ -273,7 +272,9 @@ class TestFit:
         )
         # 8 batches make 4 optimizer steps; the mask changes after the last of them.
         assert levels == [0.0] * 8
-        assert zeros_in(digit_module.model.head.parametrizations.weight[0].mask) == pytest.approx(0.5, abs=1e-3)
+        assert zeros_in(digit_module.model.head.parametrizations.weight[0].mask) == pytest.approx(
+            0.5, abs=1e-3
+        )
 
     def test_the_trained_module_stays_prepared_and_keeps_its_parameters(
         self, digit_module, digit_data, make_trainer

@@ -224,7 +224,9 @@ def test_the_export_is_made_from_the_finalized_module_after_training(tmp_path, c
 
     export = CoreMLExport(tmp_path / "net.mlpackage", wrapper=wrap)
     run(tmp_path, calls, Recorded(calls, export)).fit(Watching(calls))
-    told = [call for call in calls if call in ("on_fit_start", "on_train_end", "FINALIZE", "EXPORT", "on_fit_end")]
+    told = [
+        call for call in calls if call in ("on_fit_start", "on_train_end", "FINALIZE", "EXPORT", "on_fit_end")
+    ]
     # A first time in rehearsal, with what is judged; then for good, and judged by what was trained.
     assert told == [
         *["FINALIZE", "EXPORT", "EXPORT", "on_fit_start"],

@@ -241,7 +241,7 @@ class TestCheckpoint:
     def test_another_version_of_the_state_is_refused(self, written):
         _, path = written("pruning")
         checkpoint = torch.load(path, weights_only=True)
-        compression_states(checkpoint)[0]["compression_version"] = 7
+        next(iter(checkpoint["callbacks"].values()))["compression_version"] = 7
         torch.save(checkpoint, path)
         with pytest.raises(ConfigurationError, match="of version 7; valid is 2"):
             Compression.load_from_checkpoint(path, Digits())

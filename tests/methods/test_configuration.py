@@ -121,7 +121,10 @@ class TestMistakes:
             ({"group_size": 4}, "has no meaning with granularity per_tensor"),
             ({"milestone": -1}, "milestone of .* is -1"),
             ({"quantize_activations": True}, "LinearQuantization"),
-            ({"per_channel_scaling_factor_scheme": "mean"}, "per_channel_scaling_factor_scheme of .* is 'mean'"),
+            (
+                {"per_channel_scaling_factor_scheme": "mean"},
+                "per_channel_scaling_factor_scheme of .* is 'mean'",
+            ),
         ],
     )
     def test_palettization_that_cannot_be(self, keys, message):
@@ -144,7 +147,8 @@ class TestPatterns:
 
     def test_one_that_matches_nothing_names_the_nearest(self, digit_network):
         with pytest.raises(
-            ModuleNotFoundInModelError, match=r"'feature.3'.*matches no module and no tensor.*nearest are \['features.3'"
+            ModuleNotFoundInModelError,
+            match=r"'feature.3'.*matches no module and no tensor.*nearest are \['features.3'",
         ):
             DKMPalettization(module_name_configs={"feature.3": {"n_bits": 4}}).select(digit_network)
 
@@ -158,7 +162,8 @@ class TestPatterns:
 
     def test_one_that_matches_only_weights_under_the_threshold(self, digit_network):
         with pytest.raises(
-            ConfigurationError, match=r"'features.0'.*no more elements than its weight_threshold.*set weight_threshold to 0"
+            ConfigurationError,
+            match=r"'features.0'.*no more elements than its weight_threshold.*set weight_threshold to 0",
         ):
             DKMPalettization(module_name_configs={"features.0": {"n_bits": 4}}).select(digit_network)
 

@@ -51,9 +51,7 @@ def verify_package(
     """
     samples = random_samples(example_inputs, image)
     reference = convertible_copy(by_position(module, example_inputs))
-    rounded = (
-        reference if finalized is None else convertible_copy(by_position(finalized, example_inputs))
-    )
+    rounded = reference if finalized is None else convertible_copy(by_position(finalized, example_inputs))
     program = program_of(package)
     names = output_names(program)
     differences = compare(

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 
 def copy_module(module: nn.Module) -> nn.Module:
-    """A deep copy that shares nothing with `module`, on the CPU, in float32 and evaluation mode, without gradients kept.
+    """A deep copy that shares nothing with `module`, on the CPU, in float32 and evaluation mode.
 
     What torch cannot copy is taken along as its values: tensors that a module keeps of its last forward pass, such as
     an auxiliary loss. A parametrized module gets a class of its own: torch 2.14's copies share the original's, and

@@ -75,8 +75,8 @@ def _complete_inputs(finalized: nn.Module, examples: Sequence[tuple[Any, ...]]) 
             technique.watch(False)
     if techniques and all(technique.is_blind for _, _, technique in techniques):
         raise CompressionError(
-            f"activations cannot be quantized: none of {len(techniques)} observers has seen a value. Observe earlier in "
-            "the fit (the first of the milestones), or train longer"
+            f"activations cannot be quantized: none of {len(techniques)} observers has seen a value. Observe earlier "
+            "in the fit (the first of the milestones), or train longer"
         )
     for layer, name, technique in techniques:
         if technique.is_blind:
@@ -92,7 +92,7 @@ def _settle(finalized: nn.Module, reference: TensorReference, rehearses: bool) -
     parameter = nn.Parameter(value, requires_grad=value.is_floating_point())
     recurrent = reference.kind is not None and reference.kind.is_recurrent
     for owner, name in owners:
-        chain = owner.parametrizations[name]  # type: ignore[index, union-attr]
+        chain = owner.parametrizations[name]  # type: ignore[index]
         assert isinstance(chain, parametrize.ParametrizationList)
         parametrize.remove_parametrizations(owner, name, leave_parametrized=not chain.is_tensor)
         setattr(owner, name, parameter)
@@ -103,7 +103,7 @@ def _settle(finalized: nn.Module, reference: TensorReference, rehearses: bool) -
 
 
 def _compressed(owner: nn.Module, name: str, rehearses: bool) -> tuple[Tensor, StoredTensor]:
-    chain = owner.parametrizations[name]  # type: ignore[index, union-attr]
+    chain = owner.parametrizations[name]  # type: ignore[index]
     assert isinstance(chain, parametrize.ParametrizationList)
     steps = list(chain)
     if chain.is_tensor:

@@ -79,8 +79,8 @@ def chained(planned: PlannedTensor) -> dict[Method, Technique]:
         if one.stage == other.stage:
             raise ConfigurationError(
                 f"{first.schema.technique} and {second.schema.technique} both decide which values "
-                f"{planned.reference.name!r} may have, and Core ML stores one such form of a weight; give each layers of "
-                "its own with module_type_configs or module_name_configs"
+                f"{planned.reference.name!r} may have, and Core ML stores one such form of a weight; give each layers "
+                "of its own with module_type_configs or module_name_configs"
             )
     for index, technique in enumerate(techniques):
         technique.join(techniques[:index], techniques[index + 1 :])

@@ -231,13 +231,13 @@ def _number_of_parametrizations(reference: TensorReference) -> int:
     owner = reference.owners[0]
     if not parametrize.is_parametrized(owner.module, owner.parameter):
         return 0
-    return len(owner.module.parametrizations[owner.parameter])  # type: ignore[index, union-attr, arg-type]
+    return len(owner.module.parametrizations[owner.parameter])  # type: ignore[index]
 
 
 def _tensor_before(reference: TensorReference, count: int) -> Callable[[], Tensor]:
     """Computes the tensor as it comes out of its first `count` parametrizations, without gradients."""
     owner = reference.owners[0]
-    chain = owner.module.parametrizations[owner.parameter]  # type: ignore[index, union-attr]
+    chain = owner.module.parametrizations[owner.parameter]  # type: ignore[index]
     assert isinstance(chain, parametrize.ParametrizationList)
 
     def compute() -> Tensor:

@@ -1,7 +1,7 @@
 """How a finalized tensor is to be stored, and the buffers that carry this to the converter.
 
-The buffers are those that coremltools' converter reads (`_COREML_/<parameter>/<key>`), so that a finalized module can be
-converted by coremltools alone too. Weights of recurrent layers get them under a name of their own: coremltools 9.0
+The buffers are those that coremltools' converter reads (`_COREML_/<parameter>/<key>`), so that a finalized module can
+be converted by coremltools alone too. Weights of recurrent layers get them under a name of their own: coremltools 9.0
 rearranges these weights while it converts, and fails on those with metadata, so they are recognised by their values.
 """
 

@@ -32,8 +32,8 @@ class Stage(enum.IntEnum):
 class Stepped(nn.Module):
     """A part of a prepared module with a schedule and with state that moves once an optimizer step.
 
-    All state that a checkpoint must hold stands in buffers and parameters, and what cannot (numbers of double precision)
-    in `progress`. Tensors named in `precise` keep their type when the module is cast.
+    All state that a checkpoint must hold stands in buffers and parameters, and what cannot (numbers of double
+    precision) in `progress`. Tensors named in `precise` keep their type when the module is cast.
     """
 
     precise: ClassVar[frozenset[str]] = frozenset()
@@ -92,7 +92,9 @@ class Stepped(nn.Module):
         """Set a switch."""
         if self._switches[name] != on:
             self._switches[name] = on
-            self._buffers[f"{name}_switch"].fill_(float(on))  # type: ignore[union-attr]
+            buffer = self._buffers[f"{name}_switch"]
+            assert buffer is not None
+            buffer.fill_(float(on))
 
     def copy_switches(self, other: nn.Module) -> None:
         """Set every switch as it is in another part of the same kind."""
@@ -101,7 +103,7 @@ class Stepped(nn.Module):
             self.switch(name, on)
 
     def _load_from_state_dict(self, *arguments: Any, **keywords: Any) -> None:
-        super()._load_from_state_dict(*arguments, **keywords)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(*arguments, **keywords)
         for name in self._switches:
             buffer = self._buffers[f"{name}_switch"]
             assert buffer is not None

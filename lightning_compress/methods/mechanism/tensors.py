@@ -128,9 +128,9 @@ def refuse_hooked_weights(root: nn.Module) -> None:
             if isinstance(hook, WeightNorm | SpectralNorm):
                 function = "weight_norm" if isinstance(hook, WeightNorm) else "spectral_norm"
                 raise ConfigurationError(
-                    f"{name or type(root).__name__!r} has the old torch.nn.utils.{function}, a hook that overwrites its "
-                    f"{hook.name} before each forward; use torch.nn.utils.parametrizations.{function}, which computes "
-                    "the same and can be compressed"
+                    f"{name or type(root).__name__!r} has the old torch.nn.utils.{function}, a hook that overwrites "
+                    f"its {hook.name} before each forward; use torch.nn.utils.parametrizations.{function}, which "
+                    "computes the same and can be compressed"
                 )
             if isinstance(hook, BasePruningMethod):
                 raise ConfigurationError(

@@ -1,0 +1,229 @@
+"""A module that a callback prepares, keeps prepared, finalizes, and finds again in checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch import nn
+
+from lightning_compress.callback.checkpoints import (
+    STATE_VERSION,
+    VERSION_KEY,
+    check_configuration,
+    check_version,
+    compression_states,
+    read_checkpoint,
+    select_state,
+)
+from lightning_compress.callback.finishing import Finished, InputRecorder, finish
+from lightning_compress.callback.fit import fits
+from lightning_compress.callback.inputs import example_inputs_of
+from lightning_compress.callback.placement import Placement
+from lightning_compress.callback.progress import FitProgress
+from lightning_compress.coreml.export import CoreMLExport, ExportedPackage
+from lightning_compress.errors import CompressionError, ConfigurationError
+from lightning_compress.methods.mechanism.copies import copy_module
+from lightning_compress.methods.mechanism.joining import from_descriptions, in_order
+from lightning_compress.methods.mechanism.method import Method
+from lightning_compress.methods.mechanism.preparation import PreparedModule
+from lightning_compress.methods.mechanism.report import Report
+from lightning_compress.methods.mechanism.summary import LayerSummary, summarize
+from lightning_compress.processes import on_rank_zero
+
+CallbackType = TypeVar("CallbackType", bound="PreparingCallback")
+
+
+class PreparingCallback(Callback):
+    """What `Compression` is apart from a fit: a prepared module, its state in checkpoints, its finalized copy."""
+
+    def __init__(
+        self,
+        *methods: Method,
+        module: str | None = None,
+        example_inputs: torch.Tensor | tuple[Any, ...] | None = None,
+        export: CoreMLExport | None = None,
+        rehearse: bool = True,
+    ) -> None:
+        self.methods: list[Method] = in_order(methods)
+        self.module_path = module
+        self.export = export
+        self.rehearse = rehearse
+        self.finalized: nn.Module | None = None
+        self.exported: ExportedPackage | None = None
+        self.layers: list[LayerSummary] = []
+        self._given_inputs = example_inputs
+        self._example_inputs: tuple[Any, ...] | None = None
+        self._prepared: PreparedModule | None = None
+        # Dotted path at which the module was found, whichever way it was named.
+        self._path: str | None = None
+        self._progress = FitProgress()
+        self._recorder = InputRecorder()
+
+    @classmethod
+    def load_from_checkpoint(
+        cls: type[CallbackType],
+        path: str | Path,
+        pl_module: L.LightningModule,
+        *,
+        module: str | None = None,
+        example_inputs: torch.Tensor | tuple[Any, ...] | None = None,
+        export: CoreMLExport | None = None,
+    ) -> CallbackType:
+        """Prepare a fresh LightningModule as a checkpoint says, and load its weights.
+
+        Afterwards `pl_module` is prepared and can be run, validated, or trained on with the callback returned;
+        `finalize` makes the finalized module, and the package if `export` is given.
+
+        Args:
+            path: A checkpoint that a Trainer with `Compression` wrote.
+            pl_module: A fresh instance of the LightningModule that was trained.
+            module: Which compression to take, where the checkpoint holds several.
+            example_inputs: As in the constructor.
+            export: As in the constructor.
+
+        Raises:
+            ConfigurationError: The file is missing, is no checkpoint, or holds no compression.
+
+        Example:
+            >>> compression = Compression.load_from_checkpoint("last.ckpt", LitDetector())
+            >>> compression.finalize()
+        """
+        checkpoint = read_checkpoint(path)
+        state = select_state(checkpoint, module, path)
+        compression = cls(
+            *from_descriptions(state["configuration"]),
+            module=state["module"],
+            example_inputs=example_inputs,
+            export=export,
+        )
+        compression._prepare(pl_module)
+        pl_module.load_state_dict(checkpoint["state_dict"])
+        compression.load_state_dict(state)
+        for reason in state["unfinished"]:
+            rank_zero_warn(
+                f"the checkpoint {str(path)!r} was written before the compression ended: {reason}; the result is "
+                "compressed less than asked"
+            )
+        return compression
+
+    @property
+    def state_key(self) -> str:
+        """Separates the states of callbacks that compress different modules."""
+        return self._generate_state_key(module=self.module_path)
+
+    def _prepare(self, pl_module: L.LightningModule) -> None:
+        if self._is_prepared_in(pl_module):
+            return
+        placement = Placement.find(pl_module, self.module_path)
+        needed_by = ["CoreMLExport"] if self.export is not None else []
+        self._example_inputs = example_inputs_of(pl_module, self._given_inputs, needed_by)
+        self._prepared = PreparedModule(placement.module, self.methods)
+        self._path = placement.path
+        self._progress = FitProgress()
+        if self.export is not None:
+            export, capabilities = self.export, self._prepared.capabilities
+            # It writes to the package's folder for a try, and clears what a killed process left there.
+            on_rank_zero(lambda: export.validate(capabilities))
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Find this callback's state, whichever way the module was named when it was written.
+
+        Raises:
+            ConfigurationError: A fit would go on without its progress.
+        """
+        states = checkpoint.setdefault("callbacks", {})
+        if self.state_key in states or self._prepared is None:
+            return
+        state = next((s for s in compression_states(checkpoint) if s["module"] == self._path), None)
+        if state is not None:
+            states[self.state_key] = state
+        elif fits(trainer):
+            raise ConfigurationError(
+                f"the checkpoint {str(trainer.ckpt_path)!r} holds no state of Compression for the module "
+                f"{self._path!r}; it compresses {[s['module'] for s in compression_states(checkpoint)]}"
+            )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore progress; Lightning may call this more than once.
+
+        Raises:
+            ConfigurationError: The checkpoint was written with another configuration; says what differs.
+        """
+        if not state_dict or self._prepared is None:
+            return
+        check_version(state_dict)
+        check_configuration(state_dict["configuration"], self._describe())
+        self._prepared.load_state_dict(state_dict["progress"])
+        self._progress.steps_before = state_dict["steps_before"]
+        self._progress.is_resumed = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Progress that the module's buffers do not hold, in plain types."""
+        if self._prepared is None:
+            return {}
+        return {
+            VERSION_KEY: STATE_VERSION,
+            "module": self._path,
+            "configuration": self._describe(),
+            "progress": self._prepared.state_dict(),
+            "steps_before": self._progress.steps_before,
+            "unfinished": self._prepared.unfinished(),
+        }
+
+    def finalize(self) -> nn.Module:
+        """Finalize a copy of the prepared module on the CPU, and write the package if there is an `export`.
+
+        A fit does this at its end, and prints the outcome; call it after `load_from_checkpoint`. What it made is in
+        `layers` and `exported`.
+
+        Returns:
+            The finalized module, which is also `finalized`.
+
+        Raises:
+            CompressionError: Nothing is prepared, a weight is not finite, or the export fails.
+        """
+        prepared = self._require()
+        self._keep(finish(prepared, self._recorder.calls(self._example_inputs)), self.export)
+        assert self.finalized is not None
+        return self.finalized
+
+    def trained(self) -> nn.Module:
+        """A copy of the module as it is trained, on the CPU, in float32 and evaluation mode."""
+        return copy_module(self._require().module)
+
+    def report(self) -> Report:
+        """Palette, share of each entry, scales and error by tensor, in training too; prints as a table with rich.
+
+        Example:
+            >>> rich.print(compression.report())
+            >>> compression.report()["layer1.0.conv1.weight"].values["palette"]
+        """
+        return self._require().report()
+
+    def _keep(self, finished: Finished, export: CoreMLExport | None) -> None:
+        self.finalized, self.exported = finished.finalized, None
+        self.layers = summarize(finished.finalized)
+        if export is not None:
+            assert self._example_inputs is not None
+            self.exported = finished.export(export, self._example_inputs, self._require())
+
+    def _require(self) -> PreparedModule:
+        if self._prepared is None:
+            raise CompressionError(
+                "the module is not prepared yet; Compression prepares it when a fit begins"
+            )
+        return self._prepared
+
+    def _describe(self) -> list[dict[str, Any]]:
+        return [method.describe() for method in self.methods]
+
+    def _is_prepared_in(self, pl_module: L.LightningModule) -> bool:
+        prepared = self._prepared
+        return prepared is not None and any(submodule is prepared.module for submodule in pl_module.modules())
