@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from lightning_compress.coreml.detector import RAW_OUTPUTS, NonMaximumSuppression, with_suppression
 from lightning_compress.coreml.image import ImageInput, Preprocessed
+from lightning_compress.coreml.metadata_buffers import selected_tensors
+from lightning_compress.coreml.passes import conversion_passes
 from lightning_compress.coreml.precision import compute_precision as precision_of
 from lightning_compress.coreml.quiet import quiet_conversion
 from lightning_compress.coreml.trace import (
@@ -86,7 +88,8 @@ def convert(
         TraceError: If the module cannot be traced.
         WeightError: If a weight holds NaN or infinity.
         ConfigurationError: If `interface` does not fit the module.
-        CompressionError: If coremltools cannot convert one of the module's operations.
+        CompressionError: If coremltools cannot convert one of the module's operations, or a tensor cannot be
+            stored in the way that its metadata say; no tensor that has metadata is stored dense.
     """
     interface = interface or Interface()
     if interface.image is not None:
@@ -94,7 +97,9 @@ def convert(
     inputs = as_tuple(example_inputs)
     names = _input_names(module, example_inputs, interface, len(inputs))
     _require_finite(module)
-    network = by_position(convertible_copy(module), example_inputs)
+    copied = convertible_copy(module)
+    selected = selected_tensors(copied) if target >= ct.target.iOS16 else {}
+    network = by_position(copied, example_inputs)
     if interface.image is not None:
         # Declared first, so that a wrong shape is told as such and not as whatever the network makes of it.
         image_type = interface.image.input_type(names[0], inputs[0].shape)
@@ -118,9 +123,12 @@ def convert(
                 classifier_config=ct.ClassifierConfig(list(labels)) if interface.is_classifier else None,
                 minimum_deployment_target=target,
                 compute_precision=precision_of(compute_precision, exact_decoding=interface.nms is not None),
+                pass_pipeline=conversion_passes(selected.values()),
                 # Compiling the model, which macOS would do here, is for whoever runs it.
                 skip_model_load=True,
             )
+        except CompressionError:
+            raise
         except Exception as error:
             raise CompressionError(
                 f"coremltools cannot convert {type(module).__name__} for {target_name(target.value)}: {error}"

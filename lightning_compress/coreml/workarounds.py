@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lightning_compress.kmeans import assign
-from lightning_compress.package.constexpr import palette_blocks
+from lightning_compress.coreml.compressed_constants import write_constant
+from lightning_compress.coreml.metadata_buffers import metadata_of
+from lightning_compress.coreml.recovery import compressed_tensor
 
 
 @contextmanager
@@ -32,12 +33,9 @@ def replaced(owner: object, name: str, value: object) -> Iterator[None]:
 def patched_converter() -> Iterator[None]:
     """Convert a compressed torch model with coremltools' defects of that path fixed.
 
-    - Sparse weights: `TorchConverter._construct_sparsification_op` sets every weight of magnitude up to
-      0.00098 (the spacing of float16 at one) to zero, not only those that are zero. Layers of small weights
-      would lose more than was pruned. Here the threshold is zero.
-    - Palettized weights: `optimize._utils.find_indices_for_lut` compares each weight with each palette entry
-      in arrays of weights x entries: 2.4 GB a copy for a 512x512x3x3 convolution at 8 bits. Here one binary
-      search finds the same indices.
+    - Compressed weights: `TorchConverter._construct_compression_op` writes rank 4 and the simple forms only, sets small
+      weights of sparse layers to zero, compares each weight with each palette entry in arrays of gigabytes, and stores
+      a weight dense where it fails with a NotImplementedError. Here `write_constant` writes every form, or raises.
     - Quantized activations: the pass `int_op_canonicalization` turns dequantize, reshape, quantize into a reshape
       of the integers whatever their scales and zero points are. Where those before a flatten differ from those
       after it, every value that follows is wrong. Here only equal ones are taken together.
@@ -45,24 +43,9 @@ def patched_converter() -> Iterator[None]:
     from coremltools.converters.mil.frontend.torch import converter
     from coremltools.converters.mil.mil.passes.defs.optimize_quantization import int_op_canonicalization
 
-    utilities = converter.optimize_utils
-    compress_by_threshold = converter.prune_weights.compress_by_threshold
-    find_indices_for_lut = utilities.find_indices_for_lut
-
-    def keep_all_but_zeros(
-        val: npt.NDArray[Any], threshold: float, minimum_sparsity_percentile: float
-    ) -> Any:
-        return compress_by_threshold(val, 0.0, minimum_sparsity_percentile)
-
-    def search_indices(
-        data: npt.NDArray[Any], lut: npt.NDArray[Any], vector_axis: int | None = None
-    ) -> npt.NDArray[Any]:
-        if lut.shape[-1] > 1 or len(lut.shape) != len(data.shape) + 2:
-            return np.asarray(find_indices_for_lut(data, lut, vector_axis))
-        indices = scalar_palette_indices(data, lut)
-        n_bits = int(np.log2(lut.shape[-2]))
-        types = converter.types
-        return indices.astype(types.nptype_from_builtin(types.string_to_builtin(f"uint{n_bits}")))
+    def write(torch_converter: Any, values: npt.NDArray[Any], name: str) -> Any:
+        metadata = metadata_of(torch_converter.param_to_compression_info[name], name)
+        return write_constant(compressed_tensor(values, metadata, name), name, torch_converter.opset_version)
 
     match_pattern = int_op_canonicalization.match_pattern
 
@@ -72,10 +55,7 @@ def patched_converter() -> Iterator[None]:
 
     with ExitStack() as stack:
         stack.enter_context(replaced(int_op_canonicalization, "match_pattern", match_equal_levels))
-        stack.enter_context(
-            replaced(converter.prune_weights, "compress_by_threshold", staticmethod(keep_all_but_zeros))
-        )
-        stack.enter_context(replaced(utilities, "find_indices_for_lut", search_indices))
+        stack.enter_context(replaced(converter.TorchConverter, "_construct_compression_op", write))
         yield
 
 
@@ -93,20 +73,3 @@ def _have_equal_levels(dequantize: Any, quantize: Any) -> bool:
         np.array_equal(scales[0].reshape(()), scales[1].reshape(()))
         and np.array_equal(zeros[0].reshape(()), zeros[1].reshape(()))
     )
-
-
-def scalar_palette_indices(data: npt.NDArray[Any], lut: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Index of the nearest entry of each element's palette, the lowest index among equally near ones.
-
-    Args:
-        data: Weights, shape (s_0, ..., s_n).
-        lut: Palettes, shape (g_0, ..., g_n, K, 1): along axis i one palette for each run of s_i / g_i
-            elements.
-
-    Returns:
-        Indices of the shape of `data`.
-    """
-    indices = np.empty(data.shape, dtype=np.uint8)
-    for group, block in palette_blocks(lut.shape[:-2], data.shape):
-        indices[block] = assign(data[block], lut[group][:, 0])
-    return indices

@@ -15,7 +15,7 @@ from torch import nn
 
 from lightning_compress.coreml.convert import convert
 from lightning_compress.coreml.quiet import quiet_conversion
-from lightning_compress.coreml.workarounds import scalar_palette_indices
+from lightning_compress.coreml.recovery import scalar_palette_indices
 from lightning_compress.package.inspection import inspect
 from lightning_compress.package.save import save_package
 from lightning_compress.runtime import load
@@ -52,7 +52,7 @@ def test_coremltools_still_drops_small_weights_of_a_pruned_layer(pruned_small_we
             skip_model_load=True,
         )
     sparsity = max(layer.sparsity for layer in inspect(model).layers if len(layer.shape) == 2)
-    assert sparsity > 0.9, "coremltools has fixed this; `keep_all_but_zeros` is not needed any more"
+    assert sparsity > 0.9, "coremltools has fixed this; write_constant would not be needed for that any more"
 
 
 class RequantizedByFlatten(nn.Module):
