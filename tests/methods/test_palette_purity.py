@@ -6,9 +6,10 @@ import copy
 
 import pytest
 import torch
-from tests.methods.palettes import LAYERS, batch, network, palette_of, prepared
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+from tests.methods.palettes import LAYERS, batch, network, palette_of, prepared
 
 VARIANTS = {
     "plain": {},
@@ -155,7 +156,7 @@ def test_a_tied_weight_moves_once_a_step():
     preparation.start_training()
     palette = preparation.module.head.parametrizations.weight[0]
     assert palette is preparation.module.embedding.parametrizations.weight[0]
-    values, expected = palette._form.cluster(
+    _, expected = palette._form.cluster(
         preparation.module.head.parametrizations.weight.original,
         palette._palettes(preparation.module.head.parametrizations.weight.original),
     )
