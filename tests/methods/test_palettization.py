@@ -197,7 +197,58 @@ def test_torch_compile_passes_over_it():
     torch.testing.assert_close(compiled(batch(0)), preparation.module(batch(0)))
 
 
-# Zeros, and what else is unusual.
+# Kinds of layers, zeros, and what else is unusual.
+
+
+class Conv1D(nn.Module):
+    """As `transformers.pytorch_utils.Conv1D`: a linear layer whose weight has its outputs last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nf = 16
+        self.weight = nn.Parameter(torch.randn(8, 16))
+
+    def forward(self, value: Tensor) -> Tensor:
+        return value @ self.weight
+
+
+@pytest.mark.parametrize(
+    ("module", "inputs", "weights"),
+    [
+        (nn.Embedding(50, 8), (torch.arange(5),), 1),
+        (nn.Conv1d(4, 16, 3), (torch.randn(2, 4, 9),), 1),
+        (nn.Conv3d(2, 16, 3), (torch.randn(2, 2, 5, 5, 5),), 1),
+        (nn.ConvTranspose1d(4, 16, 3), (torch.randn(2, 4, 9),), 1),
+        (nn.MultiheadAttention(16, 2), (torch.randn(3, 2, 16),) * 3, 2),
+        (
+            nn.MultiheadAttention(16, 2, kdim=8, vdim=8),
+            (torch.randn(3, 2, 16), *(torch.randn(3, 2, 8),) * 2),
+            4,
+        ),
+        (nn.LSTM(8, 16, num_layers=2), (torch.randn(5, 2, 8),), 4),
+        (nn.GRUCell(8, 16), (torch.randn(2, 8),), 2),
+        (Conv1D(), (torch.randn(2, 8),), 1),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+@pytest.mark.parametrize("dimensions", [1, 2])
+def test_every_kind_of_layer_is_trained_and_finalized(module, inputs, weights, dimensions):
+    preparation = prepared(copy.deepcopy(module), weight_threshold=10, cluster_dim=dimensions)
+    preparation.start_training()
+    for _ in range(2):
+        output = preparation.module(*inputs)
+        (output[0] if isinstance(output, tuple) else output).square().sum().backward()
+        preparation.step()
+    assert len(list(preparation.techniques())) == weights
+    finalized = preparation.finalize()
+    names = [name for name, _ in finalized.named_buffers() if name.endswith("/lut")]
+    assert len(names) == weights
+    for technique in preparation.techniques():
+        weight = finalized.get_parameter(technique.tensor_name)
+        vectors = weight.movedim(technique._form.channel_axis, -1).reshape(-1, dimensions)
+        assert len(vectors.unique(dim=0)) <= 4
+    preparation.module.eval()
+    torch.testing.assert_close(preparation.module(*inputs), finalized(*inputs))
 
 
 @pytest.mark.parametrize("options", [{}, {"cluster_dim": 2}, {"lut_dtype": "i8"}, {"n_bits": 1}], ids=str)
