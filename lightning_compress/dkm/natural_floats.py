@@ -18,11 +18,11 @@ _POWERS = [1.0, *(1 + sign * step / 100 for step in range(1, 99) for sign in (1,
 
 
 def natural_floats(n_clusters: int) -> Tensor:
-    """The natural floats from -1 to 1, zero first, shape (n_clusters,)."""
+    """The natural floats from -1 to 1, zero first, shape (n_clusters,), float64."""
     half = n_clusters // 2
     upper = norm.ppf(torch.linspace(_OFFSET, 0.5, half + 1)[:-1].numpy())
     lower = -norm.ppf(torch.linspace(_OFFSET, 0.5, half)[:-1].numpy())
-    values = torch.tensor([0.0, *lower, *reversed(upper)])
+    values = torch.tensor([0.0, *lower, *reversed(upper)], dtype=torch.float64)
     return values / values.max()
 
 

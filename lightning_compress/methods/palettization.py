@@ -214,6 +214,8 @@ class Palette(Technique):
 
     def begin(self, tensor: Callable[[], Tensor]) -> None:
         """Make the first palette of a weight that is palettized from the start."""
+        # What passes before training proposed is of no step.
+        self._proposal = None
         if self.is_on("enabled") and not self.is_on("initialised"):
             self._initialise(tensor())
 

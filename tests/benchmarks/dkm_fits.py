@@ -1,4 +1,4 @@
-"""Accuracy of whole fits with both palettization kernels: ResNet50 on handwritten digits, several seeds.
+"""Accuracy of whole fits with palettes, ours and coremltools': ResNet50 on handwritten digits, several seeds.
 
     python -m tests.benchmarks.dkm_fits                      # every convolution, as the recipe is: hours on a CPU
     python -m tests.benchmarks.dkm_fits --modules '(layer1|layer2).*'
@@ -17,6 +17,7 @@ from collections.abc import Mapping
 
 import lightning as L
 import torch
+from coremltools.optimize.torch.palettization import DKMPalettizer, DKMPalettizerConfig
 from rich.console import Console
 from rich.table import Table
 
@@ -24,6 +25,21 @@ from lightning_compress import Compression, DKMPalettization
 from lightning_compress.recipes.resnet50 import DigitsDataModule, ImageClassifier
 
 _KERNELS = ("histogram", "coremltools")
+
+
+class _CoreMLPalettization(L.Callback):
+    """coremltools' own palettizer in a fit."""
+
+    def __init__(self, modules: str, bits: int) -> None:
+        self._config = DKMPalettizerConfig.from_dict({"module_name_configs": {modules: {"n_bits": bits}}})
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self._palettizer = DKMPalettizer(pl_module.model, self._config)
+            self._palettizer.prepare(inplace=True)
+
+    def on_train_batch_end(self, *arguments: object) -> None:
+        self._palettizer.step()
 
 
 class _SameRandomness(L.Callback):
@@ -105,11 +121,11 @@ def main() -> None:
             for kernel in _KERNELS:
                 L.seed_everything(seed, verbose=False)
                 module = _module(3e-4, arguments.image_size, weights)
-                method = DKMPalettization(
-                    kernel=kernel,  # type: ignore[arg-type]
-                    module_name_configs={arguments.modules: {"n_bits": bits}},
-                )
-                callbacks = [Compression(method, module="model"), _SameRandomness(seed)]
+                palettes: L.Callback = _CoreMLPalettization(arguments.modules, bits)
+                if kernel == "histogram":
+                    method = DKMPalettization(module_name_configs={arguments.modules: {"n_bits": bits}})
+                    palettes = Compression(method, module="model")
+                callbacks = [palettes, _SameRandomness(seed)]
                 accuracy, spent = _fit(module, data, arguments.steps, callbacks)
                 accuracies.setdefault((kernel, bits), []).append(accuracy)
                 seconds.setdefault((kernel, bits), []).append(spent)

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import torch
 import torchvision
-from coremltools.optimize.torch.palettization import DKMPalettizerConfig
 from torch import nn
 
-from lightning_compress.dkm import DKMPalettizer
+from lightning_compress.methods.mechanism.preparation import PreparedModule
+from lightning_compress.methods.palettization import DKMPalettization
 
 _BYTES_PER_WEIGHT = 4 * 9
 """Bytes of the passes: forward reads the weight for its range, its bin and its place, and writes the result; backward
@@ -28,25 +28,36 @@ reads the weight and the upstream gradient twice, and writes the gradient."""
 
 
 class Step:
-    """A training step of ResNet18 on random images, plain or palettized."""
+    """A training step of ResNet18 on random images, plain or palettized, by this package or by coremltools."""
 
     def __init__(self, bits: int | None, kernel: str, batch: int, size: int) -> None:
         torch.manual_seed(0)
         self.model: nn.Module = torchvision.models.resnet18(num_classes=1000)
-        if bits is not None:
+        self.preparation: PreparedModule | None = None
+        if bits is not None and kernel == "coremltools":
+            from coremltools.optimize.torch.palettization import DKMPalettizer, DKMPalettizerConfig
+
             config = DKMPalettizerConfig.from_dict({"global_config": {"n_bits": bits}})
-            self.model = DKMPalettizer(self.model, config, kernel=kernel).prepare(inplace=True)
+            self.model = DKMPalettizer(self.model, config).prepare(inplace=True)
+        elif bits is not None:
+            self.preparation = PreparedModule(self.model, [DKMPalettization(n_bits=bits)])
         self.model.train()
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9)
         self.images = torch.randn(batch, 3, size, size)
         self.labels = torch.randint(0, 1000, (batch,))
+        self._started = False
 
     def __call__(self) -> float:
         start = time.perf_counter()
+        if self.preparation is not None and not self._started:
+            self.preparation.start_training()
+        self._started = True
         loss = nn.functional.cross_entropy(self.model(self.images), self.labels)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
+        if self.preparation is not None:
+            self.preparation.step()
         return time.perf_counter() - start
 
 

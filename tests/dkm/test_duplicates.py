@@ -28,3 +28,10 @@ def test_a_zero_in_front_stays_there():
 def test_as_many_repetitions_as_are_tolerated_stay():
     palette = torch.tensor([-0.05, 0.0, 0.0, 0.05]).view(1, 4, 1)
     assert torch.equal(spread_duplicates(palette, first_free=0, tolerance=0.5), palette)
+
+
+def test_repeated_vectors_move_halfway_to_another_and_the_first_stays():
+    palette = torch.tensor([[0.0, 0.0], [0.0, 0.0], [1.0, 1.0], [1.0, 1.0]]).unsqueeze(0)
+    spread = spread_duplicates(palette, first_free=1, tolerance=0.0)
+    assert torch.equal(spread[0], torch.tensor([[0.0, 0.0], [0.5, 0.5], [1.0, 1.0], [0.5, 0.5]]))
+    assert torch.equal(spread_duplicates(palette, first_free=1, tolerance=0.5), palette)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_compress.dkm.hard import assign_hard
+from lightning_compress.dkm.hard import assign_hard, assign_vectors
 
 
 @settings(max_examples=60, deadline=None)
@@ -43,3 +43,20 @@ def test_kept_zeros_stay_and_nothing_else_becomes_zero(clusters):
         assert not assigned.any()
     else:
         assert torch.equal(assigned == 0, weight == 0)
+
+
+@pytest.mark.parametrize("preference", [0.0, 0.5])
+def test_vectors_get_their_nearest_centroid(preference):
+    points, palette = torch.randn(2, 100, 3), torch.randn(2, 5, 3)
+    distance = (points.unsqueeze(-2) - palette.unsqueeze(-3)).square().sum(-1)
+    distance[..., 0] -= preference
+    expected = torch.stack([group[index] for group, index in zip(palette, distance.argmin(-1), strict=True)])
+    assert torch.equal(assign_vectors(points, palette, zero_preference=preference), expected)
+
+
+def test_vectors_that_are_zero_throughout_stay_and_no_other_becomes_zero():
+    points = torch.randn(2, 100, 2)
+    points[:, ::3] = 0
+    palette = torch.cat((torch.zeros(2, 1, 2), torch.randn(2, 3, 2)), dim=1)
+    assigned = assign_vectors(points, palette, keep_zeros=True)
+    assert torch.equal(assigned == 0, points == 0)
