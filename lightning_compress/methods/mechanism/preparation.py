@@ -127,7 +127,8 @@ class PreparedModule:
         broadcast(tensor for part in parts for tensor in part.shared())
         self.steps += 1
         with torch.no_grad():
-            for method in self.methods:
+            # Zeros first: a palette that begins at the same step begins from what is left.
+            for method in sorted(self.methods, key=self._first_stage):
                 method.advance(self.steps, self._states[method])
             for technique in self._input_techniques():
                 technique.advance(self.steps)
@@ -197,6 +198,9 @@ class PreparedModule:
         """
         companions = list(self._companions.values())
         return finalize(self.module, self._references(), companions, examples, rehearses=rehearses)
+
+    def _first_stage(self, method: Method) -> int:
+        return min((state.technique.stage for state in self._states[method]), default=0)
 
     def _references(self) -> list[TensorReference]:
         return [planned.reference for planned in self.plan.tensors if planned.keys]
