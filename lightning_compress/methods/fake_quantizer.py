@@ -107,7 +107,9 @@ class FakeQuantizer(Stepped):
         if not quantizing or tensor.numel() == 0 or not (self.is_on("known") or candidate is not None):
             return self._unrounded(tensor)
         wide = tensor.float()
-        learned = self._learned(wide, candidate) if self.scale is not None and torch.is_grad_enabled() else None
+        learned = (
+            self._learned(wide, candidate) if self.scale is not None and torch.is_grad_enabled() else None
+        )
         if learned is not None and self.training:
             rounded = learned
         else:

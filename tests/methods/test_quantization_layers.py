@@ -227,6 +227,7 @@ def test_batch_norm_keeps_its_statistics_after_the_fourth_milestone():
         ({"module_type_configs": {"ReLU": {"weight_dtype": "qint8"}}}, "inputs of layers"),
         ({"module_type_configs": {torch.add: {"weight_dtype": "qint8"}}}, "inputs of layers"),
         ({"module_type_configs": {"Conv9d": None}}, "Conv9d"),
+        ({"weight_dtype": "qint4", "global_config": {}}, "twice"),
         ({"weight_dtype": "float32", "activation_dtype": "float32"}, "nothing to compress"),
         (
             {
