@@ -78,6 +78,15 @@ class _Rounding(TorchFunctionMode):
             {} if held is None else {name: technique for _, name, technique in input_techniques(held)}
         )
         self._products = 0
+        self._learned = (
+            [
+                technique.quantizer
+                for _, _, technique in input_techniques(layer)
+                if isinstance(technique, Activation) and technique.quantizer.scale is not None
+            ]
+            if layer.training and torch.is_grad_enabled()
+            else []
+        )
 
     def __torch_function__(
         self,
@@ -92,7 +101,12 @@ class _Rounding(TorchFunctionMode):
             self._projection_weight = given["out_proj_weight"]
             # Seen from within, function by function; torch disables a mode while it handles a call.
             with self:
-                return _attention_body(*args, **keywords)
+                output, weights = _attention_body(*args, **keywords)
+            for quantizer in self._learned:
+                # Of inputs that are one and the same the first technique rounds, and data-parallel training waits for
+                # the gradients of the others.
+                output = output + quantizer.unused().to(output.dtype)
+            return output, weights
         if func is functional.linear and self._projection is not None and len(args) > 1:
             if args[1] is self._projection_weight:
                 args = (self._projection(args[0]), *args[1:])

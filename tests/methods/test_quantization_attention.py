@@ -155,3 +155,11 @@ def test_an_error_within_attention_leaves_nothing_behind():
     with pytest.raises((RuntimeError, AssertionError)):
         net(torch.randn(3, 5, 7))
     assert torch.overrides._len_torch_function_stack() == 0
+
+
+@pytest.mark.parametrize("products", [False, True])
+def test_every_learned_scale_has_a_gradient_in_self_attention(products):
+    net = Attention()
+    PreparedModule(net, [LinearQuantization(algorithm="learnable", attention_products=products)])
+    net(signals()).square().mean().backward()
+    assert all(parameter.grad is not None for parameter in net.parameters() if parameter.requires_grad)
