@@ -199,6 +199,9 @@ class FakeQuantizer(Stepped):
             return torch.fake_quantize_per_tensor_affine(
                 tensor, scale, zero_point, integers.lowest, integers.highest
             )
+        if self.rounding.symmetric and integers.middle == 0:
+            # torch looks at integer zero points on the host, and so waits for a GPU; zero is zero as a float too.
+            zero_point = zero_point.float()
         if groups.block_size is None:
             return torch.fake_quantize_per_channel_affine(
                 tensor, scale, zero_point, groups.axis, integers.lowest, integers.highest
@@ -229,7 +232,13 @@ class FakeQuantizer(Stepped):
         if self.scale is None or self.zero_point is None or not torch.is_grad_enabled():
             return tensor
         # Data-parallel training waits for the gradient of every parameter.
-        return tensor + (0.0 * self.scale.sum() + 0.0 * self.zero_point.sum()).to(tensor.dtype)
+        return tensor + self.unused().to(tensor.dtype)
+
+    def unused(self) -> Tensor:
+        """Zero, with the gradient of every learned parameter."""
+        if self.scale is None or self.zero_point is None:
+            return self.low.new_zeros(())
+        return 0.0 * self.scale.sum() + 0.0 * self.zero_point.sum()
 
 
 def _scale_gradient(value: Tensor, factor: float) -> Tensor:

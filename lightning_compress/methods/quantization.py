@@ -6,27 +6,32 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.methods.activations import Activation
+from lightning_compress.methods.attention import OPERANDS, round_within
 from lightning_compress.methods.batch_norm_freezing import BatchNormFreezing
 from lightning_compress.methods.fake_quantizer import Rounding
 from lightning_compress.methods.integers import Integers
 from lightning_compress.methods.mechanism.configuration import Keys, Match, Schema, unwrapped
-from lightning_compress.methods.mechanism.layers import KIND_NAMES, LayerKind
+from lightning_compress.methods.mechanism.inputs import input_techniques
+from lightning_compress.methods.mechanism.layers import KIND_NAMES, LayerKind, layer_kind
 from lightning_compress.methods.mechanism.method import Companion, Method
 from lightning_compress.methods.mechanism.operations import is_operation
 from lightning_compress.methods.mechanism.schedule import Point
+from lightning_compress.methods.mechanism.technique import Stepped
 from lightning_compress.methods.mechanism.tensors import TensorReference
 from lightning_compress.methods.milestones import Milestones, check_milestones
 from lightning_compress.methods.observers import Groups, IntegerType, Observer
+from lightning_compress.methods.quantization_companion import QuantizationCompanion
 from lightning_compress.package.targets import Capability
 
 
 @dataclass(frozen=True)
 class QuantizationOptions:
-    """The keys of coremltools' `ModuleLinearQuantizerConfig`, with its defaults, and one of our own.
+    """The keys of coremltools' `ModuleLinearQuantizerConfig`, with its defaults, and two of our own.
 
     Attributes:
         algorithm: "vanilla", scales by observed ranges; "learnable", learned after observing.
@@ -38,6 +43,7 @@ class QuantizationOptions:
         quantization_scheme: "symmetric", zero in the middle; "affine", the whole range used.
         milestones: When observing and rounding begin, observing ends, and batch norm freezes.
         block_size: Weights along the input channels that share a scale; None for all of a channel.
+        attention_products: Whether the operands of attention's products are rounded too.
     """
 
     algorithm: str = "vanilla"
@@ -49,6 +55,7 @@ class QuantizationOptions:
     quantization_scheme: str = "symmetric"
     milestones: Sequence[Point] | None = None
     block_size: int | None = None
+    attention_products: bool = False
 
     @classmethod
     def of(cls, keys: Keys) -> QuantizationOptions:
@@ -66,6 +73,7 @@ _VALUES: dict[str, tuple[Any, ...]] = {
     "weight_observer": _OBSERVERS,
     "activation_observer": _OBSERVERS,
     "weight_per_channel": (True, False),
+    "attention_products": (True, False),
 }
 
 
@@ -77,8 +85,10 @@ class LinearQuantization(Method):
     quantizes weights only), `weight_per_channel`, `quantization_scheme`, the observers, and `milestones`: four points
     at which observing and fake quantization begin, observing stops and batch norm freezes, each an `int` of optimizer
     steps, a `float` fraction of the fit, or -1 for never. Beside them stand `block_size` (weights along the input
-    channels that share a scale; needs iOS18), `module_type_configs` and `module_name_configs` (regular expressions here
-    too, where coremltools takes exact names).
+    channels that share a scale; needs iOS18), `attention_products` (the operands of both products are rounded too, in
+    `torch.nn.MultiheadAttention` and in modules that a type or a name selects and that call
+    `scaled_dot_product_attention`), `module_type_configs` and `module_name_configs` (regular expressions here too,
+    where coremltools takes exact names).
 
     Quantized are the weights of layers and what comes into these layers. Functions, and modules without weights, may be
     excluded by type as in coremltools, which changes nothing. A symmetric input has the zero point 0 where nothing
@@ -133,6 +143,10 @@ class LinearQuantization(Method):
                 raise ConfigurationError(f"{key} of {source} is {keys[key]!r}; valid are {list(valid)}")
         if keys.get("milestones") is not None:
             check_milestones(keys["milestones"], source)
+        if keys.get("attention_products") and unwrapped(keys.get("activation_dtype", "quint8")) == "float32":
+            raise ConfigurationError(
+                f"attention_products of {source} is True with activation_dtype float32; valid is quint8"
+            )
         size = keys.get("block_size")
         if size is None:
             return
@@ -204,8 +218,9 @@ class LinearQuantization(Method):
     def input_technique(self, name: str, kind: LayerKind, keys: Keys) -> Activation | None:
         """Integers with one scale, unless the keys leave inputs as they are."""
         options = QuantizationOptions.of(keys)
-        if options.activation_dtype == "float32":
-            return None
+        return None if options.activation_dtype == "float32" else self._activation(options)
+
+    def _activation(self, options: QuantizationOptions) -> Activation:
         rounding = Rounding(
             IntegerType.of(options.activation_dtype),
             Observer(options.activation_observer),
@@ -220,8 +235,34 @@ class LinearQuantization(Method):
         return (Capability.INT8_ACTIVATIONS,)
 
     def companion(self, module: nn.Module) -> Companion | None:
-        """The freezing of batch norm, if there is a milestone for it."""
-        return BatchNormFreezing(module, Milestones(self.milestones)) if self.freezes_batch_norm else None
+        """The freezing of batch norm, if there is a milestone for it, and rounding within attention."""
+        operands: list[Activation] = []
+        names: dict[nn.Module, list[str]] = {}
+        for name, part in module.named_modules(remove_duplicate=False):
+            if "parametrizations" not in name.split(".") and not isinstance(part, Stepped):
+                names.setdefault(part, []).append(name)
+        for part, aliases in names.items():
+            options = self._attention_options(part, aliases)
+            if options is not None:
+                device = next((parameter.device for parameter in part.parameters()), None)
+                made = {name: self._activation(options).to(device) for name in OPERANDS}
+                operands += made.values()
+                round_within(part, made)
+            elif isinstance(part, nn.MultiheadAttention) and any(input_techniques(part.out_proj)):
+                round_within(part)
+        freezing = BatchNormFreezing(module, Milestones(self.milestones)) if self.freezes_batch_norm else None
+        return None if freezing is None and not operands else QuantizationCompanion(freezing, operands)
+
+    def _attention_options(self, part: nn.Module, aliases: Sequence[str]) -> QuantizationOptions | None:
+        """The options of a module whose products are rounded, or None."""
+        is_attention = isinstance(part, nn.MultiheadAttention)
+        if isinstance(part, torch.jit.ScriptModule) or not (is_attention or layer_kind(part) is None):
+            return None
+        match = self.configuration.match_layer(aliases, part)
+        if match.keys is None or not (is_attention or match.source is not None):
+            return None
+        options = QuantizationOptions.of(match.keys)
+        return options if options.attention_products else None
 
 
 def _holds_no_weight(name: str) -> bool:

@@ -170,7 +170,7 @@ def test_what_is_stored_is_what_is_computed(
     assert integers.min() >= low
     assert integers.max() <= low + 2**bits - 1
     assert torch.equal((integers - zero_point) * scale, stored)
-    assert (stored.flatten()[::3].abs() <= 0).all() or (weight.flatten()[::3] != 0).any()
+    assert not stored[layer.parametrizations["weight"].original == 0].any()
     layer.eval()
     assert torch.equal(layer.weight.detach(), stored)
 
@@ -227,6 +227,7 @@ def test_batch_norm_keeps_its_statistics_after_the_fourth_milestone():
         ({"module_type_configs": {"ReLU": {"weight_dtype": "qint8"}}}, "inputs of layers"),
         ({"module_type_configs": {torch.add: {"weight_dtype": "qint8"}}}, "inputs of layers"),
         ({"module_type_configs": {"Conv9d": None}}, "Conv9d"),
+        ({"weight_dtype": "qint4", "global_config": {}}, "twice"),
         ({"weight_dtype": "float32", "activation_dtype": "float32"}, "nothing to compress"),
         (
             {
@@ -294,3 +295,74 @@ def test_under_autocast_values_are_rounded_in_float32(algorithm):
     assert net[0].parametrizations["weight"].original.grad is not None
     net.half()
     assert net[0].parametrizations["weight"][0].quantizer.low.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("keys", "n_bits", "blocks"),
+    [
+        ({}, 8, (4, 1, 1, 1)),
+        ({"weight_dtype": "quint4", "quantization_scheme": "affine"}, 4, (4, 1, 1, 1)),
+        ({"weight_per_channel": False, "weight_dtype": "quint8"}, 8, (1, 1, 1, 1)),
+        ({"weight_dtype": "qint4", "block_size": 1}, 4, (4, 2, 1, 1)),
+    ],
+)
+def test_metadata_are_those_that_coremltools_reads(keys, n_bits, blocks):
+    from coremltools.optimize.torch._utils.metadata_utils import CompressionMetadata, CompressionType
+
+    prepared, _ = prepare_and_train(lambda: nn.Sequential(nn.Conv2d(2, 4, 3)), image, **keys)
+    finalized = prepared.finalize()
+    assert "_COREML_/metadata_version" in finalized.state_dict()
+    metadata = CompressionMetadata.from_state_dict(finalized[0].state_dict())["weight"]
+    assert metadata.compression_type == [CompressionType.quantization.value]
+    assert metadata.quantization_n_bits == n_bits
+    assert metadata.quantization_scale.shape == blocks
+    assert metadata.zero_point is None or metadata.zero_point.shape == blocks
+
+
+CONVERTED = {
+    "int8": (lambda: nn.Conv2d(2, 4, 3), image, {}),
+    "int4": (lambda: nn.Conv2d(2, 4, 3), image, {"weight_dtype": "qint4"}),
+    "uint4, affine": (
+        lambda: nn.Conv2d(2, 4, 3),
+        image,
+        {"weight_dtype": "quint4", "quantization_scheme": "affine"},
+    ),
+    "one scale": (lambda: nn.Conv2d(2, 4, 3), image, {"weight_per_channel": False}),
+    "blocks": (
+        lambda: nn.Sequential(nn.Linear(8, 4)),
+        lambda: torch.randn(4, 8),
+        {"block_size": 4, "weight_dtype": "qint4"},
+    ),
+    "signals": (lambda: nn.Conv1d(2, 4, 3), lambda: torch.randn(4, 2, 9), {}),
+    "transposed": (lambda: nn.ConvTranspose2d(2, 4, 3), image, {"quantization_scheme": "affine"}),
+    "embedding": (Tied, lambda: torch.randint(0, 12, (3, 5)), {}),
+}
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+@pytest.mark.filterwarnings("ignore")
+def test_coremltools_converts_to_the_very_integers(name):
+    import coremltools as ct
+
+    make, batch, keys = CONVERTED[name]
+    prepared, _ = prepare_and_train(lambda: nn.Sequential(make()), batch, activation_dtype="float32", **keys)
+    example = batch()
+    traced = torch.jit.trace(prepared.finalize(), example)
+    kind = {"dtype": int} if not example.is_floating_point() else {}
+    program = ct.convert(
+        traced,
+        inputs=[ct.TensorType("x", shape=example.shape, **kind)],
+        minimum_deployment_target=ct.target.iOS18,
+        compute_precision=ct.precision.FLOAT32,
+        convert_to="milinternal",
+    )
+    constants = [op for op in program.functions["main"].operations if op.op_type.startswith("constexpr")]
+    assert constants
+    finalized = {tensor.numel(): tensor for tensor in prepared.finalize().parameters()}
+    for op in constants:
+        value = torch.from_numpy(
+            op.outputs[0].val if op.outputs[0].val is not None else op.materialized_val_inference()
+        )
+        stored = finalized[value.numel()].detach()
+        if value.shape == stored.shape:
+            torch.testing.assert_close(value.float(), stored, rtol=1e-6, atol=0)

@@ -152,7 +152,7 @@ class Configuration:
                 raise ConfigurationError(nearest_key(key, schema.technique, top_valid))
         flat = {key: value for key, value in given.items() if key in schema.tensor_keys}
         explicit = given.get("global_config", flat if flat else None)
-        if flat and given.get("global_config"):
+        if flat and "global_config" in given:
             raise ConfigurationError(
                 f"{schema.technique} has global keys twice: {sorted(flat)} beside global_config; give one of them"
             )
