@@ -99,7 +99,9 @@ def _verifications(config: DictConfig, reference: Reference) -> list[Verificatio
     program = program_of(package, config.precision)
     names = output_names(program)
     expected = reference_outputs(reference.module, reference.samples.module, names)
-    disturbed = disturbed_outputs(reference.finalized, reference.samples.module, names, reference.tolerance)
+    disturbed = disturbed_outputs(
+        reference.finalized, reference.samples.module, expected, reference.tolerance
+    )
     pixels = None if reference.pixel is None else {COORDINATES: reference.pixel}
     found = {f"torch, {config.precision}": run_in_torch(program, reference.samples.package)}
     if coreml_is_available():

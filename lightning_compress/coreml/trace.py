@@ -74,6 +74,7 @@ def input_names(module: nn.Module, example_inputs: ExampleInputs) -> list[str]:
     return parameters[:count]
 
 
+@torch.no_grad()
 def convertible_copy(module: nn.Module) -> nn.Module:
     """A copy on the CPU, in float32 and evaluation mode; the original stays as it is."""
     return _copy(module).to("cpu").float().eval().requires_grad_(False)

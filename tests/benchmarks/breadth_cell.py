@@ -21,9 +21,9 @@ from lightning_compress import (
     LinearQuantization,
     MagnitudePruning,
 )
-from lightning_compress.package.inspection import Layer
 from lightning_compress.errors import CompressionError
 from lightning_compress.methods import Method
+from lightning_compress.package.inspection import Layer
 from tests.benchmarks.breadth_networks import NETWORKS, Inputs
 
 STEPS, BATCH = 2, 4

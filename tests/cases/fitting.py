@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_compress import Compression, CoreMLExport, DKMPalettization, LinearQuantization, runtime
-from lightning_compress.package.inspection import Layer
 from lightning_compress.errors import CompressionError
 from lightning_compress.methods import Method
+from lightning_compress.package.inspection import Layer
 
 STEPS = 3
 LARGE = 256

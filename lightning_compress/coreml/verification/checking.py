@@ -54,11 +54,12 @@ def verify_package(
     rounded = reference if finalized is None else convertible_copy(by_position(finalized, example_inputs))
     program = program_of(package)
     names = output_names(program)
+    expected = reference_outputs(reference, samples.module, names)
     differences = compare(
-        reference_outputs(reference, samples.module, names),
+        expected,
         run_in_torch(program, samples.package),
         tolerance,
         pixels=None if pixel is None else {COORDINATES: pixel},
-        disturbed=disturbed_outputs(rounded, samples.module, names, tolerance),
+        disturbed=disturbed_outputs(rounded, samples.module, expected, tolerance),
     )
     return Verification(str(package.name), "torch, as typed", len(samples.module), differences)

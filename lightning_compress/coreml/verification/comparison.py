@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_compress.coreml.detector import CONFIDENCE, COORDINATES
-from lightning_compress.coreml.tolerance import Tolerance
+from lightning_compress.coreml.tolerance import TIMES_ROUNDING, Tolerance
 from lightning_compress.errors import VerificationError
 
 Named = Mapping[str, Tensor]
@@ -23,8 +23,9 @@ class OutputDifference:
 
     Attributes:
         name: Its name in the package.
-        largest: Largest absolute difference; infinite where one of the two is not finite and the other is.
-        mean: Mean absolute difference.
+        largest: Largest absolute difference, 1 for labels that are unequal;
+            infinite where one of the two is not finite and the other is.
+        mean: Mean absolute difference; the share of labels that are unequal.
         largest_value: Largest magnitude in the module's output.
         allowed: The largest difference that the tolerance allows.
         allowed_mean: The mean difference that it allows.
@@ -111,6 +112,9 @@ def compare(
 ) -> tuple[OutputDifference, ...]:
     """Compare outputs, sample by sample.
 
+    Outputs of integers or booleans are labels: classes, masks, places of the largest values. Of these the share of
+    unequal ones counts.
+
     Of a detector's boxes, the 200 are compared that the module is most confident of in each image: nobody ever sees
     the thousands of others, among which are the largest and the least exact. Confidences are compared throughout.
 
@@ -127,13 +131,18 @@ def compare(
     differences = []
     rounding = None if disturbed is None else _distances(expected, disturbed)
     for name, (distance, largest_value) in _distances(expected, found).items():
-        allowed = tolerance.allowed(name, largest_value)
-        allowed_mean = allowed * tolerance.mean
         moved = None if rounding is None else rounding[name].distance
+        times = tolerance.times_rounding
+        if holds_labels(expected[0][name]):
+            # Labels are the same or are not; rounding decides between two that are as good.
+            allowed, allowed_mean, times = 1.0, tolerance.unequal, max(times, TIMES_ROUNDING)
+        else:
+            allowed = tolerance.allowed(name, largest_value)
+            allowed_mean = allowed * tolerance.mean
         # A module that breaks when it is rounded says nothing of its package.
         if moved is not None and moved.isfinite().all():
-            allowed += tolerance.times_rounding * _largest(moved)
-            allowed_mean += tolerance.times_rounding * _mean(moved)
+            allowed += times * _largest(moved)
+            allowed_mean += times * _mean(moved)
         differences.append(
             OutputDifference(
                 name=name,
@@ -163,11 +172,16 @@ def _distances(expected: Sequence[Named], found: Sequence[Named]) -> dict[str, _
         pairs = [_pair(name, one[name], other.get(name)) for one, other in reduced]
         reference = torch.cat([pair[0] for pair in pairs])
         finite = reference[reference.isfinite()].abs()
-        distances[name] = _Distance(
-            _distance(reference, torch.cat([pair[1] for pair in pairs])),
-            finite.max().item() if len(finite) else 0.0,
-        )
+        distance = _distance(reference, torch.cat([pair[1] for pair in pairs]))
+        if holds_labels(expected[0][name]):
+            distance = (distance > 0).double()
+        distances[name] = _Distance(distance, finite.max().item() if len(finite) else 0.0)
     return distances
+
+
+def holds_labels(output: Tensor) -> bool:
+    """Whether an output holds labels, which are the same or are not, and no amounts."""
+    return not (output.is_floating_point() or output.is_complex())
 
 
 def _largest(distance: Tensor) -> float:

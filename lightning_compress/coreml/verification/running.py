@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lightning_compress.coreml.detector import CONFIDENCE, COORDINATES, RAW_OUTPUTS
 from lightning_compress.coreml.quiet import quiet_quantization
 from lightning_compress.coreml.tolerance import Tolerance
+from lightning_compress.coreml.verification.comparison import holds_labels
 from lightning_compress.coreml.verification.samples import off_by_rounding
 from lightning_compress.errors import PackageError, VerificationError
 from lightning_compress.package.opening import open_package
@@ -53,10 +54,20 @@ def reference_outputs(
 
 
 def disturbed_outputs(
-    module: nn.Module, samples: Sequence[tuple[Tensor, ...]], names: Sequence[str], tolerance: Tolerance
+    module: nn.Module, samples: Sequence[tuple[Tensor, ...]], expected: Outputs, tolerance: Tolerance
 ) -> Outputs | None:
-    """What a module computes with its numbers rounded to float16, on inputs off by as much, where `tolerance` asks."""
-    if tolerance.times_rounding == 0:
+    """What a module computes with its numbers rounded to float16, on inputs off by as much.
+
+    Args:
+        module: The module.
+        samples: Its inputs.
+        expected: What it computes on them.
+        tolerance: How its outputs are judged.
+
+    Returns:
+        None where neither `tolerance` nor the outputs ask for it.
+    """
+    if tolerance.times_rounding == 0 and not any(map(holds_labels, expected[0].values())):
         return None
     rounded = copy.deepcopy(module)
     for tensor in (*rounded.parameters(), *rounded.buffers()):
@@ -64,7 +75,7 @@ def disturbed_outputs(
             half = tensor.detach().half().to(tensor.dtype)
             # What float16 cannot hold, such as the variance of pixels, is folded into something that it can.
             tensor.data = torch.where(half.isfinite(), half, tensor.detach())
-    return reference_outputs(rounded, off_by_rounding(samples), names)
+    return reference_outputs(rounded, off_by_rounding(samples), list(expected[0]))
 
 
 def program_of(package: str | Path, precision: Precision = "float16") -> CoreMLProgram:

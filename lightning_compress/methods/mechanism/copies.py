@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 
+@torch.no_grad()
 def copy_module(module: nn.Module) -> nn.Module:
     """A deep copy that shares nothing with `module`, on the CPU, in float32 and evaluation mode.
 

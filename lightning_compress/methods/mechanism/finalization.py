@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,8 +16,10 @@ from lightning_compress.methods.mechanism.inputs import input_techniques, remove
 from lightning_compress.methods.mechanism.method import Companion
 from lightning_compress.methods.mechanism.recurrent import drop_flat_weight_hooks
 from lightning_compress.methods.mechanism.stored import CONVERTED, RECOGNISED, StoredTensor, register_version
-from lightning_compress.methods.mechanism.technique import Technique
+from lightning_compress.methods.mechanism.technique import InputTechnique, Technique
 from lightning_compress.methods.mechanism.tensors import TensorReference
+
+_logger = logging.getLogger(__name__)
 
 
 @torch.no_grad()
@@ -75,15 +78,32 @@ def _complete_inputs(finalized: nn.Module, examples: Sequence[tuple[Any, ...]]) 
             technique.watch(False)
     if techniques and all(technique.is_blind for _, _, technique in techniques):
         raise CompressionError(
-            f"activations cannot be quantized: none of {len(techniques)} observers has seen a value. Observe earlier "
-            "in the fit (the first of the milestones), or train longer"
+            f"inputs cannot be compressed: none of {len(techniques)} observers has seen a value. Observe earlier in "
+            "the fit, or train longer; where a network reads the weights of its layers and never calls them, compress "
+            "its weights alone"
         )
+    _tell_of_silent_layers(finalized, techniques)
     for layer, name, technique in techniques:
         if technique.is_blind:
             # The layer has never run with such an input: attention of one input has one, layers of other branches none.
             remove_input_technique(layer, name)
         else:
             technique.complete()
+
+
+def _tell_of_silent_layers(
+    finalized: nn.Module, techniques: Sequence[tuple[nn.Module, str, InputTechnique]]
+) -> None:
+    heard = {layer for layer, _, technique in techniques if not technique.is_blind}
+    names = {part: name for name, part in finalized.named_modules()}
+    silent = list(dict.fromkeys(names[layer] for layer, _, _ in techniques if layer not in heard))
+    if silent:
+        _logger.warning(
+            "the inputs of %d layers stay as they are, because these layers were never called: %s%s",
+            len(silent),
+            ", ".join(silent[:5]),
+            ", ..." if len(silent) > 5 else "",
+        )
 
 
 def _settle(finalized: nn.Module, reference: TensorReference, rehearses: bool) -> None:

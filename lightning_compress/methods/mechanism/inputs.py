@@ -36,7 +36,7 @@ def compress_inputs(layer: PlannedLayer) -> dict[str, InputTechnique]:
 def input_techniques(module: nn.Module) -> Iterator[tuple[nn.Module, str, InputTechnique]]:
     """Every technique at an input: the layer, the input's name, the technique."""
     for part in module.modules():
-        held = part._modules.get(_INPUTS)
+        held = getattr(part, _INPUTS, None)
         if isinstance(held, nn.ModuleDict):
             for name, technique in held.items():
                 assert isinstance(technique, InputTechnique)

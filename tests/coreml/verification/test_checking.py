@@ -296,8 +296,9 @@ class TestADisturbedModule:
     tolerance = Tolerance(times_rounding=3.0)
 
     def disturbed(self, module, images):
-        expected = reference_outputs(module, [(images,)], ["output"])[0]["output"]
-        found = disturbed_outputs(module, [(images,)], ["output"], self.tolerance)[0]["output"]
+        outputs = reference_outputs(module, [(images,)], ["output"])
+        expected = outputs[0]["output"]
+        found = disturbed_outputs(module, [(images,)], outputs, self.tolerance)[0]["output"]
         return (found - expected).abs().max() / expected.abs().max()
 
     def test_differs_a_little(self, digit_network, digits):
@@ -323,4 +324,8 @@ class TestADisturbedModule:
         assert module.shift[0] == torch.tensor(1 / 3)
 
     def test_is_not_made_where_nobody_asks(self, digit_network, digits):
-        assert disturbed_outputs(digit_network, [(digits[:1],)], ["output"], Tolerance()) is None
+        samples = [(digits[:1],)]
+        outputs = reference_outputs(digit_network, samples, ["output"])
+        assert disturbed_outputs(digit_network, samples, outputs, Tolerance()) is None
+        labels = [{"output": outputs[0]["output"].argmax(1)}]
+        assert disturbed_outputs(digit_network, samples, labels, Tolerance()) is not None
