@@ -36,7 +36,8 @@ def require_present(capabilities: Collection[Capability], model: ct.models.MLMod
     Raises:
         CompressionError: Naming what is missing.
     """
-    missing = sorted(c.value for c in set(capabilities) - present_capabilities(model)) if capabilities else []
+    asked = set(capabilities) - _OF_TARGETS_ALONE
+    missing = sorted(c.value for c in asked - present_capabilities(model)) if asked else []
     if missing:
         raise CompressionError(
             f"the converted program holds no {', no '.join(missing)}, although the compression asks for it. "
@@ -74,3 +75,6 @@ _OF_STORAGE: dict[Capability, Callable[[Storage], bool]] = {
     ),
     Capability.JOINT: lambda storage: len(storage.techniques) > 1,
 }
+
+_OF_TARGETS_ALONE = frozenset({Capability.RECURRENT_WEIGHTS})
+"""What a target must be able to hold, and nothing in a weight's own storage shows."""

@@ -31,6 +31,7 @@ class Capability(enum.Enum):
     INT4_WEIGHTS = "int4 weights"
     BLOCKWISE_WEIGHTS = "weights quantized in blocks"
     JOINT = "more than one compression of the same weight"
+    RECURRENT_WEIGHTS = "compressed weights of recurrent layers"
 
 
 _SPECIFICATION_OF = {
@@ -46,6 +47,7 @@ _SPECIFICATION_OF = {
     Capability.INT4_WEIGHTS: 9,
     Capability.BLOCKWISE_WEIGHTS: 9,
     Capability.JOINT: 9,
+    Capability.RECURRENT_WEIGHTS: 9,
 }
 """The lowest specification version (7 is iOS16, 8 iOS17, 9 iOS18) of each capability."""
 

@@ -157,7 +157,7 @@ class TableBeforeTraining(L.Callback):
 
     def tells_dense(self, name: str) -> bool:
         """Whether a line says that the weight, or the module, of this name stays dense."""
-        pattern = rf"^\W*{re.escape(name)}(\.\w+)?\s.*dense"
+        pattern = rf"^\W*stays dense:.*\s{re.escape(name)}(\.\w+)?(,|\s)"
         return re.search(pattern, self.printed, re.MULTILINE) is not None
 
 

@@ -95,6 +95,10 @@ def needed_capabilities(plan: Plan) -> set[Capability]:
             needed |= set(method.capabilities(planned.reference, keys))
         if len(planned.keys) > 1:
             needed.add(Capability.JOINT)
+        kind = planned.reference.kind
+        if planned.keys and kind is not None and kind.is_recurrent and kind.name != "GRU":
+            # GRUs become other operations, which take compressed constants earlier.
+            needed.add(Capability.RECURRENT_WEIGHTS)
     for layer in plan.layers:
         needed |= set(layer.method.input_capabilities())
     return needed
