@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import checkpoint
 
+from lightning_compress.coreml.workarounds import replaced
 from lightning_compress.errors import ConfigurationError, TraceError
 
 ExampleInputs = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
@@ -20,6 +22,10 @@ ExampleInputs = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 
 _TOLERANCE = 1e-3
 """Largest difference between the module and its trace, relative to the largest output."""
+
+
+_MESSAGE = 500
+"""Characters that are kept of another library's message."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +146,7 @@ def trace(module: nn.Module, inputs: tuple[Tensor, ...], *, name: str | None = N
         torch.no_grad(),
         without_autocast(),
         _without_fused_attention(),
+        _without_checkpointing(),
         torch.random.fork_rng(devices=[]),
         warnings.catch_warnings(),
     ):
@@ -153,7 +160,7 @@ def trace(module: nn.Module, inputs: tuple[Tensor, ...], *, name: str | None = N
         except TraceError:
             raise
         except Exception as error:
-            raise TraceError(f"{name} cannot be traced on its example inputs: {error}") from error
+            raise TraceError(f"{name} cannot be traced on its example inputs: {_shortened(error)}") from error
         _check_on_other_values(module, traced, inputs, name)
     return Traced(traced, inputs, outputs)
 
@@ -179,6 +186,19 @@ def _without_fused_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(enabled)
 
 
+@contextmanager
+def _without_checkpointing() -> Iterator[None]:
+    """Run what `torch.utils.checkpoint` runs again in backward as it stands: torch 2.14 cannot trace its function."""
+
+    class Direct:
+        @staticmethod
+        def apply(function: Callable[..., Any], preserve_rng_state: bool, *inputs: Any) -> Any:
+            return function(*inputs)
+
+    with replaced(checkpoint, "CheckpointFunction", Direct):
+        yield
+
+
 def _check_on_other_values(
     module: nn.Module, traced: torch.jit.ScriptModule, inputs: tuple[Tensor, ...], name: str
 ) -> None:
@@ -195,6 +215,12 @@ def _check_on_other_values(
             f"the trace of {name} fails on inputs other than the example inputs: {error}"
         ) from error
     _require_equal(expected, found, name)
+
+
+def _shortened(error: Exception) -> str:
+    """What an error says, without the numbers of a whole tensor that torch may print."""
+    text = str(error)
+    return text if len(text) <= _MESSAGE else f"{text[:_MESSAGE]} ..."
 
 
 def _flatten(outputs: Any, name: str) -> tuple[Tensor, ...]:
