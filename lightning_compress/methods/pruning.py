@@ -152,11 +152,13 @@ class MagnitudePruning(Method):
         """Refuse blocks and ratios that do not fit the channels."""
         options = PruningOptions(**keys)
         shape = _channels_first(reference.shape, reference.layout)
-        parts = math.ceil(shape[0] / options.block_size) * math.prod(shape[1 : _kept_axes(options, len(shape))])
+        parts = math.ceil(shape[0] / options.block_size) * math.prod(
+            shape[1 : _kept_axes(options, len(shape))]
+        )
         if options.block_size > 1 and parts == 1:
             raise ConfigurationError(
-                f"block_size is {options.block_size}, but {reference.name!r} has {shape[0]} output channels, and all of "
-                f"them would be pruned together or not at all; valid are 1 to {shape[0] - 1}, or exclude the module"
+                f"block_size is {options.block_size}, but {reference.name!r} has {shape[0]} output channels, and all "
+                f"of them would be pruned together or not at all; valid are 1 to {shape[0] - 1}, or exclude the module"
             )
         if options.n_m_ratio is not None and shape[options.dim] % options.n_m_ratio[1]:
             raise ConfigurationError(

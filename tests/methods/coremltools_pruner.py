@@ -6,7 +6,6 @@ import copy
 import math
 from typing import Any
 
-import torch
 from coremltools.optimize.torch.pruning import (
     ConstantSparsityScheduler,
     MagnitudePrunerConfig,
@@ -109,7 +108,11 @@ class MagnitudePruner:
         counts = [entry["#params"] for entry in report.values()]
         report["global"] = {
             key: get_global_sparsity_summaries([entry[key] for entry in list(report.values())], counts)
-            for key in ("structured_weight_sparsity", "unstructured_weight_sparsity", "block2_weight_sparsity")
+            for key in (
+                "structured_weight_sparsity",
+                "unstructured_weight_sparsity",
+                "block2_weight_sparsity",
+            )
         }
         return report
 
@@ -131,8 +134,17 @@ def as_keys(config: ModuleMagnitudePrunerConfig | None) -> dict[str, Any] | None
     if isinstance(scheduler, ConstantSparsityScheduler):
         schedule = {"begin_step": scheduler.begin_step}
     else:
-        schedule = {"update_steps": scheduler.update_steps.tolist(), "power": scheduler.power}
-    names = ("initial_sparsity", "target_sparsity", "granularity", "block_size", "n_m_ratio", "dim", "param_name")
+        steps = [int(step) for step in scheduler.update_steps.tolist()]
+        schedule = {"update_steps": steps, "power": scheduler.power}
+    names = (
+        "initial_sparsity",
+        "target_sparsity",
+        "granularity",
+        "block_size",
+        "n_m_ratio",
+        "dim",
+        "param_name",
+    )
     return {"scheduler": schedule, **{name: getattr(config, name) for name in names}}
 
 
@@ -155,8 +167,8 @@ def show_as_coremltools(module: nn.Module) -> None:
 def coremltools_mask(module: nn.Module) -> Tensor:
     """The mask in the shape that coremltools gives it: one value for each part."""
     technique = mask_of(module)
-    kept = {"per_channel": 1, "per_kernel": 2}.get(technique.options.granularity, technique.mask.dim())
-    if technique.mask.dim() == 2:
-        kept = 2
-    parts = technique.mask.flatten(kept)[..., :1] if kept < technique.mask.dim() else technique.mask
-    return parts.reshape(*technique.mask.shape[:kept], *[1] * (technique.mask.dim() - kept)).to(torch.float32)
+    mask = technique.mask.float()
+    told_apart = {"per_channel": 1, "per_kernel": 2}.get(technique.options.granularity, mask.dim())
+    for axis in range(told_apart, mask.dim() if mask.dim() > 2 else 0):
+        mask = mask.narrow(axis, 0, 1)
+    return mask

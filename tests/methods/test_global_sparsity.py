@@ -148,7 +148,9 @@ def test_it_goes_with_integers_and_palettes_of_scalars(digit_network):
 
 def test_it_refuses_palettes_of_vectors(digit_network):
     palette = DKMPalettization(n_bits=4, cluster_dim=2, weight_threshold=0)
-    with pytest.raises(ConfigurationError, match=r"allocation='global' prunes single weights of .*stores 2 as"):
+    with pytest.raises(
+        ConfigurationError, match=r"allocation='global' prunes single weights of .*stores 2 as"
+    ):
         PreparedModule(digit_network, [MagnitudePruning(allocation="global"), palette])
 
 

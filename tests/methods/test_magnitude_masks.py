@@ -45,18 +45,14 @@ def test_a_mask_keeps_the_largest_and_no_fewer_than_asked(size, sparsity, seed):
         assert weight[mask].abs().min() > weight[~mask].abs().max()
 
 
-@given(
-    size=st.integers(1, 100), seed=st.integers(0, 100), levels=st.tuples(st.floats(0, 1), st.floats(0, 1))
-)
+@given(size=st.integers(1, 100), seed=st.integers(0, 100), levels=st.tuples(st.floats(0, 1), st.floats(0, 1)))
 def test_a_sparser_mask_keeps_nothing_that_a_denser_one_drops(size, seed, levels):
     weight = seeded([size], seed)
     denser, sparser = (magnitude_mask(weight, level) for level in sorted(levels))
     assert not bool((sparser & ~denser).any())
 
 
-@given(
-    outputs=st.integers(1, 9), inputs=st.integers(1, 9), block=st.integers(2, 5), seed=st.integers(0, 100)
-)
+@given(outputs=st.integers(1, 9), inputs=st.integers(1, 9), block=st.integers(2, 5), seed=st.integers(0, 100))
 def test_blocks_along_any_axis_are_kept_or_dropped_together(outputs, inputs, block, seed):
     weight = seeded([outputs, inputs, 2], seed)
     for axis in (0, 1):

@@ -51,9 +51,7 @@ def train_both(network, shape, keys):
     """Train both for some steps, and compare every number after each."""
     pruner = MagnitudePruner(
         copy.deepcopy(network),
-        MagnitudePrunerConfig.from_dict(
-            {"global_config": {k: v for k, v in keys.items() if v is not None}}
-        ),
+        MagnitudePrunerConfig.from_dict({"global_config": {k: v for k, v in keys.items() if v is not None}}),
     )
     theirs = pruner.prepare(inplace=True)
     prepared = prepare(network, **keys)
@@ -237,10 +235,16 @@ def test_the_length_of_a_fit_bounds_its_schedule(digit_network):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"block_size": 16, "granularity": "per_channel"}, "block_size is 16, but 'features.0.weight' has 16"),
+        (
+            {"block_size": 16, "granularity": "per_channel"},
+            "block_size is 16, but 'features.0.weight' has 16",
+        ),
         ({"n_m_ratio": [2, 4]}, r"n_m_ratio \[2, 4\] needs .* along its dim 1 that 4 divides.* has 1;"),
         ({"n_m_ratio": [1, 3], "dim": 0}, r"along its dim 0 that 3 divides, and 'features.0.weight' has 16"),
-        ({"param_name": "kernel"}, r"'kernel' is no parameter of 'features.0'; valid are \['weight', 'bias'\]"),
+        (
+            {"param_name": "kernel"},
+            r"'kernel' is no parameter of 'features.0'; valid are \['weight', 'bias'\]",
+        ),
     ],
 )
 def test_what_does_not_fit_a_tensor_is_refused_by_its_name(digit_network, keys, message):
