@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from hydra.utils import instantiate
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from torch import nn
 
 from lightning_compress import DKMPalettization, LinearQuantization, MagnitudePruning
@@ -16,6 +19,8 @@ from lightning_compress.errors import ConfigurationError
 from lightning_compress.methods import PreparedModule
 from lightning_compress.methods.global_sparsity import ascending_scores, shared_masks
 from lightning_compress.methods.mechanism.schedule import FitLength
+
+CONFIGURATIONS = Path(__file__).parents[2] / "conf" / "compression"
 
 sizes = st.lists(st.integers(1, 40), min_size=1, max_size=5)
 
@@ -169,3 +174,15 @@ def test_it_refuses_palettes_of_vectors(digit_network):
 def test_keys_that_cannot_be_are_refused(keys, message):
     with pytest.raises(ConfigurationError, match=message):
         MagnitudePruning(**keys)
+
+
+def test_the_command_line_has_it_as_a_configuration(digit_network):
+    configuration = OmegaConf.load(CONFIGURATIONS / "prune_75_global.yaml")
+    method = instantiate(configuration.methods.pruning)
+    prepared = PreparedModule(digit_network, [method])
+    prepared.resolve_schedule(FitLength(10))
+    prepared.start_training()
+    for _ in range(6):
+        prepared.step()
+    assert prepared.unfinished() == []
+    assert prepared.metrics()["sparsity"] == pytest.approx(0.75, abs=1e-4)
