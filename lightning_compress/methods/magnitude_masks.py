@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -74,7 +73,7 @@ def _largest(magnitude: Tensor, kept: int) -> Tensor:
     return torch.ge(magnitude, value_at(magnitude, magnitude.numel() - kept))
 
 
-def value_at(values: Tensor, rank: int) -> Any:
+def value_at(values: Tensor, rank: int) -> Tensor | float:
     """The value that stands at `rank`, counted from 0, once `values` are sorted in ascending order."""
     if values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64):
         # numpy's introselect is several times faster than torch.kthvalue here.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -120,7 +121,13 @@ class MagnitudePruning(Method):
             _check_ratio(keys["n_m_ratio"], keys, source)
         if keys.get("allocation") == "global":
             _require_only(
-                "allocation='global'", keys, source, n_m_ratio=None, block_size=1, granularity="per_scalar"
+                "allocation='global'",
+                keys,
+                source,
+                n_m_ratio=None,
+                block_size=1,
+                granularity="per_scalar",
+                initial_sparsity=0,
             )
         elif "min_density" in keys:
             raise ConfigurationError(
@@ -145,10 +152,13 @@ class MagnitudePruning(Method):
         """Refuse blocks and ratios that do not fit the channels."""
         options = PruningOptions(**keys)
         shape = _channels_first(reference.shape, reference.layout)
-        if options.block_size > max(shape[0] // 2, 1):
+        parts = math.ceil(shape[0] / options.block_size) * math.prod(
+            shape[1 : _kept_axes(options, len(shape))]
+        )
+        if options.block_size > 1 and parts == 1:
             raise ConfigurationError(
-                f"block_size is {options.block_size}, but {reference.name!r} has {shape[0]} output channels; valid are "
-                f"1 to {max(shape[0] // 2, 1)}, or exclude the module"
+                f"block_size is {options.block_size}, but {reference.name!r} has {shape[0]} output channels, and all "
+                f"of them would be pruned together or not at all; valid are 1 to {shape[0] - 1}, or exclude the module"
             )
         if options.n_m_ratio is not None and shape[options.dim] % options.n_m_ratio[1]:
             raise ConfigurationError(
@@ -349,6 +359,11 @@ def _order(rank: int, layout: Layout) -> list[int]:
 
 def _channels_first(shape: torch.Size, layout: Layout) -> list[int]:
     return [shape[axis] for axis in _order(len(shape), layout)]
+
+
+def _kept_axes(options: PruningOptions, rank: int) -> int:
+    kept = _GRANULARITIES[options.granularity]
+    return rank if kept is None or rank < 3 else kept
 
 
 def _zeros_of_block(level: float, block: int) -> int:
