@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import DropBlock2d, StochasticDepth
 
-from lightning_compress import DKMPalettization, LinearQuantization, MagnitudePruning
+from lightning_compress import LinearQuantization, MagnitudePruning
 from lightning_compress.methods import Method
 from tests.cases.fitting import Fitting, Outcome, int8_weights, of_shape, palettized
 

@@ -35,6 +35,10 @@ METHODS: dict[str, Callable[[], list[Method]]] = {
         MagnitudePruning(**_PRUNING),
         LinearQuantization(milestones=_MILESTONES),
     ],
+    "palettization + int8 activations": lambda: [
+        DKMPalettization(n_bits=2, milestone=0.3),
+        LinearQuantization(weight_dtype="float32", milestones=_MILESTONES),
+    ],
 }
 
 
@@ -173,7 +177,7 @@ class Case:
             if "pruning" in self.method:
                 assert abs(layer.sparsity - 0.75) < 0.01 or layer.sparsity > 0.75, (name, layer)
                 assert "pruned" in layer.technique
-            if "quantization" in self.method:
+            if self.method.endswith("quantization"):
                 assert "quantized" in layer.technique, (name, layer)
                 assert layer.bits == 8
             if "palettization" in self.method and layer.parameters > 2048:

@@ -26,6 +26,7 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lightning_compress import Compression
 from lightning_compress.callback.strategies import check_strategy
@@ -338,6 +339,80 @@ def dense(layer: Any) -> Tensor:
     """The weight of a layer, float or quantized."""
     value = layer.weight() if callable(layer.weight) else layer.weight
     return value.dequantize() if value.is_quantized else value.detach()
+
+
+@feature("activation checkpointing, both kinds: the same tensors as without")
+def activation_checkpointing(case: Case) -> None:
+    class Again(Network):
+        reentrant: bool | None = None
+
+        def forward(self, images: Tensor) -> Tensor:
+            hidden = self.norm(self.conv(images))
+            if self.reentrant is None:
+                return self.rest(hidden)
+            logits: Tensor = checkpoint(self.rest, hidden, use_reentrant=self.reentrant)  # type: ignore[assignment]
+            return logits
+
+        def rest(self, hidden: Tensor) -> Tensor:
+            return self.head(torch.relu(self.deep(self.pool(self.relu(hidden)).flatten(1))))
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.deep = nn.Linear(256, 256)
+
+    assert_same_fits(
+        case, [lambda reentrant=kind: Digits(again(Again, reentrant)) for kind in (None, False, True)]
+    )
+
+
+@feature("two passes a step, evaluation in between: the same tensors as without")
+def several_passes(case: Case) -> None:
+    class Twice(Digits):
+        def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+            loss = self.loss(batch)
+            # Batch norm would learn from the second pass, with or without a compression.
+            learning = [part for part in self.modules() if isinstance(part, nn.BatchNorm2d) and part.training]
+            for part in learning:
+                part.eval()
+            self.loss([batch[0].flip(0) * 3, batch[1]]).backward()
+            self.model.eval()
+            with torch.no_grad():
+                self.loss(batch)
+            self.model.train()
+            self.zero_grad()
+            return loss
+
+    assert_same_fits(case, [Digits, Twice])
+
+
+def again(kind: type[nn.Module], reentrant: bool | None) -> Callable[[], nn.Module]:
+    """Builds a network that computes its end again in the backward pass, or does not."""
+
+    def build() -> nn.Module:
+        network = kind()
+        network.reentrant = reentrant  # type: ignore[assignment]
+        return network
+
+    return build
+
+
+def assert_same_fits(case: Case, modules: list[Callable[[], L.LightningModule]]) -> None:
+    """Fit each module from the same start, and assert that all tensors are those of the first fit."""
+    states = []
+    for build in modules:
+        fresh = Case(case.method, case.folder)
+        fresh.fit(module=build())
+        fresh.check()
+        finalized = fresh.compression.finalized
+        assert finalized is not None
+        states.append(finalized.state_dict())
+    if not case.method.startswith("learnable"):
+        assert all(equal(states[0], state) for state in states[1:])
+        return
+    # Autograd sums the many parts of a learned scale's gradient in the order in which they come.
+    for key, value in states[0].items():
+        difference = max(float((state[key] - value).abs().float().mean()) for state in states[1:])
+        assert difference <= 2e-2 * float(value.abs().float().mean()), key
 
 
 @feature("a module built in `configure_model`")

@@ -28,6 +28,7 @@ class FixedZeros(Technique):
     """Zeroes every other output channel."""
 
     stage = Stage.ZEROS
+    label = "every other channel is zero"
 
     def forward(self, tensor: Tensor) -> Tensor:
         mask = torch.ones_like(tensor)

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from coremltools.optimize.torch.pruning import MagnitudePruner, MagnitudePrunerConfig
 
+from lightning_compress import DKMPalettization
 from lightning_compress.coreml import CoreMLExport
 from lightning_compress.coreml.post_training import palettize_package
+from lightning_compress.methods import PreparedModule
 from lightning_compress.package import Capability
 from lightning_compress.package.inspection import decompressed_weights, inspect
 
@@ -26,15 +27,12 @@ def test_it_is_so_too_where_batch_normalization_cannot_be_folded(tmp_path):
     torch.manual_seed(0)
     network = torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1]).eval()
     float16 = CoreMLExport(tmp_path / "net.mlpackage").run(network, torch.rand(1, 3, 32, 32))
-    configuration = MagnitudePrunerConfig.from_dict({"global_config": {"target_sparsity": 0.5}})
-    pruner = MagnitudePruner(network, configuration)
-    pruner.prepare(inplace=True)
-    pruner.step()
-    pruned = CoreMLExport(tmp_path / "pruned.mlpackage").run(
-        pruner.finalize(inplace=True), torch.rand(1, 3, 32, 32), {Capability.SPARSE_WEIGHTS}
+    palettized = PreparedModule(network, [DKMPalettization(n_bits=4)]).finalize(rehearses=True)
+    exported = CoreMLExport(tmp_path / "palettized.mlpackage").run(
+        palettized, torch.rand(1, 3, 32, 32), {Capability.LUT}
     )
-    assert pruned.float16_weight_bytes == pytest.approx(float16.weight_bytes, rel=0.01)
-    assert pruned.report.operations["batch_norm"] > 0
+    assert exported.float16_weight_bytes == pytest.approx(float16.weight_bytes, rel=0.01)
+    assert exported.report.operations["batch_norm"] > 0
 
 
 @pytest.mark.slow
