@@ -41,7 +41,7 @@ def prepare(network, length=STEPS, **keys):
 
 def masks(network):
     return {
-        name: part.parametrizations.weight[0].mask
+        name: part.parametrizations.weight[0].mask.bool()
         for name, part in network.named_modules()
         if hasattr(part, "parametrizations")
     }

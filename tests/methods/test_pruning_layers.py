@@ -93,7 +93,7 @@ def test_layers_with_output_channels_second_prune_like_those_with_them_first(tra
     else:
         expected = magnitude_mask(first, 0.5, Granularity(axes, keys.get("block_size", 1)))
     (mask,) = prepared.techniques()
-    assert torch.equal(mask.mask, expected.transpose(0, 1))
+    assert torch.equal(mask.mask.bool(), expected.transpose(0, 1))
     inputs = torch.randn(shape)
     torch.testing.assert_close(prepared.finalize()(inputs), network(inputs), rtol=0, atol=0)
 
@@ -119,7 +119,7 @@ def test_every_weight_of_a_recurrent_layer_is_pruned(kind):
     output, _ = layer(inputs)
     output.square().sum().backward()
     original = layer.parametrizations.weight_hh_l1_reverse.original
-    mask = layer.parametrizations.weight_hh_l1_reverse[0].mask
+    mask = layer.parametrizations.weight_hh_l1_reverse[0].mask.bool()
     assert original.grad[mask].abs().sum() > 0
     assert not original.grad[~mask].any()
     finalized = prepared.finalize()
@@ -153,7 +153,7 @@ def test_a_tied_weight_has_one_mask_and_counts_once(allocation):
     network(torch.arange(20)).square().sum().backward()
     original = network.embedding.parametrizations.weight.original
     assert original is network.head.parametrizations.weight.original
-    assert not original.grad[~mask.mask].any()
+    assert not original.grad[~mask.mask.bool()].any()
     finalized = prepared.finalize()
     assert finalized.head.weight is finalized.embedding.weight
     assert share(finalized.head.weight) == pytest.approx(0.5, abs=0.01)
@@ -177,7 +177,7 @@ def test_joined_with_a_palette_of_vectors_whole_vectors_are_pruned(axis, keys):
     prepared = pruned(network, palette(**keys), target_sparsity=0.75)
     mask = min(prepared.techniques(), key=lambda part: part.stage)
     assert mask.label == "75% zeros, 2 together"
-    assert torch.equal(mask.mask, magnitude_mask(weight, 0.75, Granularity(None, 2, axis)))
+    assert torch.equal(mask.mask.bool(), magnitude_mask(weight, 0.75, Granularity(None, 2, axis)))
     finalized = prepared.finalize()[0].weight
     assert share(finalized) == pytest.approx(0.75, abs=0.01)
     vectors = finalized.movedim(axis, -1).reshape(-1, 2)
@@ -206,4 +206,4 @@ def test_blocks_of_whole_vectors_stay_blocks():
     weight = network[0].weight.detach().clone()
     prepared = pruned(network, palette(), block_size=4)
     mask = min(prepared.techniques(), key=lambda part: part.stage)
-    assert torch.equal(mask.mask, magnitude_mask(weight, 0.5, Granularity(None, 4)))
+    assert torch.equal(mask.mask.bool(), magnitude_mask(weight, 0.5, Granularity(None, 4)))

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from coremltools.optimize.torch.pruning import MagnitudePruner, MagnitudePrunerConfig
 
 from lightning_compress import DKMPalettization
 from lightning_compress.coreml import CoreMLExport
