@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,21 @@ import pytest
 import torch
 
 from tests.cases.fitting import STEPS, Fitting
+
+_QUICK = 2
+"""Of the parameters of a test, so many are tried in the quick suite."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep two of each test among the quick ones: a fit with its export takes about a second, and there are 500."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            name = f"{item.path}::{getattr(item, 'originalname', item.name)}"
+            seen[name] += 1
+            if seen[name] > _QUICK:
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture

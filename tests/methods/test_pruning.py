@@ -160,7 +160,7 @@ def test_a_copy_of_a_copy_has_weights_and_a_mask_of_its_own(digit_network):
     first = copy.deepcopy(prepared.module)
     with torch.no_grad():
         first.head.parametrizations.weight.original.fill_(3.0)
-        masks(first)["head"].fill_(True)
+        first.head.parametrizations.weight[0].mask.fill_(1)
     second = copy.deepcopy(first)
     assert second.head.weight.detach().mean().item() == 3.0
     assert not masks(digit_network)["head"].all()
