@@ -165,7 +165,7 @@ def test_an_output_of_the_finalized_module_does_not_depend_on_its_neighbours(fit
 @pytest.mark.parametrize(
     ("layer", "norm", "shape"),
     [
-        (lambda: nn.Conv1d(4, 16, 3), lambda: nn.BatchNorm1d(16), (4, 10)),
+        (lambda: nn.Conv1d(4, 64, 3), lambda: nn.BatchNorm1d(64), (4, 10)),
         (lambda: nn.Linear(32, 16), lambda: nn.BatchNorm1d(16), (32,)),
         (lambda: nn.Conv3d(4, 16, 3), lambda: nn.BatchNorm3d(16), (4, 6, 6, 6)),
         (lambda: nn.ConvTranspose2d(4, 16, 3), lambda: nn.BatchNorm2d(16), (4, 6, 6)),
