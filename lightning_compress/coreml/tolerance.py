@@ -65,10 +65,11 @@ def default_tolerance(
     """The tolerance of an export that asks for none.
 
     An output may be apart by 5% of its largest value and by 1% on average, a fiftieth of both in float32, and a
-    detector's boxes by `box`. With quantized activations, three times what the module differs from itself when its
-    numbers are rounded to float16 is allowed besides: a value between two steps falls to one or the other by any
-    rounding, and a step in an early layer moves later values over their steps, and a single output far. A package
-    that is right is as far from its module as the module is from itself.
+    detector's boxes by `box`. In half precision, and with quantized activations in any, three times what the module
+    differs from itself when its numbers are rounded to float16 is allowed besides: deep networks that are hardly
+    trained multiply any rounding, and a value between two integers falls to one or the other by any rounding, and
+    moves later values over their steps. A package that is right is as far from its module as the module is from
+    itself.
 
     Args:
         compute_precision: "float16" or "float32".
@@ -78,5 +79,5 @@ def default_tolerance(
     return Tolerance(
         _RELATIVE[compute_precision],
         {} if box is None else {COORDINATES: box},
-        times_rounding=TIMES_ROUNDING if quantized_activations else 0.0,
+        times_rounding=TIMES_ROUNDING if quantized_activations or compute_precision == "float16" else 0.0,
     )

@@ -30,6 +30,10 @@ TINY_DETECTION = [
 ]
 
 
+_METHODS = {"none": 0, "prune_50_palettize_4bit": 2, "palettize_4bit_a8": 2}
+"""How many methods a compression has, where that is not one."""
+
+
 def names(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
@@ -38,7 +42,9 @@ def test_the_groups_of_the_contract_are_shipped():
     assert set(names("compression")) == {
         "none",
         "prune_75",
+        "prune_75_global",
         "palettize_4bit",
+        "palettize_4bit_a8",
         "palettize_2bit",
         "quantize_w8",
         "quantize_w8a8",
@@ -56,7 +62,7 @@ def test_each_compression_is_instantiated(configure, name, tmp_path):
     config = configure(f"compression={name}")
     methods = list(instantiate(config.compression.methods, _convert_="all").values())
     assert all(isinstance(method, Method) for method in methods)
-    assert len(Compression(*methods).methods) == {"none": 0, "prune_50_palettize_4bit": 2}.get(name, 1)
+    assert len(Compression(*methods).methods) == _METHODS.get(name, 1)
     assert config.compression.name == name
     assert config.compression.module == "model"
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -156,9 +157,12 @@ class TestTolerance:
         assert CoreMLExport("net.mlpackage").tolerance_for().relative == 5e-2
         assert CoreMLExport("net.mlpackage", compute_precision="float32").tolerance_for().relative == 1e-3
 
-    def test_quantized_activations_alone_are_judged_by_the_module_itself(self):
+    def test_half_precision_and_quantized_activations_are_judged_by_the_module_itself(self):
         export = CoreMLExport("net.mlpackage")
-        assert export.tolerance_for().times_rounding == 0
+        assert export.tolerance_for().times_rounding == 3
+        exact = dataclasses.replace(export, compute_precision="float32")
+        assert exact.tolerance_for().times_rounding == 0
+        assert exact.tolerance_for(quantized_activations=True).times_rounding == 3
         assert export.tolerance_for(quantized_activations=True).times_rounding == 3
 
     def test_a_detectors_boxes_may_be_apart_by_a_pixel(self):
