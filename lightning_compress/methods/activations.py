@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from lightning_compress.methods.fake_quantizer import FakeQuantizer, Rounding
-from lightning_compress.methods.mechanism.schedule import FitLength
 from lightning_compress.methods.mechanism.technique import InputTechnique
-from lightning_compress.methods.milestones import Milestones
+from lightning_compress.methods.milestones import Milestones, OnMilestones
 
 
-class Activation(InputTechnique):
+class Activation(OnMilestones, InputTechnique):
     """Rounds an input of a layer to integers times one scale.
 
     Args:
@@ -46,19 +45,6 @@ class Activation(InputTechnique):
         observe = self._watching or (self.training and self.quantizer.is_on("observing"))
         rounded: Tensor = self.quantizer(value, observe=observe)
         return rounded
-
-    def resolve_schedule(self, length: FitLength) -> None:
-        """Turn fractions of the fit into steps."""
-        self.milestones.resolve(length)
-
-    @property
-    def last_step(self) -> int:
-        """The optimizer step after which the last milestone has taken effect."""
-        return self.milestones.last_step
-
-    def unfinished(self, step: int) -> str | None:
-        """Which milestones are still to come, or None."""
-        return self.milestones.unfinished(step)
 
     def commit(self) -> None:
         """Take up the range that was observed."""

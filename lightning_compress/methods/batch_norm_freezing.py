@@ -8,11 +8,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_compress.methods.mechanism.method import Companion
-from lightning_compress.methods.mechanism.schedule import FitLength
-from lightning_compress.methods.milestones import Milestones
+from lightning_compress.methods.milestones import Milestones, OnMilestones
 
 
-class BatchNormFreezing(Companion):
+class BatchNormFreezing(OnMilestones, Companion):
     """From the fourth milestone on, batch norm normalizes by its running statistics and leaves them as they are.
 
     Whatever mode the module is put into: so the numbers of training are those of evaluation (Krishnamoorthi, arXiv
@@ -32,19 +31,6 @@ class BatchNormFreezing(Companion):
             for part in module.modules()
             if isinstance(part, _BatchNorm) and part.track_running_stats and part.running_mean is not None
         ]
-
-    def resolve_schedule(self, length: FitLength) -> None:
-        """Turn fractions of the fit into steps."""
-        self.milestones.resolve(length)
-
-    @property
-    def last_step(self) -> int:
-        """The optimizer step after which the last milestone has taken effect."""
-        return self.milestones.last_step
-
-    def unfinished(self, step: int) -> str | None:
-        """Which milestones are still to come, or None."""
-        return self.milestones.unfinished(step)
 
     def advance(self, step: int) -> None:
         """Freeze once the milestone has passed; a checkpoint of an earlier step undoes it."""

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from lightning_compress.methods.fake_quantizer import FakeQuantizer, Rounding
-from lightning_compress.methods.mechanism.schedule import FitLength
 from lightning_compress.methods.mechanism.stored import StoredIntegers, StoredTensor
 from lightning_compress.methods.mechanism.technique import Stage, Technique
-from lightning_compress.methods.milestones import Milestones
+from lightning_compress.methods.milestones import Milestones, OnMilestones
 
 
-class Integers(Technique):
+class Integers(OnMilestones, Technique):
     """Rounds a weight to integers times a scale, for the whole of it, each channel or each block.
 
     Zeros stay exactly zero: a zero point is an integer.
@@ -61,19 +60,6 @@ class Integers(Technique):
             unknown=lambda: quantizer.rounding.groups.range_of(tensor.detach().float()),
         )
         return rounded
-
-    def resolve_schedule(self, length: FitLength) -> None:
-        """Turn fractions of the fit into steps."""
-        self.milestones.resolve(length)
-
-    @property
-    def last_step(self) -> int:
-        """The optimizer step after which the last milestone has taken effect."""
-        return self.milestones.last_step
-
-    def unfinished(self, step: int) -> str | None:
-        """Which milestones are still to come, or None."""
-        return self.milestones.unfinished(step)
 
     def begin(self, tensor: Callable[[], Tensor]) -> None:
         """Let learned scales start from the range of the weight, which observing only makes more exact."""

@@ -84,6 +84,29 @@ class Milestones:
         return self._steps is not None and self._steps[index] != -1 and step > self._steps[index]
 
 
+class OnMilestones:
+    """The schedule of a part that follows milestones.
+
+    Attributes:
+        milestones: They.
+    """
+
+    milestones: Milestones
+
+    def resolve_schedule(self, length: FitLength) -> None:
+        """Turn fractions of the fit into steps."""
+        self.milestones.resolve(length)
+
+    @property
+    def last_step(self) -> int:
+        """The optimizer step after which the last milestone has taken effect."""
+        return self.milestones.last_step
+
+    def unfinished(self, step: int) -> str | None:
+        """Which milestones are still to come, or None."""
+        return self.milestones.unfinished(step)
+
+
 def check_milestones(milestones: Any, source: str) -> None:
     """Refuse milestones that no fit could keep.
 
