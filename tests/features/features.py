@@ -32,7 +32,7 @@ from lightning_compress import Compression
 from lightning_compress.callback.strategies import check_strategy
 from lightning_compress.errors import CompressionError
 from tests.faults.jobs import Job, differing_tensors, package_bytes, run_apart
-from tests.features.cases import METHODS, STEPS, Case, Digits, Network, make_trainer
+from tests.features.cases import METHODS, STEPS, Case, Digits, Network, digits, make_trainer
 
 FEATURES: dict[str, Callable[[Case], None]] = {}
 
@@ -396,23 +396,34 @@ def again(kind: type[nn.Module], reentrant: bool | None) -> Callable[[], nn.Modu
     return build
 
 
+@torch.no_grad()
+def outputs_are_near(first: nn.Module, others: list[nn.Module]) -> bool:
+    """Whether modules compute the same but for what a few weights rounded to the other side change."""
+    images = digits(1400, 1500).tensors[0]
+    expected = first(images)
+    allowed = 1e-2 * float(expected.std())
+    return all(float((expected - other(images)).abs().mean()) <= allowed for other in others)
+
+
 def assert_same_fits(case: Case, modules: list[Callable[[], L.LightningModule]]) -> None:
     """Fit each module from the same start, and assert that all tensors are those of the first fit."""
-    states = []
+    found = []
     for build in modules:
         fresh = Case(case.method, case.folder)
-        fresh.fit(module=build())
-        fresh.check()
+        with warnings.catch_warnings():
+            # What is computed again under no_grad, where nothing has a gradient, is told of by torch.
+            warnings.filterwarnings("ignore", "None of the inputs have requires_grad")
+            fresh.fit(module=build())
+            fresh.check()
         finalized = fresh.compression.finalized
         assert finalized is not None
-        states.append(finalized.state_dict())
+        found.append(finalized)
     if not case.method.startswith("learnable"):
-        assert all(equal(states[0], state) for state in states[1:])
+        assert all(equal(found[0].state_dict(), other.state_dict()) for other in found[1:])
         return
-    # Autograd sums the many parts of a learned scale's gradient in the order in which they come.
-    for key, value in states[0].items():
-        difference = max(float((state[key] - value).abs().float().mean()) for state in states[1:])
-        assert difference <= 2e-2 * float(value.abs().float().mean()), key
+    # Autograd sums the many parts of a learned scale's gradient in the order in which they come: the last bits differ, and
+    # weights that lie between two integers fall to the other.
+    assert outputs_are_near(found[0], found[1:])
 
 
 @feature("a module built in `configure_model`")
