@@ -125,6 +125,8 @@ class CompressedTensor:
         of_data = indices
         if self.vector_size > 1 and self.vector_axis == 0:
             size = self.vector_size
+            if len(indices) % size:
+                return None
             of_data = indices[::size] // size
             if not np.array_equal(np.repeat(of_data * size, size) + np.arange(len(indices)) % size, indices):
                 return None
