@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -52,3 +53,12 @@ def test_the_names_that_stay_are_there():
         assert getattr(lightning_compress, name).__name__ == name
     with pytest.raises(AttributeError, match="'Palettization'"):
         _ = lightning_compress.Palettization
+
+
+def test_every_folder_is_installed():
+    root = Path(lightning_compress.__file__).parent
+    text = (root.parent / "pyproject.toml").read_text()
+    for folder in [root, *(path for path in root.rglob("*") if path.is_dir())]:
+        if any(folder.glob("*.py")):
+            name = ".".join((root.name, *folder.relative_to(root).parts))
+            assert f'"{name}"' in text, name

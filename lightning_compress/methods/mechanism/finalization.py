@@ -16,7 +16,7 @@ from lightning_compress.methods.mechanism.inputs import input_techniques, remove
 from lightning_compress.methods.mechanism.method import Companion
 from lightning_compress.methods.mechanism.recurrent import drop_flat_weight_hooks
 from lightning_compress.methods.mechanism.stored import CONVERTED, RECOGNISED, StoredTensor, register_version
-from lightning_compress.methods.mechanism.technique import InputTechnique, Technique
+from lightning_compress.methods.mechanism.technique import InputTechnique, Stepped, Technique
 from lightning_compress.methods.mechanism.tensors import TensorReference
 
 _logger = logging.getLogger(__name__)
@@ -48,7 +48,8 @@ def finalize(
     finalized = copy_module(module)
     for companion in companions:
         companion.remove(finalized)
-    _complete_inputs(finalized, examples)
+    _show(finalized, examples)
+    _complete_inputs(finalized)
     for reference in references:
         _settle(finalized, reference, rehearses)
     if references:
@@ -65,17 +66,22 @@ def _require_finite(module: nn.Module) -> None:
             )
 
 
-def _complete_inputs(finalized: nn.Module, examples: Sequence[tuple[Any, ...]]) -> None:
+def _show(finalized: nn.Module, examples: Sequence[tuple[Any, ...]]) -> None:
+    """Show examples to the parts that are driven by data and have seen none."""
+    blind = [part for part in finalized.modules() if isinstance(part, Stepped) and part.is_blind]
+    if not blind or not examples:
+        return
+    for part in blind:
+        part.watch(True)
+    for example in examples:
+        finalized(*(_like(value, finalized) for value in example))
+    for part in blind:
+        part.commit()
+        part.watch(False)
+
+
+def _complete_inputs(finalized: nn.Module) -> None:
     techniques = list(input_techniques(finalized))
-    if any(technique.is_blind for _, _, technique in techniques) and examples:
-        blind = [technique for _, _, technique in techniques if technique.is_blind]
-        for technique in blind:
-            technique.watch(True)
-        for example in examples:
-            finalized(*(_like(value, finalized) for value in example))
-        for technique in blind:
-            technique.commit()
-            technique.watch(False)
     if techniques and all(technique.is_blind for _, _, technique in techniques):
         raise CompressionError(
             f"inputs cannot be compressed: none of {len(techniques)} observers has seen a value. Observe earlier in "

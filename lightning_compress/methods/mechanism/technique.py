@@ -76,6 +76,16 @@ class Stepped(nn.Module):
     def restore(self, progress: Mapping[str, Any]) -> None:
         """Take up what `progress` returned; may be called more than once."""
 
+    # Data, for parts that are driven by it.
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether it needs data and has seen none yet."""
+        return False
+
+    def watch(self, active: bool) -> None:
+        """While active, learn from forward passes in evaluation too: batches are shown, and then committed."""
+
     # Switches: buffers that are known without waiting for a device.
 
     def add_switch(self, name: str, on: bool = False) -> None:
@@ -201,14 +211,6 @@ class InputTechnique(Stepped, abc.ABC):
 
     def advance(self, step: int) -> None:
         """Follow the schedule; `step` is the number of optimizer steps taken."""
-
-    @property
-    def is_blind(self) -> bool:
-        """Whether it has seen no data yet, and does not know what to do."""
-        return False
-
-    def watch(self, active: bool) -> None:
-        """While active, learn from forward passes in evaluation too: batches are shown."""
 
     def complete(self) -> None:
         """Called on a copy before it is finalized."""
