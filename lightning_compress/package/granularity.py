@@ -43,6 +43,11 @@ class Granularity:
         return len(self._split) == 1 and self.block[self._split[0]] == 1
 
     @property
+    def separates_channels(self) -> bool:
+        """Whether along an axis no two indices share a block."""
+        return any(self.block[axis] == 1 for axis in self._split)
+
+    @property
     def is_grouped(self) -> bool:
         """Whether a block is a run of several output channels, whole."""
         return self._split == [0] and not self.is_per_channel

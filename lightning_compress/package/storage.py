@@ -177,7 +177,7 @@ def _palette(lookup: Any, scaling: Any | None, shape: tuple[int, ...]) -> Palett
         entries=entries,
         # Integers have a scale in any case, of what shares the palette.
         per_channel_scale=scaling is not None
-        and (not entries.is_integer or _granularity(scaling, shape).is_per_channel),
+        and (not entries.is_integer or _granularity(scaling, shape).separates_channels),
     )
 
 
