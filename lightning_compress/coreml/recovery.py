@@ -11,6 +11,7 @@ import numpy.typing as npt
 from lightning_compress.coreml.compressed import CompressedTensor, repeated
 from lightning_compress.coreml.metadata_buffers import PALETTIZED, PRUNED, QUANTIZED, Metadata
 from lightning_compress.errors import CompressionError
+from lightning_compress.kmeans import assign
 from lightning_compress.package.constexpr import palette_blocks
 from lightning_compress.package.targets import PALETTE_BITS
 
@@ -63,23 +64,7 @@ def scalar_palette_indices(data: Array, lut: Array) -> npt.NDArray[np.uint8]:
     """
     indices = np.empty(data.shape, dtype=np.uint8)
     for group, block in palette_blocks(lut.shape[:-2], data.shape):
-        indices[block] = _nearest(data[block], lut[group][:, 0])
-    return indices
-
-
-def _nearest(values: Array, palette: Array) -> npt.NDArray[np.uint8]:
-    # Stable, so that of equal entries the lowest index comes first, as argmin would choose.
-    order = np.argsort(palette, kind="stable")
-    entries, first = np.unique(palette[order], return_index=True)
-    index_of = order[first]
-    if len(entries) == 1:
-        return np.full(values.shape, index_of[0], dtype=np.uint8)
-    right = np.clip(np.searchsorted(entries, values), 1, len(entries) - 1)
-    to_left = np.abs(values - entries[right - 1])
-    to_right = np.abs(values - entries[right])
-    tie_goes_left = index_of[right - 1] < index_of[right]
-    left = (to_left < to_right) | ((to_left == to_right) & tie_goes_left)
-    indices: npt.NDArray[np.uint8] = index_of[np.where(left, right - 1, right)].astype(np.uint8)
+        indices[block] = assign(data[block], lut[group][:, 0])
     return indices
 
 

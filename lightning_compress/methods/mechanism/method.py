@@ -11,14 +11,25 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, ClassVar, TypeVar
 
+import torch
 from torch import Tensor, nn
 
-from lightning_compress.errors import ConfigurationError
-from lightning_compress.methods.mechanism.configuration import Configuration, Keys, Match, Schema, read_yaml
+from lightning_compress.errors import ConfigurationError, WeightError
+from lightning_compress.methods.mechanism.configuration import (
+    Configuration,
+    Keys,
+    Match,
+    Schema,
+    check_names,
+    read_yaml,
+)
 from lightning_compress.methods.mechanism.layers import LayerKind
-from lightning_compress.methods.mechanism.plan import make_plan
 from lightning_compress.methods.mechanism.technique import InputTechnique, Stepped, Technique
-from lightning_compress.methods.mechanism.tensors import TensorReference
+from lightning_compress.methods.mechanism.tensors import (
+    TensorReference,
+    find_tensors,
+    refuse_hooked_weights,
+)
 from lightning_compress.package.targets import Capability
 
 MethodType = TypeVar("MethodType", bound="Method")
@@ -103,13 +114,38 @@ class Method(abc.ABC):
         Example:
             >>> DKMPalettization(module_type_configs={"Conv2d": {"n_bits": 2}}).select(torchvision.models.resnet18())
         """
-        planned = make_plan(module, [self]).tensors
+        refuse_hooked_weights(module)
+        references = find_tensors(module)
+        check_names(self.configuration, module, references)
+        decisions = [(reference, self.decide(reference)) for reference in references]
+        self.check_plan([reference for reference, keys in decisions if not isinstance(keys, str)], [])
         return {
-            owner.module_name: tensor.keys[self]
-            for tensor in planned
-            if self in tensor.keys
-            for owner in tensor.reference.owners
+            owner.module_name: keys
+            for reference, keys in decisions
+            if not isinstance(keys, str)
+            for owner in reference.owners
         }
+
+    def decide(self, reference: TensorReference) -> Keys | str:
+        """The keys for a tensor, or why it stays as it is.
+
+        Raises:
+            ConfigurationError: It cannot be compressed as asked.
+            WeightError: It holds NaN or infinity.
+        """
+        match = self.configuration.match(reference)
+        if match.keys is None:
+            if match.is_exclusion:
+                return f"excluded by {match.source}"
+            if reference.kind is None:
+                return "a parameter of no known layer; name it in module_name_configs to compress it"
+            return "not named by the configuration"
+        reason = self.reason_to_leave(reference, match)
+        if reason is not None:
+            return reason
+        _require_finite(reference)
+        self.check_tensor(reference, match.keys)
+        return match.keys
 
     # What the technique is.
 
@@ -197,3 +233,19 @@ class Method(abc.ABC):
     def unfinished(self, step: int, parts: Sequence[Stepped]) -> str | None:
         """Why the schedule has not ended after `step` optimizer steps, or None once it has."""
         return next((reason for part in parts if (reason := part.unfinished(step)) is not None), None)
+
+
+def _require_finite(reference: TensorReference) -> None:
+    """Refuse a weight that no technique can compress.
+
+    Raises:
+        WeightError: The weight holds NaN or infinity.
+    """
+    with torch.no_grad():
+        finite = torch.isfinite(reference.value())
+    if not bool(finite.all()):
+        bad = int((~finite).sum())
+        raise WeightError(
+            f"{reference.name!r} holds {bad} of {reference.numel} values that are NaN or infinite; such a weight "
+            "cannot be compressed. Check the checkpoint it came from, the learning rate and the loss"
+        )

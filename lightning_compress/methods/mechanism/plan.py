@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from lightning_compress.errors import WeightError
 from lightning_compress.methods.mechanism.configuration import Keys, check_names
 from lightning_compress.methods.mechanism.layers import LayerKind, layer_kind
+from lightning_compress.methods.mechanism.method import Method
 from lightning_compress.methods.mechanism.tensors import (
     TensorReference,
     find_tensors,
     refuse_hooked_weights,
     scripted_modules,
 )
-
-if TYPE_CHECKING:
-    from lightning_compress.methods.mechanism.method import Method
 
 
 @dataclass(frozen=True)
@@ -91,25 +87,12 @@ def _planned(reference: TensorReference, methods: Sequence[Method]) -> PlannedTe
     taken: dict[Method, Keys] = {}
     reasons: dict[Method, str] = {}
     for method in methods:
-        match = method.configuration.match(reference)
-        reason = None
-        if match.keys is None:
-            reason = f"excluded by {match.source}" if match.is_exclusion else _unnamed(reference)
+        decision = method.decide(reference)
+        if isinstance(decision, str):
+            reasons[method] = decision
         else:
-            reason = method.reason_to_leave(reference, match)
-        if match.keys is None or reason is not None:
-            reasons[method] = reason or ""
-            continue
-        check_finite(reference)
-        method.check_tensor(reference, match.keys)
-        taken[method] = match.keys
+            taken[method] = decision
     return PlannedTensor(reference, taken, reasons)
-
-
-def _unnamed(reference: TensorReference) -> str:
-    if reference.kind is None:
-        return "a parameter of no known layer; name it in module_name_configs to compress it"
-    return "not named by the configuration"
 
 
 def _layers(module: nn.Module, method: Method) -> list[PlannedLayer]:
@@ -126,19 +109,3 @@ def _layers(module: nn.Module, method: Method) -> list[PlannedLayer]:
         if keys is not None and method.input_technique(aliases[0], kind, keys) is not None:
             found.append(PlannedLayer(aliases[0], part, kind, method, keys))
     return found
-
-
-def check_finite(reference: TensorReference) -> None:
-    """Refuse a weight that no technique can compress.
-
-    Raises:
-        WeightError: The weight holds NaN or infinity.
-    """
-    with torch.no_grad():
-        finite = torch.isfinite(reference.value())
-    if not bool(finite.all()):
-        bad = int((~finite).sum())
-        raise WeightError(
-            f"{reference.name!r} holds {bad} of {reference.numel} values that are NaN or infinite; such a weight "
-            "cannot be compressed. Check the checkpoint it came from, the learning rate and the loss"
-        )
