@@ -52,6 +52,11 @@ def new_ones(context: Any, node: Any) -> None:
     dtype = inputs[2].val if len(inputs) > 2 and inputs[2] is not None else None
     is_bool = x.dtype == types.bool if dtype is None else dtype == _BOOLEAN
     is_integer = types.is_int(x.dtype) if dtype is None else dtype in _INTEGERS
+    if shape.val is not None and np.size(shape.val) == 0:
+        # A number by itself, which `fill` cannot make.
+        one = np.bool_(True) if is_bool else np.int32(1) if is_integer else np.float32(1)
+        context.add(mb.const(val=one, name=node.name))
+        return
     ones = mb.fill(shape=shape, value=np.int32(1) if is_bool or is_integer else np.float32(1))
     context.add(
         mb.cast(x=ones, dtype="bool", name=node.name) if is_bool else mb.identity(x=ones, name=node.name)
@@ -88,13 +93,26 @@ def upsample_bicubic2d(context: Any, node: Any) -> None:
     """Bicubic resizing, which is a fixed product with a matrix along each axis."""
     inputs = _get_inputs(context, node)
     x, size, corners = inputs[:3]
-    if size is None or size.val is None:
+    # One list of factors, or a factor an axis.
+    factors = [value for given in inputs[3:] if given is not None for value in np.atleast_1d(given.val)]
+    extents = [_extent(x, axis, node) for axis in (-2, -1)]
+    if size is not None and size.val is None:
         raise CompressionError("bicubic resizing to a size that depends on the input cannot be converted")
-    scales = [None if scale is None else float(scale.val) for scale in (*inputs[3:5], None, None)[:2]]
-    for axis, extent, scale in zip((-2, -1), size.val, scales, strict=True):
-        matrix = _bicubic(_extent(x, axis, node), int(extent), bool(corners.val), scale)
-        x = _along(x, matrix, axis)
+    scales: list[float | None] = [float(factor) for factor in factors] if factors else [None, None]
+    sizes = (
+        [int(extent * float(factor)) for extent, factor in zip(extents, factors, strict=True)]
+        if size is None
+        else [int(extent) for extent in size.val]
+    )
+    for axis, extent, out, scale in zip((-2, -1), extents, sizes, scales, strict=True):
+        x = _along(x, _bicubic(extent, out, bool(corners.val), scale), axis)
     context.add(mb.identity(x=x, name=node.name))
+
+
+def sqrt(context: Any, node: Any) -> None:
+    """Square roots, of integers too, which torch makes floats first."""
+    (x,) = _get_inputs(context, node)
+    context.add(mb.sqrt(x=x if types.is_float(x.dtype) else mb.cast(x=x, dtype="fp32"), name=node.name))
 
 
 CONVERTERS = (adaptive_avg_pool3d, diff, fake_quantize_per_tensor_affine, new_ones, upsample_bicubic2d)
@@ -103,6 +121,9 @@ CONVERTERS = (adaptive_avg_pool3d, diff, fake_quantize_per_tensor_affine, new_on
 for _converter in CONVERTERS:
     if _TORCH_OPS_REGISTRY.get_func(_converter.__name__) is None:
         register_torch_op(_converter)
+
+# coremltools has one that fails on integers, such as a shape in the scale of attention.
+register_torch_op(sqrt, override=True)
 
 
 def _without(x: Any, axis: int, *, first: bool) -> Any:
