@@ -16,17 +16,14 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from lightning_compress.errors import CompressionError
-
-CONVERTED_PREFIX = "_COREML_"
-"""Prefix of buffers of tensors that become one constant each."""
-
-BY_VALUE_PREFIX = "_BY_VALUE_"
-"""Prefix of buffers of tensors whose values are looked for in the converted program."""
-
-PRUNED, PALETTIZED, QUANTIZED = 1, 2, 3
-"""Entries of `compression_type`."""
-
-_VERSION = f"{CONVERTED_PREFIX}/metadata_version"
+from lightning_compress.metadata_names import (
+    BY_VALUE,
+    CONVERTED,
+    METADATA_VERSION,
+    PALETTIZED,
+    PRUNED,
+    QUANTIZED,
+)
 
 
 @dataclass(frozen=True)
@@ -81,7 +78,7 @@ def selected_tensors(module: nn.Module) -> dict[str, Selected]:
         groups: dict[tuple[str, str], dict[str, Tensor]] = {}
         for name, buffer in owner.named_buffers(recurse=False):
             prefix, _, rest = name.partition("/")
-            if prefix in (CONVERTED_PREFIX, BY_VALUE_PREFIX) and name != _VERSION:
+            if prefix in (CONVERTED, BY_VALUE) and name != METADATA_VERSION:
                 parameter, _, key = rest.rpartition("/")
                 groups.setdefault((prefix, parameter), {})[key] = buffer
         for (prefix, parameter), buffers in groups.items():
@@ -92,7 +89,7 @@ def selected_tensors(module: nn.Module) -> dict[str, Selected]:
                     f"buffers say how {name!r} is to be stored, and there is no such tensor"
                 )
             values = tensor.detach().cpu().float().numpy()
-            found[name] = Selected(name, values, _metadata(buffers, name), prefix == BY_VALUE_PREFIX)
+            found[name] = Selected(name, values, _metadata(buffers, name), prefix == BY_VALUE)
     return found
 
 

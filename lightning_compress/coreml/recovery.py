@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lightning_compress.coreml.compressed import CompressedTensor, repeated
-from lightning_compress.coreml.metadata_buffers import PALETTIZED, PRUNED, QUANTIZED, Metadata
+from lightning_compress.coreml.metadata_buffers import Metadata
 from lightning_compress.errors import CompressionError
 from lightning_compress.kmeans import assign
+from lightning_compress.metadata_names import PALETTIZED, PRUNED, QUANTIZED
 from lightning_compress.package.constexpr import palette_blocks
 from lightning_compress.package.targets import PALETTE_BITS
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.cases.fitting import STEPS, Fitting
+from tests.cases.fitting import METHODS, STEPS, Fitting
 
 _QUICK = 2
 """Of the parameters of a test, so many are tried in the quick suite."""
@@ -48,3 +48,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(params=METHODS)
+def technique(request: pytest.FixtureRequest) -> str:
+    """The name of a method in `METHODS`."""
+    return request.param

@@ -14,7 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_compress import Compression, CoreMLExport, DKMPalettization, LinearQuantization, runtime
+from lightning_compress import (
+    Compression,
+    CoreMLExport,
+    DKMPalettization,
+    LinearQuantization,
+    MagnitudePruning,
+    runtime,
+)
 from lightning_compress.errors import CompressionError
 from lightning_compress.methods import Method
 from lightning_compress.package.inspection import Layer
@@ -44,6 +51,14 @@ def palettized(**keys: Any) -> DKMPalettization:
 def int8_weights(**keys: Any) -> LinearQuantization:
     """Weights at 8 bits, activations as they are."""
     return LinearQuantization(activation_dtype="float32", **keys)
+
+
+METHODS: dict[str, Callable[[], Method]] = {
+    "palettized": palettized,
+    "pruned": lambda: MagnitudePruning(target_sparsity=0.5),
+    "quantized": int8_weights,
+}
+"""A method of each technique, by what it makes of a tensor."""
 
 
 def outputs_of(result: Any) -> list[Tensor]:

@@ -9,21 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_compress import DKMPalettization, LinearQuantization, MagnitudePruning
-from lightning_compress.methods import Method
-from tests.cases.fitting import TableBeforeTraining, int8_weights, of_shape, palettized
-
-METHODS: dict[str, Callable[[], Method]] = {
-    "palettized": palettized,
-    "pruned": lambda: MagnitudePruning(target_sparsity=0.5),
-    "quantized": int8_weights,
-}
-
-
-@pytest.fixture(params=METHODS)
-def technique(request: pytest.FixtureRequest) -> str:
-    return request.param
-
+from lightning_compress import DKMPalettization, LinearQuantization
+from tests.cases.fitting import METHODS, TableBeforeTraining, of_shape, palettized
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "Conv1d": (lambda: nn.Conv1d(8, 16, 5), (8, 20)),

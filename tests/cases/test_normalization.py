@@ -10,20 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from lightning_compress import LinearQuantization, MagnitudePruning
-from lightning_compress.methods import Method
-from tests.cases.fitting import int8_weights, of_shape, palettized
-
-METHODS: dict[str, Callable[[], Method]] = {
-    "palettized": palettized,
-    "pruned": lambda: MagnitudePruning(target_sparsity=0.5),
-    "quantized": int8_weights,
-}
-
-
-@pytest.fixture(params=METHODS)
-def technique(request: pytest.FixtureRequest) -> str:
-    return request.param
+from lightning_compress import LinearQuantization
+from tests.cases.fitting import METHODS, of_shape
 
 
 def normed(

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_compress import Compression, CoreMLExport, LinearQuantization, MagnitudePruning
-from lightning_compress.methods import Method
-from tests.cases.fitting import TableBeforeTraining, Training, int8_weights, of_shape, palettized, tokens
-
-METHODS: dict[str, Callable[[], Method]] = {
-    "palettized": palettized,
-    "pruned": lambda: MagnitudePruning(target_sparsity=0.5),
-    "quantized": int8_weights,
-}
-
-
-@pytest.fixture(params=METHODS)
-def technique(request: pytest.FixtureRequest) -> str:
-    return request.param
+from tests.cases.fitting import (
+    METHODS,
+    TableBeforeTraining,
+    Training,
+    int8_weights,
+    of_shape,
+    palettized,
+    tokens,
+)
 
 
 class Language(nn.Module):

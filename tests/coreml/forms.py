@@ -13,7 +13,8 @@ import numpy.typing as npt
 from hypothesis import strategies as st
 
 from lightning_compress.coreml.compressed import repeated
-from lightning_compress.coreml.metadata_buffers import PALETTIZED, PRUNED, QUANTIZED, Metadata
+from lightning_compress.coreml.metadata_buffers import Metadata
+from lightning_compress.metadata_names import PALETTIZED, PRUNED, QUANTIZED
 
 Array = npt.NDArray[Any]
 

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lightning_compress.errors import CompressionError, WeightError
+from lightning_compress.metadata_names import BY_VALUE, CONVERTED
 from lightning_compress.methods.mechanism.copies import copy_module
 from lightning_compress.methods.mechanism.inputs import input_techniques, remove_input_technique
 from lightning_compress.methods.mechanism.method import Companion
 from lightning_compress.methods.mechanism.recurrent import drop_flat_weight_hooks
-from lightning_compress.methods.mechanism.stored import CONVERTED, RECOGNISED, StoredTensor, register_version
+from lightning_compress.methods.mechanism.stored import StoredTensor, register_version
 from lightning_compress.methods.mechanism.technique import InputTechnique, Stepped, Technique
 from lightning_compress.methods.mechanism.tensors import TensorReference
 
@@ -123,7 +124,7 @@ def _settle(finalized: nn.Module, reference: TensorReference, rehearses: bool) -
         parametrize.remove_parametrizations(owner, name, leave_parametrized=not chain.is_tensor)
         setattr(owner, name, parameter)
         if not stored.is_dense:
-            stored.register(owner, name, RECOGNISED if recurrent else CONVERTED)
+            stored.register(owner, name, BY_VALUE if recurrent else CONVERTED)
         if recurrent:
             drop_flat_weight_hooks(owner)
 

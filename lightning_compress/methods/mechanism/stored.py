@@ -13,16 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-CONVERTED = "_COREML_"
-"""First part of the names of buffers that coremltools' converter reads."""
-
-RECOGNISED = "_BY_VALUE_"
-"""First part of the names of buffers of weights that are recognised after conversion by their values."""
-
-_VERSION = f"{CONVERTED}/metadata_version"
-
-_PRUNING, _PALETTIZATION, _QUANTIZATION = 1, 2, 3
-"""coremltools' numbers of techniques."""
+from lightning_compress.metadata_names import (
+    BY_VALUE,
+    CONVERTED,
+    METADATA_VERSION,
+    PALETTIZED,
+    PRUNED,
+    QUANTIZED,
+)
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ class StoredTensor:
         Args:
             module: A finalized module.
             parameter: Name of its parameter.
-            prefix: `CONVERTED`, or `RECOGNISED` for weights that the converter rearranges.
+            prefix: `CONVERTED`, or `BY_VALUE` for weights that the converter rearranges.
         """
         for key, value in self._buffers():
             tensor = value.detach().clone() if isinstance(value, Tensor) else torch.tensor(value)
@@ -92,9 +90,9 @@ class StoredTensor:
         palette = self.palette
         integers = self.integers if palette is None else palette.entries
         present = (
-            (_PRUNING, self.sparse),
-            (_PALETTIZATION, palette is not None),
-            (_QUANTIZATION, integers is not None),
+            (PRUNED, self.sparse),
+            (PALETTIZED, palette is not None),
+            (QUANTIZED, integers is not None),
         )
         yield "compression_type", [number for number, holds in present if holds]
         if palette is not None:
@@ -115,28 +113,28 @@ def read_stored(module: nn.Module, parameter: str) -> StoredTensor:
     found = {
         name.rpartition("/")[2]: buffer
         for name, buffer in module.named_buffers(recurse=False)
-        for prefix in (CONVERTED, RECOGNISED)
+        for prefix in (CONVERTED, BY_VALUE)
         if name.startswith(f"{prefix}/{parameter}/")
     }
     kinds = found["compression_type"].tolist() if "compression_type" in found else []
     integers = None
-    if _QUANTIZATION in kinds:
+    if QUANTIZED in kinds:
         bits = int(found["quantization_n_bits"])
         integers = StoredIntegers(bits, found["quantization_scale"], found.get("zero_point"))
-    if _PALETTIZATION not in kinds:
-        return StoredTensor(_PRUNING in kinds, None, integers)
+    if PALETTIZED not in kinds:
+        return StoredTensor(PRUNED in kinds, None, integers)
     axis = found.get("vector_axis")
     palette = StoredPalette(
         found["lut"], found.get("palettization_scale"), None if axis is None else int(axis), integers
     )
-    return StoredTensor(_PRUNING in kinds, palette, None)
+    return StoredTensor(PRUNED in kinds, palette, None)
 
 
 def register_version(root: nn.Module) -> None:
     """Mark a finalized module as one with metadata."""
-    root.register_buffer(_VERSION, torch.tensor(1))
+    root.register_buffer(METADATA_VERSION, torch.tensor(1))
 
 
 def is_metadata(buffer_name: str) -> bool:
     """Whether the name of a buffer, dotted or not, is one of metadata."""
-    return buffer_name.rpartition(".")[2].startswith((f"{CONVERTED}/", f"{RECOGNISED}/"))
+    return buffer_name.rpartition(".")[2].startswith((f"{CONVERTED}/", f"{BY_VALUE}/"))
