@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
+from lightning_compress.callback.plain_loading import load_plainly
 from lightning_compress.errors import ConfigurationError
 
 STATE_VERSION = 2
@@ -63,7 +63,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file():
         raise ConfigurationError(f"there is no checkpoint at {str(path)!r}")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = load_plainly(path)
     except Exception as error:
         raise ConfigurationError(f"{str(path)!r} cannot be read as a checkpoint: {error}") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
@@ -127,9 +127,7 @@ def warn_of_incomplete_best(callbacks: Sequence[Checkpoint], module: str | None)
         path = Path(callback.best_model_path)
         if not path.is_file():
             continue
-        # Mapped: the tensors are not read.
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        for state in compression_states(checkpoint):
+        for state in compression_states(load_plainly(path, mapped=True)):
             if state["module"] == module and state["unfinished"]:
                 rank_zero_warn(
                     f"the best checkpoint by {callback.monitor!r}, {path.name}, was written before the compression was "

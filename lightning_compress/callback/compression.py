@@ -29,6 +29,7 @@ from lightning_compress.callback.fit import (
     complete_resume,
     fit_steps,
     fits,
+    loaded_checkpoint,
     rehearses,
     will_log,
 )
@@ -38,7 +39,7 @@ from lightning_compress.callback.strategies import check_precision, check_strate
 from lightning_compress.methods.mechanism.preparation import PreparedModule
 from lightning_compress.methods.mechanism.probe import WeightErrorProbe
 from lightning_compress.methods.mechanism.schedule import FitLength
-from lightning_compress.methods.mechanism.summary import summarize
+from lightning_compress.nice_to_have import nice_to_have
 from lightning_compress.processes import broadcast, on_rank_zero
 
 
@@ -56,9 +57,10 @@ class Compression(PreparingCallback):
         methods: `DKMPalettization`, `MagnitudePruning`, `LinearQuantization`; none only exports.
         module: Dotted path of the module to compress inside the LightningModule; by default its only child with
             parameters.
-        example_inputs: Inputs of the module's forward, a tensor or a tuple; by default the LightningModule's
-            `example_input_array`.
-        export: Where and how to write a Core ML package when the fit ends.
+        example_inputs: Inputs of the module's forward: a tensor, a tuple of them by position, or a dictionary by name;
+            by default the LightningModule's `example_input_array`.
+        export: Where and how to write a Core ML package when the fit ends; a path alone exports as `CoreMLExport` does
+            by default.
         rehearse: Whether a copy is finalized, converted and loaded before the first step; a fit that goes on from a
             checkpoint does without.
 
@@ -98,7 +100,7 @@ class Compression(PreparingCallback):
             prepared = self._require()
             self._exact = ExactState(pl_module, prepared.own_tensors())
             self._progress.is_resumed = False
-            rank_zero_only(print_plan)(prepared)
+            self._announce(prepared)
             if (
                 self.export is not None
                 and self.rehearse
@@ -110,8 +112,8 @@ class Compression(PreparingCallback):
         def before_loading(module: nn.Module, state_dict: Mapping[str, Any], *arguments: Any) -> None:
             assert isinstance(module, L.LightningModule)
             if stage == "fit":
-                if trainer.ckpt_path is not None and state_dict.keys() != module.state_dict().keys():
-                    checkpoint = trainer.strategy.load_checkpoint(trainer.ckpt_path)
+                checkpoint = loaded_checkpoint(trainer)
+                if checkpoint and state_dict.keys() != module.state_dict().keys():
                     require_same_compression(checkpoint, trainer.ckpt_path, self._path, self._describe())
             # Lightning does not tell a callback whether a checkpoint will be loaded: without one nothing is prepared.
             elif not self._is_prepared_in(module) and state_dict.keys() - module.state_dict().keys():
@@ -119,11 +121,24 @@ class Compression(PreparingCallback):
 
         self._loading = pl_module.register_load_state_dict_pre_hook(before_loading)  # type: ignore[no-untyped-call]
 
+    @rank_zero_only
+    def _announce(self, prepared: PreparedModule) -> None:
+        if not self.methods and self.export is None:
+            rank_zero_warn(
+                "Compression() has no methods and no export: it changes nothing and writes nothing. Give it methods, "
+                "such as DKMPalettization(n_bits=4), an export='net.mlpackage', or both"
+            )
+        with nice_to_have("the plan of the compression"):
+            print_plan(prepared)
+
     def _rehearse(self) -> None:
         assert self.export is not None
         assert self._example_inputs is not None
         seconds = rehearse(self._require(), self.export, self._example_inputs)
-        print(f"The export was rehearsed in {seconds:.1f} s; Compression(rehearse=False) leaves that out.")
+        with nice_to_have("the duration of the rehearsal"):
+            print(
+                f"The export was rehearsed in {seconds:.1f} s; Compression(rehearse=False) leaves that out."
+            )
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Resolve fractions of the fit into steps, now that data and model are there."""
@@ -204,15 +219,11 @@ class Compression(PreparingCallback):
         """Finalize a copy and export it; the model is on the CPU and unwrapped by now."""
         prepared = self._require()
         self.finalized = self.exported = None
-        if not rehearses(trainer):
-            for reason in prepared.unfinished():
-                rank_zero_warn(
-                    f"the fit ended before the compression did: {reason}; the result is compressed less than asked"
-                )
         on_rank_zero(lambda: self._finish_fit(trainer, prepared))
         if self.finalized is None:
-            self.finalized = self._finalized(trainer, prepared).finalized
-            self.layers = summarize(self.finalized)
+            self._keep(self._finalized(trainer, prepared), None)
+        # What is needed is done; what is nice to have can only be said.
+        self._report(trainer, prepared)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
@@ -240,10 +251,21 @@ class Compression(PreparingCallback):
         if export is not None and rehearses(trainer):
             export = export_in_rehearsal(export)
         self._keep(self._finalized(trainer, prepared), export)
-        print_layers(self.layers)
-        warn_of_incomplete_best(trainer.checkpoint_callbacks, self._path)
+
+    @rank_zero_only
+    def _report(self, trainer: L.Trainer, prepared: PreparedModule) -> None:
+        if not rehearses(trainer):
+            for reason in prepared.unfinished():
+                rank_zero_warn(
+                    f"the fit ended before the compression did: {reason}; the result is compressed less than asked"
+                )
+        with nice_to_have("the table of layers"):
+            print_layers(self.layers)
+        with nice_to_have("whether the best checkpoint was compressed as far as asked"):
+            warn_of_incomplete_best(trainer.checkpoint_callbacks, self._path)
         if self.exported is not None:
-            print(package_line(self.exported))
+            with nice_to_have("the line on the package"):
+                print(package_line(self.exported))
 
     def _finalized(self, trainer: L.Trainer, prepared: PreparedModule) -> Finished:
         if rehearses(trainer):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from torch.utils.hooks import RemovableHandle
 
+from lightning_compress.callback.inputs import Inputs
 from lightning_compress.coreml.export import CoreMLExport, ExportedPackage
 from lightning_compress.methods.mechanism.agreement import Call, require_agreement
 from lightning_compress.methods.mechanism.copies import copy_module
@@ -33,7 +34,7 @@ class Finished:
     trained: nn.Module
 
     def export(
-        self, export: CoreMLExport, example_inputs: tuple[Any, ...], prepared: PreparedModule
+        self, export: CoreMLExport, example_inputs: Inputs, prepared: PreparedModule
     ) -> ExportedPackage:
         """Write the package, judged by what was trained.
 
@@ -64,8 +65,13 @@ def finish(prepared: PreparedModule, calls: Sequence[Call]) -> Finished:
     return Finished(finalized, trained)
 
 
-def rehearse(prepared: PreparedModule, export: CoreMLExport, example_inputs: tuple[Any, ...]) -> float:
+def rehearse(prepared: PreparedModule, export: CoreMLExport, example_inputs: Inputs) -> float:
     """Find out before training whether the end of the fit can succeed: finalize, convert and load, and write nothing.
+
+    Args:
+        prepared: The prepared module; it is not changed.
+        export: What is asked for.
+        example_inputs: Inputs of the module by position or by name.
 
     Returns:
         Seconds that it took.
@@ -75,7 +81,8 @@ def rehearse(prepared: PreparedModule, export: CoreMLExport, example_inputs: tup
     """
     started = time.perf_counter()
     finalized = prepared.finalize([example_inputs], rehearses=True)
-    export.rehearse(finalized, example_inputs, prepared.capabilities)
+    trained = copy_module(prepared.module)
+    export.rehearse(finalized, example_inputs, prepared.capabilities, reference=trained)
     return time.perf_counter() - started
 
 
@@ -112,9 +119,14 @@ class InputRecorder:
             self._handle.remove()
             self._handle = None
 
-    def calls(self, example_inputs: tuple[Any, ...] | None) -> list[Call]:
+    def calls(self, example_inputs: Inputs | None) -> list[Call]:
         """The example inputs and what was kept, as inputs on the CPU in float32."""
-        given = [] if example_inputs is None else [Call(tree_map(_on_cpu, example_inputs), {})]
+        if example_inputs is None:
+            given = []
+        elif isinstance(example_inputs, dict):
+            given = [Call((), tree_map(_on_cpu, example_inputs))]
+        else:
+            given = [Call(tree_map(_on_cpu, example_inputs), {})]
         return given + ([] if self.call is None else [self.call])
 
     def _keep(self, module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
@@ -29,6 +30,11 @@ def callbacks_of(trainer: L.Trainer) -> list[Callback]:
     """The callbacks of the Trainer, in the order in which they are called."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return callbacks
+
+
+def loaded_checkpoint(trainer: L.Trainer) -> dict[str, Any]:
+    """The checkpoint that the Trainer is taking weights and progress from, while it does so; else nothing."""
+    return trainer._checkpoint_connector._loaded_checkpoint
 
 
 def complete_resume(trainer: L.Trainer) -> None:

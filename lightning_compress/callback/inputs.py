@@ -2,44 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
 import torch
 
+from lightning_compress.arguments import shown
 from lightning_compress.errors import ConfigurationError
+
+Inputs = tuple[Any, ...] | dict[str, Any]
+"""Inputs by position, or by name."""
+
+_VALID = (
+    "a tensor, a tuple of the positional inputs of the module's forward, or a dictionary of its inputs by name, as in "
+    "Lightning's example_input_array"
+)
 
 
 def example_inputs_of(
     pl_module: L.LightningModule, given: Any | None, needed_by: Sequence[str]
-) -> tuple[Any, ...] | None:
-    """Example inputs by position.
+) -> Inputs | None:
+    """Example inputs by position or by name.
 
     Args:
         pl_module: Its `example_input_array` counts where nothing is given.
-        given: A tensor, or a tuple of the positional inputs.
+        given: A tensor, a tuple of the positional inputs, or a dictionary of inputs by name.
         needed_by: Names of what cannot do without.
 
     Returns:
         The inputs, or None where there are none and nothing needs them.
 
     Raises:
-        ConfigurationError: If they are needed and there are none, or they are no tensor and no tuple.
+        ConfigurationError: If they are needed and there are none, or they are of another type.
     """
-    inputs = given if given is not None else pl_module.example_input_array
-    if inputs is None:
-        if needed_by:
-            raise ConfigurationError(
-                f"{' and '.join(needed_by)} needs example inputs, and there are none; set example_input_array in "
-                f"{type(pl_module).__name__}, or give Compression(example_inputs=...)"
-            )
-        return None
-    if isinstance(inputs, torch.Tensor):
-        return (inputs,)
-    if isinstance(inputs, tuple | list):
-        return tuple(inputs)
-    raise ConfigurationError(
-        f"example inputs are of type {type(inputs).__name__}; valid is a tensor, or a tuple of the positional inputs "
-        "of the module's forward"
-    )
+    if given is not None:
+        return as_inputs(given, "example_inputs")
+    if pl_module.example_input_array is not None:
+        return as_inputs(pl_module.example_input_array, f"example_input_array of {type(pl_module).__name__}")
+    if needed_by:
+        raise ConfigurationError(
+            f"{' and '.join(needed_by)} needs example inputs, and there are none; set example_input_array in "
+            f"{type(pl_module).__name__}, or give Compression(example_inputs=...)"
+        )
+    return None
+
+
+def as_inputs(given: Any, source: str) -> Inputs:
+    """Inputs as Lightning calls a module with them.
+
+    Raises:
+        ConfigurationError: They are of another type.
+    """
+    if isinstance(given, torch.Tensor):
+        return (given,)
+    if isinstance(given, Mapping) and all(isinstance(key, str) for key in given):
+        return dict(given)
+    if isinstance(given, tuple | list):
+        return tuple(given)
+    raise ConfigurationError(f"{source}={shown(given)}; valid is {_VALID}")

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import Callback
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
+from lightning_compress.arguments import require_flag, require_path, require_type
 from lightning_compress.callback.checkpoints import (
     STATE_VERSION,
     VERSION_KEY,
@@ -22,10 +22,11 @@ from lightning_compress.callback.checkpoints import (
 )
 from lightning_compress.callback.finishing import Finished, InputRecorder, finish
 from lightning_compress.callback.fit import fits
-from lightning_compress.callback.inputs import example_inputs_of
+from lightning_compress.callback.inputs import Inputs, as_inputs, example_inputs_of
 from lightning_compress.callback.placement import Placement
 from lightning_compress.callback.progress import FitProgress
 from lightning_compress.coreml.export import CoreMLExport, ExportedPackage
+from lightning_compress.coreml.structure import ExampleInputs
 from lightning_compress.errors import CompressionError, ConfigurationError
 from lightning_compress.methods.mechanism.copies import copy_module
 from lightning_compress.methods.mechanism.joining import from_descriptions, in_order
@@ -33,6 +34,7 @@ from lightning_compress.methods.mechanism.method import Method
 from lightning_compress.methods.mechanism.preparation import PreparedModule
 from lightning_compress.methods.mechanism.report import Report
 from lightning_compress.methods.mechanism.summary import LayerSummary, summarize
+from lightning_compress.nice_to_have import nice_to_have
 from lightning_compress.processes import on_rank_zero
 
 CallbackType = TypeVar("CallbackType", bound="PreparingCallback")
@@ -45,19 +47,23 @@ class PreparingCallback(Callback):
         self,
         *methods: Method,
         module: str | None = None,
-        example_inputs: torch.Tensor | tuple[Any, ...] | None = None,
-        export: CoreMLExport | None = None,
+        example_inputs: ExampleInputs | None = None,
+        export: CoreMLExport | str | Path | None = None,
         rehearse: bool = True,
     ) -> None:
         self.methods: list[Method] = in_order(methods)
+        require_type("module", module, str, _MODULE, optional=True)
+        require_flag("rehearse", rehearse)
+        if example_inputs is not None:
+            as_inputs(example_inputs, "example_inputs")
         self.module_path = module
-        self.export = export
+        self.export = _as_export(export)
         self.rehearse = rehearse
         self.finalized: nn.Module | None = None
         self.exported: ExportedPackage | None = None
         self.layers: list[LayerSummary] = []
         self._given_inputs = example_inputs
-        self._example_inputs: tuple[Any, ...] | None = None
+        self._example_inputs: Inputs | None = None
         self._prepared: PreparedModule | None = None
         # Dotted path at which the module was found, whichever way it was named.
         self._path: str | None = None
@@ -71,8 +77,8 @@ class PreparingCallback(Callback):
         pl_module: L.LightningModule,
         *,
         module: str | None = None,
-        example_inputs: torch.Tensor | tuple[Any, ...] | None = None,
-        export: CoreMLExport | None = None,
+        example_inputs: ExampleInputs | None = None,
+        export: CoreMLExport | str | Path | None = None,
     ) -> CallbackType:
         """Prepare a fresh LightningModule as a checkpoint says, and load its weights.
 
@@ -93,6 +99,11 @@ class PreparingCallback(Callback):
             >>> compression = Compression.load_from_checkpoint("last.ckpt", LitDetector())
             >>> compression.finalize()
         """
+        require_path("path", path, "last.ckpt")
+        require_type(
+            "pl_module", pl_module, L.LightningModule, "an instance of the LightningModule that was trained"
+        )
+        require_type("module", module, str, _MODULE, optional=True)
         checkpoint = read_checkpoint(path)
         state = select_state(checkpoint, module, path)
         compression = cls(
@@ -209,10 +220,12 @@ class PreparingCallback(Callback):
 
     def _keep(self, finished: Finished, export: CoreMLExport | None) -> None:
         self.finalized, self.exported = finished.finalized, None
-        self.layers = summarize(finished.finalized)
+        self.layers = []
         if export is not None:
             assert self._example_inputs is not None
             self.exported = finished.export(export, self._example_inputs, self._require())
+        with nice_to_have("the compression by layer"):
+            self.layers = summarize(finished.finalized)
 
     def _require(self) -> PreparedModule:
         if self._prepared is None:
@@ -227,3 +240,15 @@ class PreparingCallback(Callback):
     def _is_prepared_in(self, pl_module: L.LightningModule) -> bool:
         prepared = self._prepared
         return prepared is not None and any(submodule is prepared.module for submodule in pl_module.modules())
+
+
+_MODULE = "the dotted path of a module inside the LightningModule, or None for its only child with parameters"
+
+
+def _as_export(export: CoreMLExport | str | Path | None) -> CoreMLExport | None:
+    """The export that is asked for; a path stands for one of defaults."""
+    if isinstance(export, str | Path):
+        return CoreMLExport(export)
+    valid = "CoreMLExport('net.mlpackage'), the path of a package, or None"
+    require_type("export", export, CoreMLExport, valid, optional=True)
+    return export

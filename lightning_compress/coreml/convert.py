@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,16 +19,14 @@ from lightning_compress.coreml.metadata_buffers import selected_tensors
 from lightning_compress.coreml.passes import conversion_passes
 from lightning_compress.coreml.precision import compute_precision as precision_of
 from lightning_compress.coreml.quiet import quiet_conversion
-from lightning_compress.coreml.trace import (
+from lightning_compress.coreml.structure import (
     ExampleInputs,
-    Traced,
     as_tuple,
     by_position,
-    convertible_copy,
+    first_of_batch,
     input_names,
-    trace,
-    without_autocast,
 )
+from lightning_compress.coreml.trace import Traced, convertible_copy, trace, without_autocast
 from lightning_compress.coreml.workarounds import patched_converter
 from lightning_compress.errors import CompressionError, ConfigurationError
 from lightning_compress.finite import require_finite
@@ -46,7 +44,8 @@ class Interface:
         image: How the first input is presented as an image; None leaves it an array.
         input_names: Names of the inputs; None takes those of a dictionary of example inputs, or else "image"
             or "input" for one input and the parameters of forward for several.
-        output_names: Names of the outputs; None takes "output", or "output_0", "output_1" and so on.
+        output_names: Names of the outputs; None takes the keys of what the module returns, or else "output", or
+            "output_0", "output_1" and so on.
         class_labels: Labels by output index, for a classifier, or for a detector with `nms`.
         nms: Non-maximum suppression to put behind a detector.
     """
@@ -93,7 +92,7 @@ def convert(
     """
     interface = interface or Interface()
     if interface.image is not None:
-        example_inputs = _first_of_batch(example_inputs)
+        example_inputs = first_of_batch(example_inputs)
     inputs = as_tuple(example_inputs)
     names = _input_names(module, example_inputs, interface, len(inputs))
     _require_finite(module)
@@ -164,20 +163,14 @@ def _require_finite(module: nn.Module) -> None:
         require_finite(name, parameter, "the network cannot be exported")
 
 
-def _first_of_batch(example_inputs: ExampleInputs) -> ExampleInputs:
-    if isinstance(example_inputs, Tensor):
-        return example_inputs[:1]
-    if isinstance(example_inputs, Mapping):
-        return {name: value[:1] for name, value in example_inputs.items()}
-    return tuple(value[:1] for value in as_tuple(example_inputs))
-
-
 def _input_names(
     module: nn.Module, example_inputs: ExampleInputs, interface: Interface, count: int
 ) -> list[str]:
     if interface.input_names is None:
         names = input_names(module, example_inputs)
-        return ["image"] if interface.image is not None and names == ["input"] else names
+        names = ["image"] if interface.image is not None and names == ["input"] else names
+        require_identifiers(names, "what the example inputs name; give input_names: it")
+        return names
     names = list(interface.input_names)
     if len(names) != count:
         raise ConfigurationError(f"input_names={names!r} has {len(names)} names for {count} example inputs")
@@ -197,6 +190,9 @@ def _output_types(traced: Traced, interface: Interface) -> list[ct.TensorType]:
 
 def _output_names(traced: Traced, interface: Interface) -> list[str]:
     count = len(traced.outputs)
+    if interface.output_names is None and traced.output_names is not None:
+        require_identifiers(traced.output_names, "what the module returns; give output_names: it")
+        return list(traced.output_names)
     if interface.output_names is None:
         return ["output"] if count == 1 else [f"output_{index}" for index in range(count)]
     names = list(interface.output_names)

@@ -8,6 +8,7 @@ from typing import Any
 
 import coremltools as ct
 
+from lightning_compress.arguments import require_flag, require_number
 from lightning_compress.errors import ConfigurationError
 
 CONFIDENCE = "confidence"
@@ -47,6 +48,9 @@ class NonMaximumSuppression:
     per_class: bool = True
 
     def __post_init__(self) -> None:
+        for name in ("iou_threshold", "confidence_threshold"):
+            require_number(name, getattr(self, name))
+        require_flag("per_class", self.per_class)
         if not 0 <= self.iou_threshold <= 1:
             raise ConfigurationError(f"iou_threshold={self.iou_threshold!r} is not in [0, 1]")
         if not self.confidence_threshold >= 0:

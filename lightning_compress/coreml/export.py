@@ -14,16 +14,18 @@ from torch import nn
 
 from lightning_compress.coreml.capabilities import require_present
 from lightning_compress.coreml.card import write_model_card
-from lightning_compress.coreml.convert import PRECISIONS, Interface, convert, require_identifiers
-from lightning_compress.coreml.detector import CONFIDENCE, COORDINATES, NonMaximumSuppression
+from lightning_compress.coreml.convert import Interface, convert
+from lightning_compress.coreml.detector import NonMaximumSuppression
+from lightning_compress.coreml.export_arguments import check_arguments, wrapped
 from lightning_compress.coreml.image import ImageInput
 from lightning_compress.coreml.labels import read_labels
+from lightning_compress.coreml.structure import ExampleInputs, as_tuple
 from lightning_compress.coreml.tolerance import Tolerance, default_tolerance
-from lightning_compress.coreml.trace import ExampleInputs, as_tuple
 from lightning_compress.coreml.verification import Verification, verify_package
-from lightning_compress.errors import ConfigurationError
+from lightning_compress.errors import ConfigurationError, PackageError
+from lightning_compress.nice_to_have import nice_to_have
 from lightning_compress.package.inspection import PackageReport, inspect
-from lightning_compress.package.save import require_writable, resolve, save_package
+from lightning_compress.package.save import require_writable, save_package
 from lightning_compress.package.targets import Capability, resolve_target, target_name
 
 _PREVIEW = "com.apple.coreml.model.preview.type"
@@ -121,33 +123,7 @@ class CoreMLExport:
     card: bool = True
 
     def __post_init__(self) -> None:
-        resolve(self.path)
-        resolve_target(self.minimum_deployment_target)
-        if self.compute_precision not in PRECISIONS:
-            raise ConfigurationError(
-                f"compute_precision={self.compute_precision!r} is unknown; valid are {', '.join(PRECISIONS)}"
-            )
-        for argument in ("input_names", "output_names"):
-            names = getattr(self, argument)
-            if isinstance(names, str):
-                raise ConfigurationError(f"{argument}={names!r} is a string; give a list of names")
-            if names is not None:
-                require_identifiers(list(names), argument)
-        if self.nms is not None:
-            if self.output_names is not None and tuple(self.output_names) != (CONFIDENCE, COORDINATES):
-                raise ConfigurationError(
-                    f"output_names={list(self.output_names)!r} cannot be given with nms; a detector's outputs are "
-                    f"{CONFIDENCE!r} and {COORDINATES!r}"
-                )
-        elif self.class_labels is not None and self.output_names is not None:
-            raise ConfigurationError(
-                "output_names cannot be given with class_labels; "
-                "a classifier's outputs are 'classLabel' and 'classLabel_probs'"
-            )
-        if self.wrapper is not None and not callable(self.wrapper):
-            raise ConfigurationError(
-                f"wrapper={self.wrapper!r} is not callable; it is called with the module"
-            )
+        check_arguments(self)
 
     def validate(self, capabilities: Collection[Capability] = ()) -> None:
         """Find out before training whether the export can succeed.
@@ -183,6 +159,7 @@ class CoreMLExport:
 
         Raises:
             TraceError: If the module cannot be traced.
+            ConfigurationError: If the wrapper fails, or names, labels and image do not fit the module.
             TargetError: If the deployment target cannot carry the compression.
             CompressionError: If the converted program lacks a compression that was asked for.
             VerificationError: If the package does not compute what the module does; an earlier one is then
@@ -197,9 +174,15 @@ class CoreMLExport:
             self.compare(package, compared, example_inputs, capabilities, finalized=module).require_passed()
 
         path = save_package(model, self.path, verify if self.verify else None)
-        report = inspect(path)
+        try:
+            report = inspect(path)
+        except Exception as error:
+            raise PackageError(
+                f"the package {str(path)!r} is written, and cannot be inspected: {error}"
+            ) from error
         if self.card:
-            write_model_card(report)
+            with nice_to_have("the model card"):
+                write_model_card(report)
         return ExportedPackage(
             path=path,
             package_bytes=report.package_bytes,
@@ -210,7 +193,12 @@ class CoreMLExport:
         )
 
     def rehearse(
-        self, module: nn.Module, example_inputs: ExampleInputs, capabilities: Collection[Capability] = ()
+        self,
+        module: nn.Module,
+        example_inputs: ExampleInputs,
+        capabilities: Collection[Capability] = (),
+        *,
+        reference: nn.Module | None = None,
     ) -> None:
         """Do all that `run` does but for writing the package and judging its numbers, which training will change.
 
@@ -220,6 +208,7 @@ class CoreMLExport:
             module: A finalized module as it is before training; it is not changed.
             example_inputs: What to call it with.
             capabilities: What the compression needs of the package.
+            reference: What the package will be compared with in the end; by default `module`.
 
         Raises:
             CompressionError: As `run` raises it.
@@ -229,7 +218,10 @@ class CoreMLExport:
         with tempfile.TemporaryDirectory() as folder:
             package = save_package(model, Path(folder) / "rehearsal.mlpackage")
             if self.verify:
-                self._warn_of_overflow(self.compare(package, module, example_inputs, capabilities))
+                compared = module if reference is None else reference
+                self._warn_of_overflow(
+                    self.compare(package, compared, example_inputs, capabilities, finalized=module)
+                )
 
     def _warn_of_overflow(self, verification: Verification) -> None:
         broken = [output.name for output in verification.outputs if not math.isfinite(output.largest)]
@@ -323,7 +315,7 @@ class CoreMLExport:
 
     def wrapped(self, module: nn.Module) -> nn.Module:
         """What is exported of a finalized module."""
-        return module if self.wrapper is None else self.wrapper(module)
+        return module if self.wrapper is None else wrapped(self.wrapper, module)
 
     def _describe(self, model: ct.models.MLModel) -> None:
         for attribute, text in (

@@ -10,6 +10,13 @@ import coremltools as ct
 import torch
 from torch import Tensor, nn
 
+from lightning_compress.arguments import (
+    refusal,
+    require_number,
+    require_one_of,
+    require_type,
+    require_whole,
+)
 from lightning_compress.errors import ConfigurationError
 
 _LAYOUTS = {"RGB": 3, "BGR": 3, "GRAYSCALE": 1}
@@ -32,7 +39,13 @@ class SizeRange:
 
     def __post_init__(self) -> None:
         for name in ("height", "width"):
-            bounds = tuple(getattr(self, name))
+            given = getattr(self, name)
+            require_type(
+                f"{name} of a size range", given, Sequence, "a pair of whole numbers such as (224, 448)"
+            )
+            bounds = tuple(given)
+            for bound in bounds:
+                require_whole(f"a bound in {name} of a size range", bound, 1)
             if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1]:
                 raise ConfigurationError(
                     f"{name}={list(bounds)!r} of a size range is no pair of a least and a greatest size in pixels"
@@ -77,14 +90,16 @@ class ImageInput:
 
     def __post_init__(self) -> None:
         if self.sizes is not None and not isinstance(self.sizes, SizeRange):
+            require_type("sizes", self.sizes, Sequence, "a list of pairs of height and width, or a SizeRange")
             object.__setattr__(self, "sizes", _pairs(self.sizes))
-        if self.color_layout not in _LAYOUTS:
-            raise ConfigurationError(
-                f"color_layout={self.color_layout!r} is unknown; valid are {', '.join(_LAYOUTS)}"
-            )
+        require_one_of("color_layout", self.color_layout, _LAYOUTS)
         for name in ("scale", "bias"):
             value = getattr(self, name)
-            values = [value] if isinstance(value, (int, float)) else list(value)
+            if isinstance(value, str):
+                raise refusal(f"{name} of an image input", value, "a number, or one for each channel")
+            values = list(value) if isinstance(value, Sequence) else [value]
+            for number in values:
+                require_number(f"{name} of an image input", number, "a number, or one for each channel")
             if len(values) not in (1, self.channels):
                 raise ConfigurationError(
                     f"{name}={values!r} of an image input has {len(values)} values; "
@@ -94,7 +109,22 @@ class ImageInput:
 
     @classmethod
     def normalized(cls, mean: Sequence[float], std: Sequence[float], color_layout: str = "RGB") -> ImageInput:
-        """The input of a network trained on `(pixel / 255 - mean) / std`, torchvision's normalization."""
+        """The input of a network trained on `(pixel / 255 - mean) / std`, torchvision's normalization.
+
+        Raises:
+            ConfigurationError: If the numbers are not one for each channel, or a deviation is 0.
+        """
+        for name, values in (("mean", mean), ("std", std)):
+            require_type(
+                f"{name} of an image input", values, (list, tuple), "a list of one number for each channel"
+            )
+            for number in values:
+                require_number(f"{name} of an image input", number)
+        if len(mean) != len(std) or 0 in std:
+            raise ConfigurationError(
+                f"mean={list(mean)!r} and std={list(std)!r} of an image input; valid are as many numbers in both, one "
+                "for each channel, and no deviation of 0"
+            )
         return cls(
             scale=[1 / (255 * s) for s in std],
             bias=[-m / s for m, s in zip(mean, std, strict=True)],
@@ -178,7 +208,9 @@ class ImageInput:
 
 
 def _pairs(sizes: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
-    pairs = [tuple(size) if isinstance(size, Sequence) else (size,) for size in sizes]
+    pairs = [
+        tuple(size) if isinstance(size, Sequence) and not isinstance(size, str) else (size,) for size in sizes
+    ]
     for pair in pairs:
         if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
             raise ConfigurationError(

@@ -9,8 +9,10 @@ from typing import Any
 import coremltools as ct
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from lightning_compress.arguments import require_type
 from lightning_compress.coreml.card import write_model_card
 from lightning_compress.errors import PackageError
+from lightning_compress.nice_to_have import nice_to_have
 from lightning_compress.package.inspection import PackageReport, inspect
 from lightning_compress.package.opening import open_package
 from lightning_compress.package.save import save_package
@@ -28,8 +30,10 @@ def add_metadata(package: str | Path, metadata: Mapping[str, Any], *, card: bool
         What the package holds now.
 
     Raises:
+        ConfigurationError: If `metadata` is no mapping.
         PackageError: If it cannot be read or written.
     """
+    require_type("metadata", metadata, Mapping, "a mapping from keys to values")
     path = open_package(package).path
     try:
         model = ct.models.MLModel(str(path), skip_model_load=True)
@@ -39,5 +43,6 @@ def add_metadata(package: str | Path, metadata: Mapping[str, Any], *, card: bool
         model.user_defined_metadata[str(key)] = str(value)
     report = inspect(save_package(model, path))
     if card:
-        write_model_card(report)
+        with nice_to_have("the model card"):
+            write_model_card(report)
     return report

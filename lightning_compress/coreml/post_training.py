@@ -18,11 +18,13 @@ import numpy.typing as npt
 import torch
 from coremltools.converters.mil.frontend import _utils as frontend
 
+from lightning_compress.arguments import require_type, require_whole
 from lightning_compress.coreml.quiet import quiet_conversion
 from lightning_compress.coreml.rewriting import (
     LOWEST_SPECIFICATION,
     WEIGHT_THRESHOLD,
     model_of_program,
+    require_package,
     require_target,
 )
 from lightning_compress.errors import ConfigurationError, PackageError
@@ -91,6 +93,11 @@ def palettize_package(
         WeightError: If a weight holds NaN or infinity.
         PackageError: If the package cannot be read, or holds no float16 weight of that size.
     """
+    require_package("package", package)
+    require_type("n_bits", n_bits, Sequence, "a list of widths, such as [6, 2]")
+    for bits in n_bits:
+        require_type("a width in n_bits", bits, int, "an int")
+    require_whole("weight_threshold", weight_threshold, 0)
     if not n_bits:
         raise ConfigurationError("n_bits is empty; give the widths to palettize at, such as [6, 2]")
     opened = open_package(package)

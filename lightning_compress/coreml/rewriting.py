@@ -11,6 +11,12 @@ from coremltools.converters.mil.backend.mil import load as backend
 from coremltools.converters.mil.mil.passes.graph_pass import PassOption
 from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
 
+from lightning_compress.arguments import (
+    require_number,
+    require_one_of,
+    require_path,
+    require_whole,
+)
 from lightning_compress.coreml.quiet import quiet_conversion
 from lightning_compress.errors import ConfigurationError, TargetError
 from lightning_compress.package.opening import Package, open_package
@@ -72,6 +78,12 @@ def require_target(package: Package, capability: Capability) -> None:
         )
 
 
+def require_package(argument: str, package: object) -> None:
+    """Raise ConfigurationError unless `package` is a path or a converted model."""
+    if not isinstance(package, ct.models.MLModel):
+        require_path(argument, package, "net.mlpackage")
+
+
 def prune_package(
     package: str | Path | ct.models.MLModel, sparsity: float, *, weight_threshold: int = WEIGHT_THRESHOLD
 ) -> ct.models.MLModel:
@@ -86,6 +98,9 @@ def prune_package(
         ConfigurationError: If `sparsity` lies outside.
         PackageError: If the package cannot be read.
     """
+    require_package("package", package)
+    require_number("sparsity", sparsity, "a number in [0, 1)")
+    require_whole("weight_threshold", weight_threshold, 0)
     if not 0 <= sparsity < 1:
         raise ConfigurationError(f"sparsity={sparsity!r} is not in [0, 1)")
     configuration = ct.optimize.coreml.OpMagnitudePrunerConfig(
@@ -109,8 +124,9 @@ def quantize_package(
         TargetError: If the package's target cannot carry it.
         PackageError: If the package cannot be read.
     """
-    if dtype not in _QUANTIZED:
-        raise ConfigurationError(f"dtype={dtype!r} is unknown; valid are {', '.join(_QUANTIZED)}")
+    require_package("package", package)
+    require_one_of("dtype", dtype, _QUANTIZED)
+    require_whole("weight_threshold", weight_threshold, 0)
     opened = open_package(package)
     require_target(opened, _QUANTIZED[dtype])
     configuration = ct.optimize.coreml.OpLinearQuantizerConfig(

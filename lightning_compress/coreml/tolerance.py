@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from lightning_compress.arguments import require_number, require_type
 from lightning_compress.coreml.detector import COORDINATES
 from lightning_compress.errors import ConfigurationError
 
@@ -38,11 +39,16 @@ class Tolerance:
     times_rounding: float = 0.0
 
     def __post_init__(self) -> None:
+        require_type(
+            "absolute of a tolerance", self.absolute, Mapping, "a mapping from names of outputs to numbers"
+        )
         given = {"relative": self.relative, "mean": self.mean, "unequal": self.unequal}
         given.update({f"absolute[{name!r}]": value for name, value in self.absolute.items()})
         for name, value in given.items():
+            require_number(f"{name} of a tolerance", value)
             if not value > 0:
                 raise ConfigurationError(f"{name}={value!r} of a tolerance is not positive")
+        require_number("times_rounding of a tolerance", self.times_rounding)
         if not self.times_rounding >= 0:
             raise ConfigurationError(f"times_rounding={self.times_rounding!r} of a tolerance is negative")
 

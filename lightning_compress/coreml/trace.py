@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import checkpoint
 
+from lightning_compress.copying import copy_whole
+from lightning_compress.coreml.structure import output_names, returning_tensors, take_apart
 from lightning_compress.coreml.workarounds import replaced
-from lightning_compress.errors import ConfigurationError, TraceError
-
-ExampleInputs = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
-"""What a module is called with: one tensor, several by position, or several by name."""
+from lightning_compress.errors import TraceError
 
 _TOLERANCE = 1e-3
 """Largest difference between the module and its trace, relative to the largest output."""
@@ -30,54 +27,19 @@ _MESSAGE = 500
 
 @dataclass(frozen=True)
 class Traced:
-    """A traced module with what is known of its inputs and outputs."""
+    """A traced module with what is known of its inputs and outputs.
+
+    Attributes:
+        module: The traced module.
+        inputs: What it was traced on.
+        outputs: The tensors that it returned.
+        output_names: Their keys, where it returned a dictionary or a dataclass.
+    """
 
     module: torch.jit.ScriptModule
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
-
-
-def as_tuple(example_inputs: ExampleInputs) -> tuple[Tensor, ...]:
-    """Example inputs by position, on the CPU, with floats in float32.
-
-    Raises:
-        ConfigurationError: If there are none, or one of them is no tensor.
-    """
-    values: Sequence[Any]
-    if isinstance(example_inputs, Tensor):
-        values = [example_inputs]
-    elif isinstance(example_inputs, Mapping):
-        values = list(example_inputs.values())
-    else:
-        values = list(example_inputs)
-    for value in values:
-        if not isinstance(value, Tensor):
-            raise ConfigurationError(
-                f"an example input is {type(value).__name__}; tracing needs a tensor, a tuple of tensors or "
-                "a dictionary of tensors. Wrap the module (CoreMLExport's `wrapper`) if its forward takes "
-                "anything else."
-            )
-    if not values:
-        raise ConfigurationError("there are no example inputs; tracing needs at least one tensor")
-    moved = [value.detach().to("cpu") for value in values]
-    return tuple(value.float() if value.is_floating_point() else value.clone() for value in moved)
-
-
-def input_names(module: nn.Module, example_inputs: ExampleInputs) -> list[str]:
-    """Names for the inputs: their keys, or else "input" for one and forward's parameters for several."""
-    if isinstance(example_inputs, Mapping):
-        return list(example_inputs)
-    count = len(as_tuple(example_inputs))
-    if count == 1:
-        return ["input"]
-    parameters = [
-        parameter.name
-        for parameter in inspect.signature(module.forward).parameters.values()
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-    ]
-    if len(parameters) < count:
-        return [f"input_{index}" for index in range(count)]
-    return parameters[:count]
+    output_names: Sequence[str] | None = None
 
 
 @torch.no_grad()
@@ -94,7 +56,7 @@ def _copy(module: nn.Module) -> nn.Module:
     own = [part for part in module.modules() if "__getstate__" in vars(part) and not _computes_weights(part)]
     methods = [vars(part).pop("__getstate__") for part in own]
     try:
-        return copy.deepcopy(module)
+        return copy_whole(module)
     finally:
         for part, method in zip(own, methods, strict=True):
             vars(part)["__getstate__"] = method
@@ -102,23 +64,6 @@ def _copy(module: nn.Module) -> nn.Module:
 
 def _computes_weights(module: nn.Module) -> bool:
     return any(isinstance(value, Tensor) and not value.is_leaf for value in vars(module).values())
-
-
-class _ByName(nn.Module):
-    """A module whose inputs come by name, made callable by position."""
-
-    def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
-        super().__init__()
-        self.module = module
-        self.names = list(names)
-
-    def forward(self, *inputs: Tensor) -> Any:
-        return self.module(**dict(zip(self.names, inputs, strict=True)))
-
-
-def by_position(module: nn.Module, example_inputs: ExampleInputs) -> nn.Module:
-    """The module, or where its inputs come by name, one that takes them by position in the order of the names."""
-    return _ByName(module, list(example_inputs)).eval() if isinstance(example_inputs, Mapping) else module
 
 
 def trace(module: nn.Module, inputs: tuple[Tensor, ...], *, name: str | None = None) -> Traced:
@@ -152,17 +97,19 @@ def trace(module: nn.Module, inputs: tuple[Tensor, ...], *, name: str | None = N
     ):
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         try:
-            outputs = _flatten(module(*inputs), name)
+            returned = module(*inputs)
+            outputs, names = take_apart(returned, name), output_names(returned, name)
+            module = returning_tensors(module, returned, name)
             # torch compares two traces node by node, which fails for torchvision's vision transformers
             # although both compute the same; the comparison of outputs is the one that matters.
             traced = torch.jit.trace(module, inputs, check_trace=False)  # type: ignore[no-untyped-call]
-            _require_equal(outputs, _flatten(traced(*inputs), name), name)
+            _require_equal(outputs, take_apart(traced(*inputs), name), name)
         except TraceError:
             raise
         except Exception as error:
             raise TraceError(f"{name} cannot be traced on its example inputs: {_shortened(error)}") from error
         _check_on_other_values(module, traced, inputs, name)
-    return Traced(traced, inputs, outputs)
+    return Traced(traced, inputs, tuple(outputs), names)
 
 
 @contextmanager
@@ -204,12 +151,12 @@ def _check_on_other_values(
 ) -> None:
     others = tuple(value.flatten().flip(0).view(value.shape) for value in inputs)
     try:
-        expected = _flatten(module(*others), name)
+        expected = take_apart(module(*others), name)
     except Exception:
         # Not every module takes its inputs' values in any order; nothing can be compared then.
         return
     try:
-        found = _flatten(traced(*others), name)
+        found = take_apart(traced(*others), name)
     except Exception as error:
         raise TraceError(
             f"the trace of {name} fails on inputs other than the example inputs: {error}"
@@ -221,17 +168,6 @@ def _shortened(error: Exception) -> str:
     """What an error says, without the numbers of a whole tensor that torch may print."""
     text = str(error)
     return text if len(text) <= _MESSAGE else f"{text[:_MESSAGE]} ..."
-
-
-def _flatten(outputs: Any, name: str) -> tuple[Tensor, ...]:
-    if isinstance(outputs, Tensor):
-        return (outputs,)
-    if isinstance(outputs, (tuple, list)):
-        return tuple(tensor for output in outputs for tensor in _flatten(output, name))
-    raise TraceError(
-        f"{name} returns {type(outputs).__name__}; a package's outputs are tensors, or tuples of them. "
-        "Give CoreMLExport a `wrapper` that picks the tensors to export."
-    )
 
 
 def _require_equal(expected: Sequence[Tensor], found: Sequence[Tensor], name: str) -> None:

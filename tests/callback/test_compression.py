@@ -17,6 +17,7 @@ from lightning_compress import (
     LinearQuantization,
     MagnitudePruning,
 )
+from lightning_compress.errors import ConfigurationError
 from lightning_compress.methods.mechanism.summary import summarize
 from lightning_compress.package import decompressed_weights, inspect
 
@@ -356,8 +357,9 @@ class TestFit:
             raise RuntimeError("no such output")
 
         failing = Compression(export=CoreMLExport(package, wrapper=breaks))
-        with pytest.raises(RuntimeError, match="no such output"):
+        with pytest.raises(ConfigurationError, match=r"wrapper=.*breaks.*RuntimeError: no such output") as caught:
             make_trainer(failing, max_epochs=1).fit(type(digit_module)(), datamodule=digit_data)
+        assert isinstance(caught.value.__cause__, RuntimeError)
         assert {file: file.read_bytes() for file in package.rglob("*") if file.is_file()} == before
 
     def test_a_fit_cut_short_warns_that_less_was_compressed(self, digit_module, digit_data, make_trainer):

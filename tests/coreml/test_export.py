@@ -108,7 +108,7 @@ def test_validation_finds_a_missing_label_file(tmp_path):
             ConfigurationError,
             "cannot be given with class_labels",
         ),
-        ({"wrapper": "softmax"}, ConfigurationError, "wrapper='softmax' is not callable"),
+        ({"wrapper": "softmax"}, ConfigurationError, "wrapper='softmax'; valid is a function"),
     ],
 )
 def test_values_that_cannot_be_used_are_refused_when_given(options, error, message):

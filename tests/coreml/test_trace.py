@@ -10,9 +10,10 @@ from coremltools.optimize.torch.pruning import MagnitudePruner, MagnitudePrunerC
 from torch import nn
 
 from lightning_compress.coreml.quiet import quiet_conversion
-from lightning_compress.coreml.trace import as_tuple, by_position, convertible_copy, input_names
+from lightning_compress.coreml.structure import as_tuple, by_position, input_names
+from lightning_compress.coreml.trace import convertible_copy
 from lightning_compress.coreml.trace import trace as trace_by_position
-from lightning_compress.errors import ConfigurationError, TraceError
+from lightning_compress.errors import TraceError
 
 
 @pytest.fixture(autouse=True)
@@ -98,23 +99,28 @@ def test_a_module_that_fails_is_named_with_its_own_error():
         trace(nn.Linear(3, 4), torch.zeros(1, 5))
 
 
-def test_a_dictionary_of_outputs_is_refused_and_the_wrapper_named():
-    class Dictionary(nn.Module):
+def test_what_is_no_tensor_is_refused_and_the_wrapper_named():
+    class Texts(nn.Module):
         def forward(self, x):
-            return {"out": x}
+            return {"out": x, "kind": ("raw", x)}
 
-    with pytest.raises(TraceError, match=r"Dictionary.*wrapper"):
-        trace(Dictionary(), torch.zeros(3))
-
-
-@pytest.mark.parametrize("inputs", [(), (torch.zeros(1), 3), {"a": "b"}])
-def test_inputs_that_are_no_tensors_are_refused(inputs):
-    with pytest.raises(ConfigurationError, match="tensor"):
-        as_tuple(inputs)
+    with pytest.raises(TraceError, match=r"Texts returns str at kind\.0;.*wrapper"):
+        trace(Texts(), torch.zeros(3))
 
 
 def test_inputs_of_half_precision_are_traced_as_floats():
     assert as_tuple(torch.zeros(2, dtype=torch.bfloat16))[0].dtype == torch.float32
+
+
+def test_a_dictionary_of_outputs_keeps_its_names():
+    class Dictionary(nn.Module):
+        def forward(self, x):
+            return {"out": x + 1, "none": None, "aux": (x + 2, [x + 3])}
+
+    traced = trace(Dictionary(), torch.zeros(3))
+    assert traced.output_names == ["out", "aux_0", "aux_1_0"]
+    assert [output[0].item() for output in traced.outputs] == [1, 2, 3]
+    assert [output[0].item() for output in traced.module(torch.ones(3))] == [2, 3, 4]
 
 
 def test_the_copy_is_ready_and_the_original_untouched(network):

@@ -8,8 +8,9 @@ from torch import nn
 
 from lightning_compress.coreml.detector import COORDINATES
 from lightning_compress.coreml.image import ImageInput
+from lightning_compress.coreml.structure import ExampleInputs, by_position
 from lightning_compress.coreml.tolerance import Tolerance
-from lightning_compress.coreml.trace import ExampleInputs, by_position, convertible_copy
+from lightning_compress.coreml.trace import convertible_copy
 from lightning_compress.coreml.verification.comparison import Verification, compare
 from lightning_compress.coreml.verification.running import (
     disturbed_outputs,
@@ -50,8 +51,8 @@ def verify_package(
         PackageError: If the package cannot be loaded.
     """
     samples = random_samples(example_inputs, image)
-    reference = convertible_copy(by_position(module, example_inputs))
-    rounded = reference if finalized is None else convertible_copy(by_position(finalized, example_inputs))
+    reference = by_position(convertible_copy(module), example_inputs)
+    rounded = reference if finalized is None else by_position(convertible_copy(finalized), example_inputs)
     program = program_of(package)
     names = output_names(program)
     expected = reference_outputs(reference, samples.module, names)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightning_compress.copying import copy_whole
 from lightning_compress.coreml.detector import CONFIDENCE, COORDINATES, RAW_OUTPUTS
 from lightning_compress.coreml.quiet import quiet_quantization
+from lightning_compress.coreml.structure import take_apart
 from lightning_compress.coreml.tolerance import Tolerance
 from lightning_compress.coreml.verification.comparison import holds_labels
 from lightning_compress.coreml.verification.samples import off_by_rounding
@@ -33,7 +34,7 @@ def reference_outputs(
     """What a module computes.
 
     Args:
-        module: On the CPU, in evaluation mode; returns a tensor, or tensors in tuples.
+        module: On the CPU, in evaluation mode; returns a tensor, or tensors in tuples, dictionaries and dataclasses.
         samples: Its inputs.
         names: Names of its outputs, in order.
 
@@ -43,7 +44,7 @@ def reference_outputs(
     results = []
     with torch.no_grad(), quiet_quantization():
         for sample in samples:
-            tensors = list(_tensors(module(*sample)))
+            tensors = take_apart(module(*sample), type(module).__name__)
             if len(tensors) != len(names):
                 raise VerificationError(
                     f"the module returns {len(tensors)} tensors, and the package has {len(names)} outputs: "
@@ -69,7 +70,7 @@ def disturbed_outputs(
     """
     if tolerance.times_rounding == 0 and not any(map(holds_labels, expected[0].values())):
         return None
-    rounded = copy.deepcopy(module)
+    rounded = copy_whole(module)
     for tensor in (*rounded.parameters(), *rounded.buffers()):
         if tensor.is_floating_point():
             half = tensor.detach().half().to(tensor.dtype)
@@ -153,12 +154,6 @@ def run_in_coreml(package: str | Path, samples: Sequence[tuple[Tensor, ...]]) ->
 
 
 _FINAL_NAMES = dict(zip(RAW_OUTPUTS, (CONFIDENCE, COORDINATES), strict=True))
-
-
-def _tensors(outputs: Any) -> Sequence[Tensor]:
-    if isinstance(outputs, Tensor):
-        return [outputs]
-    return [tensor for output in outputs for tensor in _tensors(output)]
 
 
 def _coreml_value(feature: Any, value: Tensor) -> Any:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_compress.coreml.image import ImageInput
-from lightning_compress.coreml.trace import ExampleInputs, as_tuple
+from lightning_compress.coreml.structure import ExampleInputs, as_tuple
 
 _IMAGES = 4
 

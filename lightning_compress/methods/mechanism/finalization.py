@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils._pytree import tree_map
 
 from lightning_compress.errors import CompressionError, WeightError
 from lightning_compress.metadata_names import BY_VALUE, CONVERTED
@@ -20,6 +21,9 @@ from lightning_compress.methods.mechanism.stored import StoredTensor, register_v
 from lightning_compress.methods.mechanism.technique import InputTechnique, Stepped, Technique
 from lightning_compress.methods.mechanism.tensors import TensorReference
 
+Example = tuple[Any, ...] | Mapping[str, Any]
+"""Inputs of a module by position, or by name."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -28,7 +32,7 @@ def finalize(
     module: nn.Module,
     references: Sequence[TensorReference],
     companions: Sequence[Companion],
-    examples: Sequence[tuple[Any, ...]],
+    examples: Sequence[Example],
     *,
     rehearses: bool = False,
 ) -> nn.Module:
@@ -45,7 +49,7 @@ def finalize(
         WeightError: A weight holds NaN or infinity.
         CompressionError: No technique at an input has seen data, and there are no examples.
     """
-    _require_finite(module)
+    _require_finite(module, "before the fit" if rehearses else "at the end of the fit")
     finalized = copy_module(module)
     for companion in companions:
         companion.remove(finalized)
@@ -58,16 +62,22 @@ def finalize(
     return finalized.eval()
 
 
-def _require_finite(module: nn.Module) -> None:
+def _require_finite(module: nn.Module, when: str) -> None:
     for name, parameter in module.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
-            raise WeightError(
-                f"the parameter {name!r} holds NaN or infinity at the end of the fit; nothing can be finalized. Check "
-                "the learning rate and the loss"
-            )
+        if bool(torch.isfinite(parameter).all()):
+            continue
+        advice = (
+            "Check the learning rate and the loss"
+            if parameter.requires_grad
+            else "It is not trained: give it finite numbers, such as -1e4 where a mask has -inf, or make it a buffer "
+            "(register_buffer), which may hold infinities"
+        )
+        raise WeightError(
+            f"the parameter {name!r} holds NaN or infinity {when}; nothing can be finalized. {advice}"
+        )
 
 
-def _show(finalized: nn.Module, examples: Sequence[tuple[Any, ...]]) -> None:
+def _show(finalized: nn.Module, examples: Sequence[Example]) -> None:
     """Show examples to the parts that are driven by data and have seen none."""
     blind = [part for part in finalized.modules() if isinstance(part, Stepped) and part.is_blind]
     if not blind or not examples:
@@ -75,7 +85,11 @@ def _show(finalized: nn.Module, examples: Sequence[tuple[Any, ...]]) -> None:
     for part in blind:
         part.watch(True)
     for example in examples:
-        finalized(*(_like(value, finalized) for value in example))
+        example = tree_map(lambda value: _like(value, finalized), example)
+        if isinstance(example, Mapping):
+            finalized(**example)
+        else:
+            finalized(*example)
     for part in blind:
         part.commit()
         part.watch(False)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from torch import nn
+
+from lightning_compress.arguments import shown
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.methods.mechanism.method import Method
 from lightning_compress.methods.mechanism.plan import Plan, PlannedTensor
@@ -20,7 +23,7 @@ def in_order(methods: Sequence[Method]) -> list[Method]:
     for method in methods:
         if not isinstance(method, Method):
             raise ConfigurationError(
-                f"{method!r} is no compression method; valid are instances of "
+                f"{shown(method)} is no compression method; {_remedy(method)}valid are instances of "
                 f"{', '.join(sorted(kind.__name__ for kind in known_methods()))}"
             )
     names = [method.schema.technique for method in methods]
@@ -31,6 +34,14 @@ def in_order(methods: Sequence[Method]) -> list[Method]:
                 "module_name_configs for what differs"
             )
     return sorted(methods, key=lambda method: method.schema.technique)
+
+
+def _remedy(given: object) -> str:
+    if isinstance(given, type) and issubclass(given, Method):
+        return f"give an instance, {given.__name__}(...); "
+    if isinstance(given, Iterable) and not isinstance(given, str | nn.Module):
+        return "give methods one by one, Compression(*methods); "
+    return ""
 
 
 def known_methods() -> list[type[Method]]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lightning_compress.errors import ConfigurationError
-from lightning_compress.methods.mechanism.finalization import finalize
+from lightning_compress.methods.mechanism.finalization import Example, finalize
 from lightning_compress.methods.mechanism.inputs import compress_inputs
 from lightning_compress.methods.mechanism.joining import chained, in_order, needed_capabilities
 from lightning_compress.methods.mechanism.method import Companion, Method, TensorState
@@ -185,11 +185,11 @@ class PreparedModule:
 
     # The end.
 
-    def finalize(self, examples: Sequence[tuple[Any, ...]] = (), *, rehearses: bool = False) -> nn.Module:
+    def finalize(self, examples: Sequence[Example] = (), *, rehearses: bool = False) -> nn.Module:
         """A finalized copy on the CPU, in float32 and evaluation mode; the prepared module stays as it is.
 
         Args:
-            examples: Inputs of the module, positional, to show to techniques that have seen no data yet.
+            examples: Inputs of the module, by position or by name, to show to techniques that have seen no data yet.
             rehearses: Whether every technique is to take the form that it will have at the end of its schedule.
 
         Raises:
