@@ -74,9 +74,11 @@ def require_path(argument: str, value: Any, example: str) -> None:
     Raises:
         ConfigurationError: With the value and an example.
     """
-    require_type(argument, value, (str, os.PathLike), f"a path such as {example!r}")
-    if not isinstance(os.fspath(value), str) or "\0" in os.fspath(value):
-        raise refusal(argument, value, f"a path such as {example!r}, in text without null characters")
+    valid = f"a path such as {example!r}"
+    require_type(argument, value, (str, os.PathLike), valid)
+    text = os.fspath(value)
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise refusal(argument, value, valid)
 
 
 def require_names(argument: str, value: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import coremltools as ct
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from lightning_compress.arguments import require_type
+from lightning_compress.arguments import require_path, require_type
 from lightning_compress.coreml.card import write_model_card
 from lightning_compress.errors import PackageError
 from lightning_compress.nice_to_have import nice_to_have
@@ -33,6 +33,7 @@ def add_metadata(package: str | Path, metadata: Mapping[str, Any], *, card: bool
         ConfigurationError: If `metadata` is no mapping.
         PackageError: If it cannot be read or written.
     """
+    require_path("package", package, "net.mlpackage")
     require_type("metadata", metadata, Mapping, "a mapping from keys to values")
     path = open_package(package).path
     try:

@@ -104,7 +104,7 @@ def prune_package(
     if not 0 <= sparsity < 1:
         raise ConfigurationError(f"sparsity={sparsity!r} is not in [0, 1)")
     configuration = ct.optimize.coreml.OpMagnitudePrunerConfig(
-        target_sparsity=sparsity, weight_threshold=weight_threshold
+        target_sparsity=float(sparsity), weight_threshold=int(weight_threshold)
     )
     return _passed(open_package(package), "prune_weights", configuration)
 
@@ -130,7 +130,7 @@ def quantize_package(
     opened = open_package(package)
     require_target(opened, _QUANTIZED[dtype])
     configuration = ct.optimize.coreml.OpLinearQuantizerConfig(
-        mode="linear_symmetric", dtype=dtype, weight_threshold=weight_threshold
+        mode="linear_symmetric", dtype=dtype, weight_threshold=int(weight_threshold)
     )
     return _passed(opened, "linear_quantize_weights", configuration)
 

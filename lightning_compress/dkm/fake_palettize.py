@@ -9,9 +9,19 @@ import torch
 from coremltools.optimize.torch.palettization import FakePalettize as CoreMLFakePalettize
 from torch import Tensor, nn
 
+from lightning_compress.arguments import (
+    refusal,
+    require_flag,
+    require_one_of,
+    require_type,
+    require_whole,
+)
 from lightning_compress.dkm.clustering import Clustering
 from lightning_compress.dkm.weight_palette import LUT_DTYPES, Palettes, WeightPalette, precision
 from lightning_compress.errors import ConfigurationError
+
+_MOST_BITS = 8
+_BITS = f"a whole number of bits from 1 to {_MOST_BITS}"
 
 
 class FakePalettize(CoreMLFakePalettize):  # type: ignore[misc]
@@ -67,6 +77,17 @@ class FakePalettize(CoreMLFakePalettize):  # type: ignore[misc]
         advanced_options: Mapping[str, Any] | None = None,
         **observer_kwargs: Any,
     ) -> None:
+        for argument, count in (("cluster_dim", cluster_dim), ("group_size", group_size)):
+            if argument == "cluster_dim" or count is not None:
+                require_whole(argument, count, 1)
+        for argument, bound in (("quant_min", quant_min), ("quant_max", quant_max)):
+            require_type(argument, bound, int, "a whole number")
+        require_type("n_bits", n_bits, int, _BITS)
+        if not 0 < n_bits <= _MOST_BITS:
+            raise refusal("n_bits", n_bits, _BITS)
+        require_flag("enable_per_channel_scale", enable_per_channel_scale)
+        require_one_of("lut_dtype", lut_dtype, LUT_DTYPES)
+        require_type("advanced_options", advanced_options, Mapping, "a mapping", optional=True)
         self._channels = 0
         self._initialised = False
         self._enabled = False
@@ -83,8 +104,6 @@ class FakePalettize(CoreMLFakePalettize):  # type: ignore[misc]
             **observer_kwargs,
         )
         self.layer_name = "weight"
-        if lut_dtype not in LUT_DTYPES:
-            raise ConfigurationError(f"lut_dtype is {lut_dtype!r}; valid are {sorted(LUT_DTYPES)}")
         if self.vector_ch_axis:
             raise ConfigurationError(
                 f"channel_axis is {self.vector_ch_axis}; valid is 0, the output channels"

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lightning_compress.arguments import (
+    require_flag,
+    require_number,
+    require_one_of,
+    require_type,
+    require_whole,
+)
 from lightning_compress.dkm.clustering import MODES, Clustering
 from lightning_compress.dkm.exact import cluster_exactly
 from lightning_compress.dkm.scalars import PalettizeScalars
@@ -71,6 +78,15 @@ def palettize(
         >>> palette.shape
         torch.Size([4, 1])
     """
+    numbers = {
+        "temperature": temperature,
+        "attention_floor": attention_floor,
+        "zero_preference": zero_preference,
+    }
+    flags = {"fix_zero": fix_zero, "keep_zeros": keep_zeros, "exact": exact, "native": native}
+    _check_types(
+        weight, centroids, iterations, numbers if epsilon is None else {**numbers, "epsilon": epsilon}, flags
+    )
     groups = _check(weight, centroids, temperature, iterations, mode)
     if weight.numel() == 0:
         return weight.clone(), centroids.clone()
@@ -92,10 +108,24 @@ def palettize(
     return palettized, updated
 
 
+def _check_types(
+    weight: Any, centroids: Any, iterations: Any, numbers: dict[str, Any], flags: dict[str, Any]
+) -> None:
+    for argument, value in (("weight", weight), ("centroids", centroids)):
+        require_type(argument, value, Tensor, "a tensor of floats")
+    for argument, value in numbers.items():
+        require_number(argument, value)
+    for argument, value in flags.items():
+        require_flag(argument, value)
+    require_whole("iterations", iterations, 1)
+
+
 def _check(weight: Tensor, centroids: Tensor, temperature: float, iterations: int, mode: str) -> int:
     """Number of groups, or an error that says what does not fit."""
     if not weight.is_floating_point():
         raise ConfigurationError(f"palettize needs a floating-point weight, not {weight.dtype}")
+    if not centroids.is_floating_point():
+        raise ConfigurationError(f"palettize needs floating-point centroids, not {centroids.dtype}")
     if centroids.dim() not in (2, 3) or centroids.numel() == 0:
         raise ConfigurationError(
             f"centroids must have shape (K, D), or (G, K, D) for G groups of channels, not {tuple(centroids.shape)}"
@@ -112,12 +142,9 @@ def _check(weight: Tensor, centroids: Tensor, temperature: float, iterations: in
         raise ConfigurationError(
             f"vectors of {dimensions} cannot share the {channels // groups} channels of a group evenly"
         )
-    if mode not in MODES:
-        raise ConfigurationError(f"mode is {mode!r}; valid are {list(MODES)}")
-    if not temperature > 0 or not math.isfinite(temperature):
+    require_one_of("mode", mode, MODES)
+    if not temperature > 0:
         raise ConfigurationError(f"temperature must be positive and finite, not {temperature}")
-    if iterations < 1:
-        raise ConfigurationError(f"iterations must be at least 1, not {iterations}")
     return groups
 
 

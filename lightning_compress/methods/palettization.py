@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_compress.dkm.clustering import Clustering
 from lightning_compress.dkm.weight_palette import LUT_DTYPES, Palettes, WeightPalette, precision
 from lightning_compress.errors import ConfigurationError
-from lightning_compress.methods.mechanism.configuration import Keys, Match, Schema
+from lightning_compress.methods.mechanism.configuration import Keys, Match, Schema, plain
 from lightning_compress.methods.mechanism.method import Method
 from lightning_compress.methods.mechanism.schedule import FitLength
 from lightning_compress.methods.mechanism.stored import StoredIntegers, StoredPalette, StoredTensor
@@ -45,7 +45,7 @@ class DKMPalettization(Method):
     schema = Schema("DKMPalettization", PaletteOptions, by_size="weight_threshold")
 
     def __init__(self, **configuration: Any) -> None:
-        refuse_renamed(configuration)
+        refuse_renamed(plain(configuration))
         super().__init__(**configuration)
 
     def check_values(self, keys: Keys, source: str) -> None:
@@ -151,6 +151,7 @@ class Palette(Technique):
         super().__init__(reference.name)
         self._form = weight_palette(reference, options)
         self._rank = len(reference.shape)
+        self._bits_by_default = options.n_bits is None
         self._milestone = options.milestone
         self._begins_after: int | None = None
         if isinstance(options.milestone, int) and options.milestone > 0:
@@ -176,6 +177,8 @@ class Palette(Technique):
             (form.lut_dtype in ("i8", "u8"), "int8 entries"),
         )
         bits = f"palette of {(form.n_clusters - 1).bit_length()} bits"
+        if self._bits_by_default:
+            bits += " (n_bits is None: 4 in Linear, 2 in others)"
         return ", ".join([bits, *(words for holds, words in special if holds)])
 
     @property

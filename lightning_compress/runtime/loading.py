@@ -10,6 +10,7 @@ import torch
 from coremltools.converters.mil.frontend.milproto.load import load as load_mil
 
 import lightning_compress.runtime.ops  # noqa: F401 - fills the table of ops
+from lightning_compress.arguments import refusal, require_one_of, require_path
 from lightning_compress.errors import PackageError
 from lightning_compress.package.reader import (
     PackageContents,
@@ -55,21 +56,31 @@ def load(
 
     Raises:
         PackageError: when the path is no readable package, or its program has ops that the runtime has not.
-        ValueError: for an unknown precision.
+        ConfigurationError: for an unknown precision or device.
 
     Example:
         >>> module = load("classifier.mlpackage")  # doctest: +SKIP
         >>> module(image=torch.rand(8, 3, 224, 224) * 255)["probabilities"].shape  # doctest: +SKIP
         torch.Size([8, 1000])
     """
-    if precision not in _PRECISIONS:
-        raise ValueError(f"precision={precision!r} is unknown; valid: {', '.join(_PRECISIONS)}.")
+    require_path("path", path, "net.mlpackage")
+    require_one_of("precision", precision, _PRECISIONS)
+    if device is not None:
+        _require_device(device)
     contents = read_package(path)
     _check_ops(contents)
     # Constants outlive this call: made as inference tensors they could take no part in autograd later.
     with torch.inference_mode(False):
         module = _load_model(contents.specification, contents, precision).eval()
         return module if device is None else module.to(device)
+
+
+def _require_device(device: torch.device | str) -> None:
+    valid = "the name of a device that this machine has, such as 'cpu' or 'cuda:0'"
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:
+        raise refusal("device", device, valid) from error
 
 
 def _check_ops(contents: PackageContents) -> None:

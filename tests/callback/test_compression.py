@@ -357,7 +357,9 @@ class TestFit:
             raise RuntimeError("no such output")
 
         failing = Compression(export=CoreMLExport(package, wrapper=breaks))
-        with pytest.raises(ConfigurationError, match=r"wrapper=.*breaks.*RuntimeError: no such output") as caught:
+        with pytest.raises(
+            ConfigurationError, match=r"wrapper=.*breaks.*RuntimeError: no such output"
+        ) as caught:
             make_trainer(failing, max_epochs=1).fit(type(digit_module)(), datamodule=digit_data)
         assert isinstance(caught.value.__cause__, RuntimeError)
         assert {file: file.read_bytes() for file in package.rglob("*") if file.is_file()} == before

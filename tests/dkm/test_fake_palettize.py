@@ -273,7 +273,7 @@ def test_groups_that_do_not_divide_the_channels_are_refused_with_the_valid_sizes
 
 
 def test_an_unknown_type_of_palette_is_refused():
-    with pytest.raises(ConfigurationError, match="lut_dtype is 'i4'"):
+    with pytest.raises(ConfigurationError, match="lut_dtype='i4' is unknown"):
         make(lut_dtype="i4")
 
 

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import torch
 import yaml
 from torch import nn
 
+from lightning_compress.arguments import refusal, require_path, shown
 from lightning_compress.errors import ConfigurationError, ModuleNotFoundInModelError, nearest
 from lightning_compress.methods.mechanism.layers import KIND_NAMES, type_names
 from lightning_compress.methods.mechanism.operations import is_operation
@@ -29,7 +31,9 @@ Keys = dict[str, Any]
 
 
 def plain(value: Any) -> Any:
-    """Copy nested mappings and sequences (OmegaConf's among them) into plain dicts and lists."""
+    """Copy nested mappings, sequences and arrays (OmegaConf's, numpy's and torch's among them) into plain types."""
+    if isinstance(value, torch.Tensor | np.ndarray | np.generic):
+        return value.tolist()
     if isinstance(value, Mapping):
         return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, tuple):
@@ -348,18 +352,22 @@ def read_yaml(source: str | Path | IO[str]) -> dict[str, Any]:
     Raises:
         ConfigurationError: The file is missing, is not YAML, or holds no mapping.
     """
+    if isinstance(source, str | Path):
+        require_path("source", source, "compression.yaml")
+    elif not callable(getattr(source, "read", None)) or isinstance(source, type):
+        raise refusal("source", source, "the path of a YAML file, or an open one")
     try:
         content = yaml.safe_load(
             Path(source).read_text(encoding="utf-8") if isinstance(source, str | Path) else source.read()
         )
     except OSError as error:
         raise ConfigurationError(f"the configuration {source} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
         raise ConfigurationError(f"the configuration {source} is not YAML: {error}") from error
     if content is None:
         return {}
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ConfigurationError(
-            f"the configuration {source} holds {type(content).__name__}; valid is a mapping"
+            f"the configuration {source} holds {shown(content)}; valid is a mapping of keys"
         )
     return content
