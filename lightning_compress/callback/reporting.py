@@ -9,6 +9,7 @@ from lightning_compress.coreml.export import ExportedPackage
 from lightning_compress.methods.mechanism.plan_table import plan_table
 from lightning_compress.methods.mechanism.preparation import PreparedModule
 from lightning_compress.methods.mechanism.summary import LayerSummary, summary_table
+from lightning_compress.untrusted_text import plain_text
 
 
 def print_plan(prepared: PreparedModule) -> None:
@@ -28,4 +29,5 @@ def package_line(package: ExportedPackage) -> str:
     ratio = package.float16_weight_bytes / max(package.weight_bytes, 1)
     smaller = f", {ratio:.1f} times smaller than at float16" if ratio > 1.05 else ""
     megabytes = package.package_bytes / 1e6, package.weight_bytes / 1e6
-    return f"{package.path} ({package.target}): {megabytes[0]:.2f} MB, weights {megabytes[1]:.2f} MB{smaller}"
+    path = plain_text(str(package.path))
+    return f"{path} ({package.target}): {megabytes[0]:.2f} MB, weights {megabytes[1]:.2f} MB{smaller}"

@@ -21,8 +21,8 @@ class Tolerance:
             image of 300 pixels where boxes are given in shares of its sides.
         mean: Largest share that the mean difference of an output may have of what is allowed to its largest.
             An error of float16 lies in few values; a wrong weight moves all of them.
-        unequal: Share of the elements of an output of integers or booleans, such as the class of each pixel, that may
-            be others than the module's; three times the share is allowed besides that changes when the module itself is
+        unequal: Share of the elements of an output of labels, such as the class of each pixel, that may be others than
+            the module's; three times the share is allowed besides that changes when the module itself is
             rounded, because between two classes that are as likely anything decides.
         times_rounding: How many times what rounding does to the module itself is allowed besides: what its output
             moves by, at most and on average, when its numbers are rounded to float16 and its inputs are off by as

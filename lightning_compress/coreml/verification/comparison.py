@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,6 +32,7 @@ class OutputDifference:
         pixels: What one pixel is in the output's unit, for boxes.
         rounding: Largest difference of the module from itself with its numbers rounded to float16, where that counts.
         rounding_mean: Its mean difference from itself.
+        is_labels: Whether the output holds labels, of which the share counts that is unequal.
     """
 
     name: str
@@ -43,6 +44,7 @@ class OutputDifference:
     pixels: float | None = None
     rounding: float | None = None
     rounding_mean: float | None = None
+    is_labels: bool = False
 
     @property
     def relative(self) -> float:
@@ -82,13 +84,7 @@ class Verification:
         Raises:
             VerificationError: Naming each output that is not, with both differences.
         """
-        wrong = [
-            f"{output.name!r} differs by {output.largest:.3g} at most and {output.mean:.3g} on average, and "
-            f"{output.allowed:.3g} and {output.allowed_mean:.3g} are allowed (its largest value is "
-            f"{output.largest_value:.3g})"
-            for output in self.outputs
-            if not output.passed
-        ]
+        wrong = [_in_words(output) for output in self.outputs if not output.passed]
         if wrong:
             raise VerificationError(
                 f"the package {self.package} does not compute what its module does: run by {self.runner} on "
@@ -96,6 +92,19 @@ class Verification:
                 "half precision is too coarse for the network, or with another tolerance=Tolerance(...) if this is "
                 "near enough; verify=False exports without this check"
             )
+
+
+def _in_words(output: OutputDifference) -> str:
+    if output.is_labels:
+        return (
+            f"{output.name!r}, which holds labels, has others in {output.mean:.2%} of its elements, and "
+            f"{output.allowed_mean:.2%} are allowed"
+        )
+    return (
+        f"{output.name!r} differs by {output.largest:.3g} at most and {output.mean:.3g} on average, and "
+        f"{output.allowed:.3g} and {output.allowed_mean:.3g} are allowed (its largest value is "
+        f"{output.largest_value:.3g})"
+    )
 
 
 _DETECTIONS = 200
@@ -112,7 +121,8 @@ def compare(
 ) -> tuple[OutputDifference, ...]:
     """Compare outputs, sample by sample.
 
-    Outputs of integers or booleans are labels: classes, masks, places of the largest values. Of these the share of
+    Outputs of integers or booleans are labels: classes, masks, places of the largest values. So are those of floats
+    that hold whole numbers alone, few of them many times, in the module and in the package. Of labels the share of
     unequal ones counts.
 
     Of a detector's boxes, the 200 are compared that the module is most confident of in each image: nobody ever sees
@@ -129,11 +139,12 @@ def compare(
         VerificationError: If an output is missing or of another size.
     """
     differences = []
-    rounding = None if disturbed is None else _distances(expected, disturbed)
-    for name, (distance, largest_value) in _distances(expected, found).items():
+    labels = {name for name in expected[0] if _are_labels(name, expected, found)}
+    rounding = None if disturbed is None else _distances(expected, disturbed, labels)
+    for name, (distance, largest_value) in _distances(expected, found, labels).items():
         moved = None if rounding is None else rounding[name].distance
         times = tolerance.times_rounding
-        if holds_labels(expected[0][name]):
+        if name in labels:
             # Labels are the same or are not; rounding decides between two that are as good.
             allowed, allowed_mean, times = 1.0, tolerance.unequal, max(times, TIMES_ROUNDING)
         else:
@@ -154,6 +165,7 @@ def compare(
                 pixels=(pixels or {}).get(name),
                 rounding=None if moved is None else _largest(moved),
                 rounding_mean=None if moved is None else _mean(moved),
+                is_labels=name in labels,
             )
         )
     return tuple(differences)
@@ -164,8 +176,10 @@ class _Distance(NamedTuple):
     largest_value: float
 
 
-def _distances(expected: Sequence[Named], found: Sequence[Named]) -> dict[str, _Distance]:
-    """By output: the distance of each value, and the largest magnitude expected."""
+def _distances(
+    expected: Sequence[Named], found: Sequence[Named], labels: Collection[str]
+) -> dict[str, _Distance]:
+    """By output: the distance of each value, 1 for unequal labels, and the largest magnitude expected."""
     reduced = [_most_confident(one, other) for one, other in zip(expected, found, strict=True)]
     distances = {}
     for name in expected[0]:
@@ -173,15 +187,34 @@ def _distances(expected: Sequence[Named], found: Sequence[Named]) -> dict[str, _
         reference = torch.cat([pair[0] for pair in pairs])
         finite = reference[reference.isfinite()].abs()
         distance = _distance(reference, torch.cat([pair[1] for pair in pairs]))
-        if holds_labels(expected[0][name]):
-            distance = (distance > 0).double()
+        if name in labels:
+            # Whole numbers beyond 2048 are rounded in float16.
+            distance = (distance > 0.5 + reference.abs() / 1024).double()
         distances[name] = _Distance(distance, finite.max().item() if len(finite) else 0.0)
     return distances
 
 
-def holds_labels(output: Tensor) -> bool:
-    """Whether an output holds labels, which are the same or are not, and no amounts."""
-    return not (output.is_floating_point() or output.is_complex())
+def may_hold_labels(output: Tensor) -> bool:
+    """Whether an output may hold labels, which are the same or are not, and no amounts."""
+    if not (output.is_floating_point() or output.is_complex()):
+        return True
+    return output.is_floating_point() and bool((output == output.round()).all())
+
+
+def _are_labels(name: str, expected: Sequence[Named], found: Sequence[Named]) -> bool:
+    """Whether an output holds labels in the module, and in the package too."""
+    if not expected[0][name].is_floating_point():
+        return may_hold_labels(expected[0][name])
+    outputs = [outputs[name] for outputs in (*expected, *found) if name in outputs]
+    if not all(map(may_hold_labels, outputs)):
+        return False
+    # A count of something is a whole number too, and an amount.
+    values = torch.cat([outputs[name].flatten() for outputs in expected])
+    return len(values) >= _REPETITIONS * len(values.unique())  # type: ignore[no-untyped-call]
+
+
+_REPETITIONS = 10
+"""How often a label occurs at least, on average, in an output of floats that holds labels."""
 
 
 def _largest(distance: Tensor) -> float:

@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from lightning_compress.console import literal
 from lightning_compress.package.rendering import format_bytes
 
 _NAMES = 4
@@ -58,7 +59,7 @@ def plan_table(
         for treatment, members in groups.items():
             count = sum(row.numel for row in members)
             table.add_row(
-                Text(treatment if compressed else f"stays dense: {treatment}"),
+                literal(treatment if compressed else f"stays dense: {treatment}"),
                 str(len(members)),
                 f"{count:,}",
                 format_bytes(2 * count),
@@ -68,10 +69,10 @@ def plan_table(
     for layer, way in inputs:
         ways.setdefault(way, []).append(layer)
     for way, layers in ways.items():
-        table.add_row(Text(way), str(len(layers)), "", "", _shortened(layers))
+        table.add_row(literal(way), str(len(layers)), "", "", _shortened(layers))
     if unreachable:
         table.add_row(
-            Text("stays dense: scripted by torch.jit, its parameters cannot be reached"),
+            literal("stays dense: scripted by torch.jit, its parameters cannot be reached"),
             str(len(unreachable)),
             "",
             "",
@@ -82,4 +83,4 @@ def plan_table(
 
 def _shortened(names: Sequence[str]) -> Text:
     more = f", and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
-    return Text(", ".join(names[:_NAMES]) + more)
+    return literal(", ".join(names[:_NAMES]) + more)

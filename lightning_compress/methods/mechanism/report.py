@@ -10,9 +10,9 @@ import torch
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
+from lightning_compress.console import literal
 from lightning_compress.methods.mechanism.method import TensorState
 
 
@@ -52,7 +52,9 @@ class Report:
             table.add_column(heading, overflow="fold")
         for tensor in self.tensors:
             told = "; ".join(f"{key} {_short(value)}" for key, value in tensor.values.items())
-            table.add_row(Text(tensor.name), tensor.technique, f"{tensor.error:.2%}", Text(told))
+            table.add_row(
+                literal(tensor.name), literal(tensor.technique), f"{tensor.error:.2%}", literal(told)
+            )
         yield table
 
 

@@ -10,9 +10,9 @@ import torch
 from rich import box
 from rich.console import RenderableType
 from rich.table import Table
-from rich.text import Text
 from torch import nn
 
+from lightning_compress.console import literal
 from lightning_compress.methods.mechanism.stored import read_stored
 from lightning_compress.package.rendering import format_bytes
 
@@ -91,7 +91,9 @@ def _summarize_parameter(module: nn.Module, name: str, key: str, parameter: torc
 
 def summary_table(layers: list[LayerSummary], title: str = "Compression by layer") -> Table:
     """The layers as a table to print with rich, with a line of totals."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=literal(title, "table.title"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
     table.add_column("layer", overflow="fold", min_width=12)
     for heading in ("weights", "technique", "bits", "zeros", "float16", "stored"):
         table.add_column(heading, justify="left" if heading == "technique" else "right", no_wrap=True)
@@ -119,7 +121,7 @@ def summary_table(layers: list[LayerSummary], title: str = "Compression by layer
 
 def _cells(layer: LayerSummary) -> list[RenderableType]:
     return [
-        Text(layer.name.removesuffix(".weight")),
+        literal(layer.name.removesuffix(".weight")),
         f"{layer.parameters:,}",
         layer.technique,
         str(layer.bits),
