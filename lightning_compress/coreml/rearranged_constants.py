@@ -99,6 +99,9 @@ class RecognizeConstants(AbstractGraphPass):  # type: ignore[misc]
                 takers = consumers(variable)
                 if not takers and variable not in block.outputs:
                     continue
+                if takers and all(taker.op_type.startswith("constexpr_") for taker in takers):
+                    # A palette or a scale of a constant that is stored compressed.
+                    continue
                 early = opset < ct.target.iOS18 and any(taker.op_type in _RECURRENT for taker in takers)
                 found = None if early or variable in block.outputs else sources.rearranged(variable.val)
                 if found is None:
