@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
+
+from tests.process_state import ProcessState
 
 _WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if _WORKERS > 1:
@@ -130,10 +132,19 @@ def make_trainer(tmp_path: Path) -> Callable[..., L.Trainer]:
     return make
 
 
+_WITH_LARGE_FITS = "commands"
+"""The folder whose tests train the recipes; small modules everywhere else are slower with more threads than one."""
+
+
 @pytest.fixture(autouse=True)
-def seeded() -> None:
-    """Every test starts from the same random state."""
+def process_state(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test starts from the same random state and number of threads, and what it changes is undone after it."""
+    state = ProcessState.now()
     L.seed_everything(1, verbose=False)
+    if _WITH_LARGE_FITS not in request.path.parts:
+        torch.set_num_threads(1)
+    yield
+    state.restore()
 
 
 def make_weights(kind: str, size: int) -> Tensor:

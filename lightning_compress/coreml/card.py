@@ -22,6 +22,9 @@ _NOT_SHOWN = ("com.github.apple.", "com.apple.")
 def write_model_card(report: PackageReport) -> Path:
     """Write the card of a package beside it: `net.md` for `net.mlpackage`.
 
+    Args:
+        report: What `inspect` says of the package.
+
     Returns:
         The path of the card.
     """
@@ -35,6 +38,9 @@ def model_card(report: PackageReport) -> str:
 
     Metrics are read from the metadata `metrics`, a JSON object, which `lightning-compress train` writes once the
     package has been measured.
+
+    Args:
+        report: What `inspect` says of the package.
     """
     parts = [
         f"# {report.path.stem}",

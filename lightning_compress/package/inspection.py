@@ -173,6 +173,9 @@ def inspect(package: str | Path | ct.models.MLModel) -> PackageReport:
 def decompressed_weights(package: str | Path | ct.models.MLModel) -> dict[str, npt.NDArray[Any]]:
     """The weights of a package as dense arrays, by the names that `inspect` gives them, in the same order.
 
+    Args:
+        package: Path of a package, or a model in memory.
+
     Raises:
         PackageError: If the package cannot be read.
     """

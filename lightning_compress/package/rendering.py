@@ -12,7 +12,11 @@ from lightning_compress.package.inspection import Feature, Layer, PackageReport
 
 
 def render(report: PackageReport) -> RenderableType:
-    """Everything about a package: `rich.print(render(inspect(path)))`."""
+    """Everything about a package: `rich.print(render(inspect(path)))`.
+
+    Args:
+        report: What `inspect` says of it.
+    """
     return Group(overview(report), features(report), layers(report.layers), operations(report))
 
 

@@ -58,9 +58,9 @@ def load(
         ValueError: for an unknown precision.
 
     Example:
-        >>> module = load("classifier.mlpackage")  # doctest: +SKIP
-        >>> module(image=torch.rand(8, 3, 224, 224) * 255)["probabilities"].shape  # doctest: +SKIP
-        torch.Size([8, 1000])
+        >>> module = load("classifier.mlpackage")
+        >>> module(image=torch.rand(8, 3, 224, 224) * 255)["probabilities"].shape
+        torch.Size([8, 10])
     """
     if precision not in _PRECISIONS:
         raise ValueError(f"precision={precision!r} is unknown; valid: {', '.join(_PRECISIONS)}.")

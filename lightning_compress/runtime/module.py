@@ -40,6 +40,14 @@ class CoreMLProgram(nn.Module):
     `constants.w.lut`, and so on), so `state_dict()` holds LUTs and indices. Dense weights are made from them at the
     first run on a device, and kept outside of the state; `to`, `load_state_dict` and pickling drop them.
 
+    `load` makes it.
+
+    Args:
+        program: the lowered program.
+        inputs: what is checked before it runs.
+        precision: "float32" or "float16".
+        package: what errors call it.
+
     Attributes:
         inputs: the inputs, in order.
         output_names: names of the outputs, in order.

@@ -81,6 +81,15 @@ class CoreMLPipeline(nn.Module):
     Call it as a `CoreMLProgram`. What non-maximum suppression returns differs in size from sample to sample, so its
     outputs are lists with a tensor for each sample. Its thresholds may be given by name, as in Core ML.
 
+    `load` makes it.
+
+    Args:
+        stages: the programs, and suppression, in order.
+        inputs: names of the inputs.
+        outputs: names of the outputs.
+        precision: "float32" or "float16".
+        package: what errors call it.
+
     Attributes:
         inputs: the inputs, in order, thresholds apart.
         output_names: names of the outputs, in order.

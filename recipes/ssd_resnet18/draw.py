@@ -105,9 +105,9 @@ def _label(image: Tensor, boxes: Tensor, labels: Sequence[str], colors: Sequence
     picture = to_pil_image(image)
     draw = ImageDraw.Draw(picture)
     # Pillow's own font has no bold face.
-    font = ImageFont.truetype(
-        Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf", _TEXT
-    )
+    # And Pillow 10.0 takes no Path.
+    file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"
+    font = ImageFont.truetype(str(file), _TEXT)
     for (left, top, _, _), label, color in zip(boxes.tolist(), labels, colors, strict=True):
         width = draw.textlength(label, font=font) + 4
         x = max(0.0, min(left - 1, image.shape[-1] - width))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,8 +14,6 @@ from PIL import Image
 from lightning_compress.errors import ConfigurationError, DataError
 from lightning_compress.recipes.ssd_resnet18 import CocoDataModule
 from lightning_compress.recipes.ssd_resnet18.annotations import read_coco
-
-PEDESTRIANS = Path(__file__).resolve().parents[2] / "../shared/data/pedestrians"
 
 
 def content() -> dict[str, Any]:
@@ -243,9 +242,14 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path) -> None:
         next(iter(module(tmp_path).val_dataloader()))
 
 
-@pytest.mark.skipif(not PEDESTRIANS.is_dir(), reason="the pedestrian frames are not here")
-def test_the_pedestrians_are_read() -> None:
-    annotations = read_coco(PEDESTRIANS / "annotations_val.json", PEDESTRIANS / "val")
-    assert annotations.class_names == ["person"]
-    assert len(annotations.images) == 35
-    assert sum(len(image.objects.labels) for image in annotations.images) == 201
+def test_photographs_and_their_boxes_are_read(photographs) -> None:
+    annotations = read_coco(photographs / "annotations_val.json", photographs / "val")
+    written = json.loads((photographs / "annotations_val.json").read_text())
+    assert annotations.class_names == [category["name"] for category in written["categories"]]
+    assert len(annotations.images) == len(written["images"])
+    for image, described in zip(annotations.images, written["images"], strict=True):
+        assert image.path == photographs / "val" / described["file_name"]
+        boxes = [entry["bbox"] for entry in written["annotations"] if entry["image_id"] == described["id"]]
+        corners = [[left, top, left + width, top + height] for left, top, width, height in boxes]
+        np.testing.assert_array_equal(image.objects.boxes, np.array(corners, np.float32))
+        assert image.objects.labels.tolist() == [1] * len(boxes)
