@@ -9,7 +9,8 @@ from pathlib import Path
 
 from lightning_compress.coreml.detector import CONFIDENCE, COORDINATES
 from lightning_compress.markdown import markdown_table
-from lightning_compress.package.inspection import Feature, Layer, PackageReport
+from lightning_compress.package.inspection import Layer, PackageReport
+from lightning_compress.package.interface import Feature
 from lightning_compress.package.rendering import format_bytes, storage
 
 METRICS = "metrics"

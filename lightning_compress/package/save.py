@@ -9,34 +9,32 @@ dies at any moment leaves the old one. What it leaves beside it, the next save c
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-
-import coremltools as ct
+from typing import Protocol
 
 from lightning_compress.errors import ConfigurationError, PackageError
-
-if sys.platform != "win32":
-    import fcntl
+from lightning_compress.package.versions import exclusive, replaced_path
 
 SUFFIX = ".mlpackage"
 
 _PARTIAL = ".partial"
 """Ends the name of a folder in which a package is being written."""
 
-_REPLACED = ".replaced"
-"""Ends the name that an earlier package has between the two renames."""
+
+class Saveable(Protocol):
+    """What can write itself as a package, as coremltools' `MLModel` can."""
+
+    def save(self, path: str) -> None:
+        """Write a package to a path where nothing is."""
 
 
-def save_package(
-    model: ct.models.MLModel, path: str | Path, check: Callable[[Path], None] | None = None
-) -> Path:
+def save_package(model: Saveable, path: str | Path, check: Callable[[Path], None] | None = None) -> Path:
     """Write `model` to `path`, replacing an earlier package in one step.
 
     Args:
@@ -54,7 +52,7 @@ def save_package(
     destination = resolve(path)
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        with _only_writer(destination.parent):
+        with exclusive(destination):
             _clear_leftovers(destination)
             folder = Path(
                 tempfile.mkdtemp(prefix=f".{destination.name}.", suffix=_PARTIAL, dir=destination.parent)
@@ -110,37 +108,20 @@ def require_writable(path: str | Path) -> None:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     try:
-        # Permission bits say too little: the superuser ignores them, and a read-only file system ignores
-        # both.
-        os.rmdir(tempfile.mkdtemp(prefix=f".{destination.name}.", suffix=_PARTIAL, dir=folder))
+        with exclusive(folder / destination.name):
+            # Permission bits say too little: the superuser ignores them, and a read-only file system ignores
+            # both.
+            os.rmdir(tempfile.mkdtemp(prefix=f".{destination.name}.", suffix=_PARTIAL, dir=folder))
+            if folder == destination.parent:
+                _clear_leftovers(destination)
     except OSError as error:
         raise ConfigurationError(
             f"path={str(path)!r}: the folder {str(folder)!r} cannot be written ({error.strerror or error})"
         ) from error
-    if destination.parent.is_dir():
-        with _only_writer(destination.parent):
-            _clear_leftovers(destination)
-
-
-@contextlib.contextmanager
-def _only_writer(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, so that what other saves seem to have left there has really been left."""
-    if sys.platform == "win32":
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        # Some network file systems lock no folders. Two processes that write the same package at the same
-        # time are a mistake there; each still writes whole packages.
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _clear_leftovers(destination: Path) -> None:
-    replaced = destination.with_name(f".{destination.name}{_REPLACED}")
+    replaced = replaced_path(destination)
     if replaced.exists():
         if destination.exists():
             shutil.rmtree(replaced, ignore_errors=True)
@@ -163,7 +144,7 @@ def _replace(destination: Path, written: Path) -> None:
     if not destination.exists():
         os.rename(written, destination)
     elif not _exchange(destination, written):
-        replaced = destination.with_name(f".{destination.name}{_REPLACED}")
+        replaced = replaced_path(destination)
         os.rename(destination, replaced)
         try:
             os.rename(written, destination)
