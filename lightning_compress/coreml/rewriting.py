@@ -12,7 +12,7 @@ from coremltools.converters.mil.mil.passes.graph_pass import PassOption
 from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
 
 from lightning_compress.coreml.quiet import quiet_conversion
-from lightning_compress.errors import ConfigurationError, TargetError
+from lightning_compress.errors import ConfigurationError, PackageError, TargetError
 from lightning_compress.package.opening import Package, open_package
 from lightning_compress.package.targets import Capability, resolve_target, target_name
 
@@ -31,7 +31,15 @@ def model_of_program(package: Package, program: Any) -> ct.models.MLModel:
     Written by coremltools' backend alone. Its optimization passes have run at conversion; run again, as
     coremltools' own compression of packages does, they cost seconds, may change operations that were
     verified, and have failed for classifiers (coremltools #1906).
+
+    Raises:
+        PackageError: If it has several functions: what they share would be written once for each.
     """
+    if len(program.functions) > 1:
+        raise PackageError(
+            f"{str(package.path)!r} holds the functions {', '.join(map(repr, program.functions))}; compress the packages "
+            "that it was made of, and put them together again"
+        )
     with tempfile.TemporaryDirectory() as folder:
         specification = backend.load(
             program,

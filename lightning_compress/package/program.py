@@ -18,6 +18,7 @@ from lightning_compress.errors import PackageError
 from lightning_compress.package.explaining import reason
 from lightning_compress.package.files import shown
 from lightning_compress.package.reader import operations_of
+from lightning_compress.package.structure import interfaces
 
 _READER_NAMES = {"write_state": "coreml_update_state"}
 """Operations that coremltools' reader gives another name than packages do."""
@@ -82,6 +83,8 @@ def read_program(model: Any, weights: Path | None, package: Path, minimum_versio
     except Exception as error:
         raise PackageError(f"{where} cannot be read: {_operation_of(error)}{reason(error)}") from error
     _check_dense_size(program, weights, where)
+    # coremltools' reader does not set it, and its writer asks for it.
+    program.default_function_name = next(iter(interfaces(model)))
     return program
 
 

@@ -50,8 +50,8 @@ def save_package(model: Saveable, path: str | Path, check: Callable[[Path], None
         PackageError: If the package cannot be written, in which case an earlier one is still in place.
     """
     destination = resolve(path)
+    require_folder(destination)
     try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
         with exclusive(destination):
             _clear_leftovers(destination)
             folder = Path(
@@ -62,18 +62,52 @@ def save_package(model: Saveable, path: str | Path, check: Callable[[Path], None
                 model.save(str(written))
                 if check is not None:
                     check(written)
-                _make_readable_as_any_folder(written)
+                _make_readable(written, 0o777)
                 _flush(folder)
                 _replace(destination, written)
                 _flush_entry(destination.parent)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
-        raise PackageError(
-            f"the package {str(destination)!r} cannot be written ({error}); "
-            "a package that was there before is still in place"
-        ) from error
+        raise _not_written(destination, error) from error
     return destination
+
+
+def require_folder(destination: Path) -> None:
+    """Make the folder that a package is to lie in, and those above it.
+
+    Raises:
+        PackageError: If that is not possible.
+    """
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_written(destination, error) from error
+
+
+def _not_written(destination: Path, error: OSError) -> PackageError:
+    return PackageError(
+        f"the package {str(destination)!r} cannot be written ({error}); "
+        "a package that was there before is still in place"
+    )
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file in one step: whoever reads it sees the old text or the new one.
+
+    Args:
+        path: The file.
+        text: What it shall hold, written as UTF-8.
+    """
+    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_PARTIAL, dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as file:
+            file.write(text)
+        _make_readable(Path(partial), 0o666)
+        os.replace(partial, path)
+    except BaseException:
+        os.unlink(partial)
+        raise
 
 
 def resolve(path: str | Path) -> Path:
@@ -133,11 +167,11 @@ def _clear_leftovers(destination: Path) -> None:
             shutil.rmtree(entry, ignore_errors=True)
 
 
-def _make_readable_as_any_folder(package: Path) -> None:
-    """Give the package's folder the permissions of an ordinary new one."""
+def _make_readable(path: Path, mode: int) -> None:
+    """Give what was made with `tempfile`, which is for its maker's eyes alone, the permissions of any new one."""
     mask = os.umask(0)
     os.umask(mask)
-    package.chmod(0o777 & ~mask)
+    path.chmod(mode & ~mask)
 
 
 def _replace(destination: Path, written: Path) -> None:

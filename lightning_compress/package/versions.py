@@ -46,7 +46,7 @@ def exclusive(package: str | Path) -> Iterator[None]:
     only what takes it waits. Some network file systems lock no folders; each process still writes whole packages there.
 
     Args:
-        package: Path of an `.mlpackage` folder, which need not exist; the folder that it lies in does.
+        package: Path of an `.mlpackage` folder, which need not exist. Without a folder for it there is no lock.
     """
     folder = os.path.dirname(os.path.realpath(package))
     taken: set[tuple[int, str]] = _held.__dict__.setdefault("folders", set())
@@ -54,7 +54,12 @@ def exclusive(package: str | Path) -> Iterator[None]:
     if sys.platform == "win32" or key in taken:
         yield
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (OSError, ValueError):
+        # There is nothing to lock, and what is done inside says why.
+        yield
+        return
     try:
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -89,11 +94,8 @@ def read_one_version(package: object, read: Callable[[], Value]) -> Value:
         else:
             if _identity(path) == before:
                 return value
-    try:
-        with exclusive(path):
-            return read()
-    except OSError as error:
-        raise PackageError(f"{path} cannot be read: {error}") from error
+    with exclusive(path):
+        return read()
 
 
 def _identity(path: str) -> tuple[int, ...] | None:
@@ -106,6 +108,8 @@ def _identity(path: str) -> tuple[int, ...] | None:
 
 
 def _is_between_renames(path: str) -> bool:
-    if "\0" in path or os.path.exists(path):
+    try:
+        return not os.path.exists(path) and os.path.lexists(replaced_path(Path(os.path.realpath(path))))
+    # A path that no file can have.
+    except ValueError:
         return False
-    return os.path.lexists(replaced_path(Path(os.path.realpath(path))))

@@ -180,8 +180,11 @@ def _all_blocks(specification: Any) -> list[Any]:
 
 def _targeted(specification: Any, chance: random.Random) -> str:
     """What a reader leans on most: functions, blocks, names, types, blobs, dimensions."""
-    change = chance.choice(_TARGETED)
-    return change(specification, chance) or ""
+    try:
+        return chance.choice(_TARGETED)(specification, chance)
+    # Earlier changes may have left nothing to choose from.
+    except IndexError:
+        return ""
 
 
 def _drop_functions(specification: Any, chance: random.Random) -> str:
