@@ -24,8 +24,8 @@ from lightning_compress.coreml.verification import Verification, verify_package
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.package.inspection import PackageReport, inspect
 from lightning_compress.package.save import require_folder, require_writable, resolve, save_package
-from lightning_compress.package.versions import exclusive
 from lightning_compress.package.targets import Capability, resolve_target, target_name
+from lightning_compress.package.versions import exclusive
 
 _PREVIEW = "com.apple.coreml.model.preview.type"
 """The metadata by which Xcode knows how to try a model."""

@@ -37,8 +37,8 @@ def model_of_program(package: Package, program: Any) -> ct.models.MLModel:
     """
     if len(program.functions) > 1:
         raise PackageError(
-            f"{str(package.path)!r} holds the functions {', '.join(map(repr, program.functions))}; compress the packages "
-            "that it was made of, and put them together again"
+            f"{str(package.path)!r} holds the functions {', '.join(map(repr, program.functions))}; compress the "
+            "packages that it was made of, and put them together again"
         )
     with tempfile.TemporaryDirectory() as folder:
         specification = backend.load(

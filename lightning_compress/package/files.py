@@ -58,7 +58,8 @@ def read_bounded(file: Path, limit: int, kind: str) -> bytes:
             size = os.fstat(stream.fileno()).st_size
             if size > limit:
                 raise PackageError(
-                    f"{shown(file)} has {size:,} bytes, and a {kind} {limit:,} at most: it is damaged, or something else."
+                    f"{shown(file)} has {size:,} bytes, and a {kind} {limit:,} at most: it is damaged, or "
+                    "something else."
                 )
             return stream.read(limit + 1)
     except OSError as error:

@@ -177,9 +177,7 @@ def decompressed_weights(package: str | Path | ct.models.MLModel) -> dict[str, n
     def read() -> dict[str, npt.NDArray[Any]]:
         opened = open_package(package)
         weights = _weights(opened, opened.program())
-        return {
-            name: _values(weight, opened) for name, weight in zip(_names(weights), weights, strict=True)
-        }
+        return {name: _values(weight, opened) for name, weight in zip(_names(weights), weights, strict=True)}
 
     return read_one_version(package, read)
 

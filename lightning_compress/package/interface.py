@@ -10,7 +10,7 @@ import numpy as np
 
 from lightning_compress.package.opening import Package
 from lightning_compress.package.reader import operations_of, suppression_of
-from lightning_compress.package.structure import interfaces
+from lightning_compress.package.structure import PIPELINE_FUNCTION, interfaces
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def read_functions(package: Package, operations: Iterable[Any]) -> tuple[Package
     if package.pipeline is None:
         described = interfaces(package.specification)
     else:
-        described = {next(iter(interfaces(package.specification))): package.description}
+        described = {PIPELINE_FUNCTION: package.description}
     return tuple(
         PackageFunction(
             name,
@@ -86,8 +86,8 @@ def read_labels(package: Package) -> tuple[str, ...]:
 
 def _label(tensor: Any) -> str:
     kind = tensor.WhichOneof("value")
-    values = getattr(tensor, kind).values if kind else ()
-    return str(values[0]) if len(values) else ""
+    values: list[Any] = list(getattr(tensor, kind).values) if kind else []
+    return str(values[0]) if values else ""
 
 
 def _small_constants(operations: Iterable[Any]) -> dict[str, tuple[float, ...]]:

@@ -140,7 +140,8 @@ def _check_dense_size(program: Any, weights: Path | None, where: str) -> None:
     )
     if dense > _LEAST_DENSE + _DENSE_PER_BYTE * stored:
         raise PackageError(
-            f"{where} is damaged: its compressed weights have {dense:,} elements, and {stored:,} bytes are stored of them."
+            f"{where} is damaged: its compressed weights have {dense:,} elements, and {stored:,} bytes are stored of "
+            "them."
         )
 
 

@@ -66,9 +66,7 @@ def read_package(path: str | os.PathLike[str]) -> PackageContents:
             f"{shown(package)} is an encrypted compiled model. Load the .mlpackage it was made from."
         )
     if package.suffix == ".mlmodelc" or os.path.lexists(package / "coremldata.bin"):
-        raise PackageError(
-            f"{shown(package)} is a compiled model. Load the .mlpackage it was compiled from."
-        )
+        raise PackageError(f"{shown(package)} is a compiled model. Load the .mlpackage it was compiled from.")
 
     model_file = _root_model(package)
     specification = _parse(model_file, package)

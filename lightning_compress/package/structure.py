@@ -23,6 +23,9 @@ _MIL = proto.MIL_pb2
 _LARGEST_TENSOR = 2**31
 """Elements of one tensor. Core ML's own shapes and indices are of 32 bits."""
 
+PIPELINE_FUNCTION = "main"
+"""The one function that a pipeline is, whatever those of its programs are called."""
+
 _BLOCKS = {"cond": 2, "while_loop": 2}
 """How many nested blocks an operation has."""
 
@@ -42,7 +45,8 @@ def check_model(model: Any, package: Path, weights: WeightFiles) -> None:
     version, valid = model.specificationVersion, specification_versions()
     if version not in valid:
         raise PackageError(
-            f"{where} has version {version} of Core ML's specification; ML Programs of {valid[0]} to {valid[-1]} are read."
+            f"{where} has version {version} of Core ML's specification; ML Programs of {valid[0]} to "
+            f"{valid[-1]} are read."
         )
     functions = model.mlProgram.functions
     if not functions:
@@ -188,7 +192,9 @@ class _Function:
         values, needed = getattr(tensor, kind).values, math.prod(shape)
         builtin = types.PROTO_TO_BUILTIN_TYPE[declared.dataType]
         if (kind == "bytes") != (builtin in types.IMMEDIATE_VALUE_TYPES_IN_BYTES):
-            raise self._damaged(f"a value of {where} is of type {types.builtin_to_string(builtin)}, given as {kind}")
+            raise self._damaged(
+                f"a value of {where} is of type {types.builtin_to_string(builtin)}, given as {kind}"
+            )
         if kind == "bytes":
             needed = -(-needed * builtin.get_bitwidth() // 8)
         if len(values) != needed:
@@ -215,13 +221,15 @@ class _Function:
         if tensor.dataType not in types.PROTO_TO_BUILTIN_TYPE:
             raise self._damaged(f"{where} has numbers of the unknown type {tensor.dataType}")
         if tensor.rank != len(tensor.dimensions):
-            raise self._damaged(
-                f"{where} has the rank {tensor.rank} and {len(tensor.dimensions)} dimensions"
-            )
+            raise self._damaged(f"{where} has the rank {tensor.rank} and {len(tensor.dimensions)} dimensions")
         sizes = []
         for dimension in tensor.dimensions:
             kind = dimension.WhichOneof("dimension")
-            if kind is None or (fixed and kind != "constant") or (kind == "unknown" and dimension.unknown.variadic):
+            if (
+                kind is None
+                or (fixed and kind != "constant")
+                or (kind == "unknown" and dimension.unknown.variadic)
+            ):
                 raise self._damaged(f"{where} has a dimension without a size")
             if kind == "constant":
                 sizes.append(dimension.constant.size)

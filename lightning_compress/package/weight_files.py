@@ -102,7 +102,11 @@ class WeightFiles:
     def _compare(self, declared: Any, code: int, length: int, unused: int, where: str) -> None:
         tensor = declared.tensorType
         if declared.WhichOneof("type") != "tensorType" or tensor.dataType not in _TYPES:
-            kind = _MIL.DataType.Name(tensor.dataType) if tensor.dataType in _MIL.DataType.values() else "unknown"
+            kind = (
+                _MIL.DataType.Name(tensor.dataType)
+                if tensor.dataType in _MIL.DataType.values()
+                else "unknown"
+            )
             raise PackageError(f"{where} is declared with the type {kind}, which weight files do not hold.")
         expected, bits = _TYPES[tensor.dataType]
         if code != expected:

@@ -17,7 +17,7 @@ from lightning_compress.package.reader import (
     models_of,
     read_package,
 )
-from lightning_compress.package.structure import interfaces
+from lightning_compress.package.structure import PIPELINE_FUNCTION, interfaces
 from lightning_compress.package.versions import read_one_version
 from lightning_compress.runtime.interface import read_inputs
 from lightning_compress.runtime.lowering import lower
@@ -84,19 +84,17 @@ def _load(
 def _chosen_functions(contents: PackageContents, function: str | None) -> dict[int, str]:
     """The function to load of each ML Program of a package, by the position of the program."""
     programs = list(ml_programs_of(contents.specification))
-    names = [list(interfaces(program)) for program in programs]
-    if function is not None:
-        if models_of(contents.specification):
-            raise PackageError(
-                f"{shown(contents.path)} holds a pipeline, which has no functions to choose from, such as {function!r}."
-            )
-        if function not in names[0]:
-            raise PackageError(
-                f"{shown(contents.path)} has no function {function!r}{did_you_mean(function, names[0])} Its functions: "
-                f"{', '.join(map(repr, names[0]))}, the first by default."
-            )
-        return {0: function}
-    return {position: default for position, (default, *_) in enumerate(names)}
+    chosen = {position: next(iter(interfaces(program))) for position, program in enumerate(programs)}
+    if function is None:
+        return chosen
+    pipeline = bool(models_of(contents.specification))
+    names = [PIPELINE_FUNCTION] if pipeline else list(interfaces(programs[0]))
+    if function not in names:
+        raise PackageError(
+            f"{shown(contents.path)} has no function {function!r}{did_you_mean(function, names)} Its functions: "
+            f"{', '.join(map(repr, names))}, the first by default."
+        )
+    return chosen if pipeline else {0: function}
 
 
 def _check_ops(contents: PackageContents, functions: dict[int, str]) -> None:
@@ -117,9 +115,7 @@ def _check_ops(contents: PackageContents, functions: dict[int, str]) -> None:
         )
 
 
-def _load_model(
-    contents: PackageContents, functions: dict[int, str], precision: Precision
-) -> CoreMLModule:
+def _load_model(contents: PackageContents, functions: dict[int, str], precision: Precision) -> CoreMLModule:
     specification = contents.specification
     if specification.WhichOneof("Type") == "mlProgram":
         return _load_program(specification, functions[0], contents, precision)

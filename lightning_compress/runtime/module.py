@@ -196,7 +196,8 @@ class CoreMLProgram(nn.Module):
             positions = result.reshape(-1).tolist()
             if max(positions, default=0) >= len(self.class_labels):
                 raise PackageError(
-                    f"{self.package} has {len(self.class_labels)} labels, and a probability for number {max(positions)}."
+                    f"{self.package} has {len(self.class_labels)} labels, and a probability for number "
+                    f"{max(positions)}."
                 )
             return [self.class_labels[position] for position in positions]
         if self.precision == "float16" and output.type is torch.float16:

@@ -112,9 +112,7 @@ class CoreMLPipeline(nn.Module):
         self.precision = precision
         self.package = package
         taken = {item.name: item for program in self._programs for item in program.inputs}
-        self.inputs: tuple[ProgramInput, ...] = tuple(
-            item for name, item in taken.items() if name in inputs
-        )
+        self.inputs: tuple[ProgramInput, ...] = tuple(item for name, item in taken.items() if name in inputs)
         self._check_features(stages, inputs, outputs)
         labelled = [stage.class_labels for stage in stages if stage.class_labels]
         self.class_labels = labelled[-1] if labelled else None
@@ -183,9 +181,7 @@ class CoreMLPipeline(nn.Module):
             )
         return value
 
-    def _check_features(
-        self, stages: Sequence[Stage], inputs: Sequence[str], outputs: Sequence[str]
-    ) -> None:
+    def _check_features(self, stages: Sequence[Stage], inputs: Sequence[str], outputs: Sequence[str]) -> None:
         known = set(inputs)
         for position, stage in enumerate(stages):
             if isinstance(stage, SuppressionStage):

@@ -105,8 +105,8 @@ def _image_path(image: Mapping[str, Any], folder: Path, file: Path) -> Path:
     path = Path(name) if isinstance(name, str) and name and "\0" not in name else None
     if path is None or path.anchor or ".." in path.parts:
         raise DataError(
-            f"{file}: image {image['id']} has file_name {name!r}; valid is a path below the image folder {str(folder)!r}. "
-            "data.train_images and data.val_images name other folders."
+            f"{file}: image {image['id']} has file_name {name!r}; valid is a path below the image folder "
+            f"{str(folder)!r}. data.train_images and data.val_images name other folders."
         )
     return folder / path
 

@@ -2,8 +2,8 @@
 
     python -m tests.fuzz [--mutations 5000] [--seed 0] [--only NUMBER] [--folder FOLDER]
 
-Prints the findings by kind and by reader, and ends with 1 if there are any: an exception that is none of this project's,
-one whose message does not help, a hang, a crash, or memory by the gigabyte. Linux only.
+Prints the findings by kind and by reader, and ends with 1 if there are any: an exception that is none of this
+project's, one whose message does not help, a hang, a crash, or memory by the gigabyte. Linux only.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ def main() -> None:
         outcomes = list(run(packages, READERS, last, arguments.seed, first=first))
     for outcome in outcomes:
         if outcome.failure:
-            print(plain_text(f"{outcome.number} {outcome.failure} in {outcome.reader}: {outcome.message:.200}"))
+            print(
+                plain_text(f"{outcome.number} {outcome.failure} in {outcome.reader}: {outcome.message:.200}")
+            )
         if arguments.only is not None:
             print(plain_text(f"{outcome}\n{outcome.trace}"))
     console.print(levels_table(outcomes))

@@ -119,28 +119,35 @@ def mutate(packages: Mapping[str, Path], seed: int, number: int, folder: Path) -
 def read(readers: Mapping[str, Reader], path: str | Path, made: Outcome) -> Outcome:
     """Give a package to each reader; the first thing wrong is the outcome."""
     refused = False
-    for name, reader in readers.items():
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                reader(path)
-        except CompressionError as error:
-            refused = refused or name == next(iter(readers))
-            if _NO_ANSWER.search(str(error)) or not str(error).isprintable():
-                return _replaced(made, reader=name, failure="message", message=str(error), trace=_trace(error))
-        except BaseException as error:
-            return _replaced(
-                made, reader=name, failure=type(error).__name__, message=str(error), trace=_trace(error)
-            )
+    for position, (name, reader) in enumerate(readers.items()):
+        error = _error_of(reader, path)
+        if error is None:
+            continue
+        message = str(error)
+        if not isinstance(error, CompressionError):
+            failure = type(error).__name__
+        elif _NO_ANSWER.search(message) or not message.isprintable():
+            failure = "message"
+        else:
+            refused = refused or position == 0
+            continue
+        trace = "".join(traceback.format_exception(error))[-3000:]
+        return _replaced(made, reader=name, failure=failure, message=message, trace=trace)
     return _replaced(made, refused=refused)
+
+
+def _error_of(reader: Reader, path: str | Path) -> BaseException | None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            reader(path)
+        except BaseException as error:
+            return error
+    return None
 
 
 def _replaced(outcome: Outcome, **changes: Any) -> Outcome:
     return Outcome(**{**vars(outcome), **changes})
-
-
-def _trace(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error))[-3000:]
 
 
 def run(

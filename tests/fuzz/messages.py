@@ -24,6 +24,10 @@ TEXTS = [
     "ünïcødé 猫",
 ]
 NUMBERS = [0, 1, -1, 2, 3, 7, 64, 255, 2**16, 2**31 - 1, 2**31, 2**32, 2**40, 2**63 - 1, -(2**63), 2**64 - 1]
+_TYPES = (
+    "const conv linear reshape fill tile cond while_loop classify concat constexpr_lut_to_dense random_normal "
+    "constexpr_blockwise_shift_scale list_read add matmul pad transpose range_1d one_hot gather read_state"
+).split()
 FLOATS = [0.0, -1.0, 1e-40, 1e38, 1e300, float("nan"), float("inf"), float("-inf")]
 
 
@@ -222,11 +226,7 @@ def _drop_outputs(specification: Any, chance: random.Random) -> str:
 def _retype(specification: Any, chance: random.Random) -> str:
     blocks = [block for block in _all_blocks(specification) if block.operations]
     operation = chance.choice(chance.choice(blocks).operations)
-    operation.type = chance.choice(
-        ["", "const", "conv", "linear", "reshape", "fill", "tile", "cond", "while_loop", "classify", "concat"]
-        + ["constexpr_lut_to_dense", "constexpr_blockwise_shift_scale", "random_normal", "list_read", "x"]
-        + ["add", "matmul", "pad", "transpose", "range_1d", "one_hot", "gather", "read_state", "custom_layer"]
-    )
+    operation.type = chance.choice(["", "x", "custom_layer", *_TYPES])
     return f"an operation became {operation.type!r}"
 
 
@@ -287,7 +287,9 @@ def _rebind(specification: Any, chance: random.Random) -> str:
 
 
 def _rename_feature(specification: Any, chance: random.Random) -> str:
-    features = [message for message in _messages(specification) if message.DESCRIPTOR.name == "FeatureDescription"]
+    features = [
+        message for message in _messages(specification) if message.DESCRIPTOR.name == "FeatureDescription"
+    ]
     chance.choice(features).name = chance.choice(TEXTS)
     return "a feature was renamed"
 

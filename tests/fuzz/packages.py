@@ -73,9 +73,7 @@ class Detector(nn.Module):
 
 def _fitted(folder: Path, name: str, *methods: Method) -> Path:
     path = folder / f"{name}.mlpackage"
-    compression = Compression(
-        *methods, module="model", export=CoreMLExport(path, card=False), rehearse=False
-    )
+    compression = Compression(*methods, module="model", export=CoreMLExport(path, card=False), rehearse=False)
     trainer = L.Trainer(
         max_steps=4,
         accelerator="cpu",
