@@ -25,28 +25,10 @@ TEXTS = [
 ]
 NUMBERS = [0, 1, -1, 2, 3, 7, 64, 255, 2**16, 2**31 - 1, 2**31, 2**32, 2**40, 2**63 - 1, -(2**63), 2**64 - 1]
 _TYPES = [
-    "const",
-    "conv",
-    "linear",
-    "reshape",
-    "fill",
-    "tile",
-    "cond",
-    "while_loop",
-    "classify",
-    "concat",
-    "constexpr_lut_to_dense",
-    "random_normal",
-    "constexpr_blockwise_shift_scale",
-    "list_read",
-    "add",
-    "matmul",
-    "pad",
-    "transpose",
-    "range_1d",
-    "one_hot",
-    "gather",
-    "read_state",
+    *("const", "conv", "linear", "reshape", "fill", "tile"),
+    *("cond", "while_loop", "classify", "concat", "constexpr_lut_to_dense", "random_normal"),
+    *("constexpr_blockwise_shift_scale", "list_read", "add", "matmul", "pad", "transpose"),
+    *("range_1d", "one_hot", "gather", "read_state"),
 ]
 FLOATS = [0.0, -1.0, 1e-40, 1e38, 1e300, float("nan"), float("inf"), float("-inf")]
 
