@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lightning_compress.package.opening import Package
-from lightning_compress.package.reader import operations_of, suppression_of
+from lightning_compress.package.reader import operations_of_function, suppression_of
 from lightning_compress.package.structure import PIPELINE_FUNCTION, interfaces
 
 
@@ -77,7 +77,7 @@ def read_labels(package: Package) -> tuple[str, ...]:
     if suppression is not None:
         return tuple(suppression.nonMaximumSuppression.stringClassLabels.vector)
     default = next(iter(interfaces(package.specification)))
-    for operation in operations_of(package.specification.mlProgram.functions[default]):
+    for operation in operations_of_function(package.specification.mlProgram.functions[default]):
         if operation.type == "classify" and "classes" in operation.inputs:
             classes = operation.inputs["classes"].arguments[0].value.immediateValue.list.values
             return tuple(_label(value.immediateValue.tensor) for value in classes)

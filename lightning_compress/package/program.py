@@ -17,7 +17,7 @@ from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry
 from lightning_compress.errors import PackageError
 from lightning_compress.package.explaining import reason
 from lightning_compress.package.files import shown
-from lightning_compress.package.reader import operations_of
+from lightning_compress.package.reader import operations_of_function
 from lightning_compress.package.structure import interfaces
 
 _READER_NAMES = {"write_state": "coreml_update_state"}
@@ -48,7 +48,7 @@ def count_operations(model: Any, functions: set[str] | None = None) -> Counter[s
         operation.type
         for name in program.functions
         if functions is None or name in functions
-        for operation in operations_of(program.functions[name])
+        for operation in operations_of_function(program.functions[name])
     )
 
 

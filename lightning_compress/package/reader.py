@@ -114,8 +114,14 @@ def programs_of(specification: Any) -> Iterator[Any]:
         yield model.mlProgram
 
 
-def operations_of(function: Any) -> Iterator[Any]:
-    """Every operation message of a function's blocks, those of nested blocks included."""
+def operations_of(program: Any) -> Iterator[Any]:
+    """Every operation message of a program, those of nested blocks included."""
+    for function in program.functions.values():
+        yield from operations_of_function(function)
+
+
+def operations_of_function(function: Any) -> Iterator[Any]:
+    """Every operation message of one function of a program, those of nested blocks included."""
     for block in function.block_specializations.values():
         yield from _block_operations(block)
 

@@ -251,7 +251,7 @@ def _odd_names(package: Path, target: Path, chance: random.Random) -> str:
 
 
 def _moved(package: Path, target: Path, chance: random.Random) -> str:
-    target.rename(target.with_name(chance.choice(["x", "x.mlmodel", ".hidden", "weights", "n" * 255])))
+    target.rename(target.with_name(chance.choice(["x", "x.mlmodel", ".hidden", "Weights", "n" * 255])))
     return "renamed"
 
 

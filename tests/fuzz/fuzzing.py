@@ -116,6 +116,14 @@ def mutate(packages: Mapping[str, Path], seed: int, number: int, folder: Path) -
     return package, Outcome(number, kind, level, LEVELS[level][1](package, chance))
 
 
+def _made(packages: Mapping[str, Path], seed: int, number: int, folder: Path) -> tuple[str | Path, Outcome]:
+    """A mutation; a fault of the fuzzer is no crash of a reader."""
+    try:
+        return mutate(packages, seed, number, folder)
+    except Exception as error:
+        return folder, Outcome(number, "", "", "", failure="fuzzer", message=repr(error))
+
+
 def read(readers: Mapping[str, Reader], path: str | Path, made: Outcome) -> Outcome:
     """Give a package to each reader; the first thing wrong is the outcome."""
     refused = False
@@ -242,7 +250,7 @@ def _work(
         os.dup2(null, descriptor)
     for number in numbers:
         place = Path(tempfile.mkdtemp(dir=folder))
-        path, made = mutate(packages, seed, number, place)
+        path, made = _made(packages, seed, number, place)
         sender.send(made)
-        sender.send(read(readers, path, made))
+        sender.send(made if made.failure else read(readers, path, made))
         shutil.rmtree(place, ignore_errors=True)
