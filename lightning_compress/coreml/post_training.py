@@ -28,8 +28,9 @@ from lightning_compress.coreml.rewriting import (
 from lightning_compress.errors import ConfigurationError, PackageError
 from lightning_compress.finite import require_finite
 from lightning_compress.kmeans import ValueCounts, assign, count_float16, kmeans_1d
-from lightning_compress.package.opening import open_package
+from lightning_compress.package.opening import Package, open_package
 from lightning_compress.package.targets import palettization_capabilities
+from lightning_compress.package.versions import read_one_version
 from lightning_compress.package.weights import iterate_operations
 
 
@@ -93,7 +94,12 @@ def palettize_package(
     """
     if not n_bits:
         raise ConfigurationError("n_bits is empty; give the widths to palettize at, such as [6, 2]")
-    opened = open_package(package)
+    return read_one_version(package, lambda: _palettized(open_package(package), n_bits, weight_threshold))
+
+
+def _palettized(
+    opened: Package, n_bits: Sequence[int], weight_threshold: int
+) -> dict[int, ct.models.MLModel]:
     for bits in n_bits:
         for capability in palettization_capabilities(bits):
             require_target(opened, capability)

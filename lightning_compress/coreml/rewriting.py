@@ -15,6 +15,7 @@ from lightning_compress.coreml.quiet import quiet_conversion
 from lightning_compress.errors import ConfigurationError, PackageError, TargetError
 from lightning_compress.package.opening import Package, open_package
 from lightning_compress.package.targets import Capability, resolve_target, target_name
+from lightning_compress.package.versions import read_one_version
 
 LOWEST_SPECIFICATION = 7
 """The first specification version (iOS16) with compressed weights."""
@@ -99,7 +100,7 @@ def prune_package(
     configuration = ct.optimize.coreml.OpMagnitudePrunerConfig(
         target_sparsity=sparsity, weight_threshold=weight_threshold
     )
-    return _passed(open_package(package), "prune_weights", configuration)
+    return read_one_version(package, lambda: _passed(open_package(package), "prune_weights", configuration))
 
 
 def quantize_package(
@@ -119,12 +120,16 @@ def quantize_package(
     """
     if dtype not in _QUANTIZED:
         raise ConfigurationError(f"dtype={dtype!r} is unknown; valid are {', '.join(_QUANTIZED)}")
-    opened = open_package(package)
-    require_target(opened, _QUANTIZED[dtype])
     configuration = ct.optimize.coreml.OpLinearQuantizerConfig(
         mode="linear_symmetric", dtype=dtype, weight_threshold=weight_threshold
     )
-    return _passed(opened, "linear_quantize_weights", configuration)
+
+    def quantize() -> ct.models.MLModel:
+        opened = open_package(package)
+        require_target(opened, _QUANTIZED[dtype])
+        return _passed(opened, "linear_quantize_weights", configuration)
+
+    return read_one_version(package, quantize)
 
 
 def _passed(package: Package, name: str, configuration: Any) -> ct.models.MLModel:

@@ -70,7 +70,7 @@ def read_program(model: Any, weights: Path | None, package: Path, minimum_versio
     unknown = {
         name: count
         for name, count in sorted(count_operations(model).items())
-        if reader_name(name) not in SSAOpRegistry.core_ops
+        if name not in SSAOpRegistry.core_ops and name not in _READER_NAMES
     }
     if unknown:
         listed = ", ".join(f"{name!r} ({count} times)" for name, count in unknown.items())
