@@ -35,8 +35,11 @@ _IN_WORDS = ("technique", "bits", "granularity", "details", "stored_bytes")
 
 
 def _as_json(report: PackageReport) -> dict[str, Any]:
-    """A report with its layers' storage typed and in words."""
+    """A report with its layers' storage typed and in words, and the default function's inputs and outputs."""
     layers = [
         {**asdict(layer), **{name: getattr(layer, name) for name in _IN_WORDS}} for layer in report.layers
     ]
-    return {**asdict(report), "layers": layers}
+    features = {
+        name: [asdict(feature) for feature in getattr(report, name)] for name in ("inputs", "outputs")
+    }
+    return {**asdict(report), **features, "layers": layers}

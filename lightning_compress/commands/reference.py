@@ -25,7 +25,8 @@ from lightning_compress.coreml.trace import convertible_copy
 from lightning_compress.coreml.verification import Samples, random_samples
 from lightning_compress.coreml.verification.samples import image_samples
 from lightning_compress.errors import ConfigurationError, DataError
-from lightning_compress.package.inspection import Feature, PackageReport
+from lightning_compress.package.inspection import PackageReport
+from lightning_compress.package.interface import Feature
 
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif"}
 

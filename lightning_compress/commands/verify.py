@@ -11,6 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 from rich.table import Table
+from rich.text import Text
 
 from lightning_compress.commands.reference import Reference, reference_of_recipe, reference_of_saved_module
 from lightning_compress.console import output_console
@@ -133,7 +134,7 @@ def _metric(config: DictConfig, reference: Reference) -> MetricComparison | None
 def _metric_table(metric: MetricComparison) -> Table:
     table = Table("metric", "torch model", "package", "difference", "allowed", "")
     table.add_row(
-        metric.name,
+        Text(metric.name),
         f"{metric.module:.4f}",
         f"{metric.package:.4f}",
         f"{metric.package - metric.module:+.4f}",

@@ -23,8 +23,9 @@ from lightning_compress.coreml.trace import ExampleInputs, as_tuple
 from lightning_compress.coreml.verification import Verification, verify_package
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.package.inspection import PackageReport, inspect
-from lightning_compress.package.save import require_writable, resolve, save_package
+from lightning_compress.package.save import require_folder, require_writable, resolve, save_package
 from lightning_compress.package.targets import Capability, resolve_target, target_name
+from lightning_compress.package.versions import exclusive
 
 _PREVIEW = "com.apple.coreml.model.preview.type"
 """The metadata by which Xcode knows how to try a model."""
@@ -196,10 +197,14 @@ class CoreMLExport:
             compared = module if reference is None else reference
             self.compare(package, compared, example_inputs, capabilities, finalized=module).require_passed()
 
-        path = save_package(model, self.path, verify if self.verify else None)
-        report = inspect(path)
-        if self.card:
-            write_model_card(report)
+        destination = resolve(self.path)
+        require_folder(destination)
+        # What is said of the package is said of this one, and not of one that another job has written since.
+        with exclusive(destination):
+            path = save_package(model, destination, verify if self.verify else None)
+            report = inspect(path)
+            if self.card:
+                write_model_card(report)
         return ExportedPackage(
             path=path,
             package_bytes=report.package_bytes,

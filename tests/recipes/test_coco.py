@@ -253,3 +253,57 @@ def test_photographs_and_their_boxes_are_read(photographs) -> None:
         corners = [[left, top, left + width, top + height] for left, top, width, height in boxes]
         np.testing.assert_array_equal(image.objects.boxes, np.array(corners, np.float32))
         assert image.objects.labels.tolist() == [1] * len(boxes)
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret.jpg", "a/../../secret.jpg", "/etc/passwd", "", "nul\0.jpg", 7, None]
+)
+def test_a_file_name_that_leaves_its_folder_is_refused(name: Any, tmp_path) -> None:
+    Image.new("RGB", (64, 48)).save(tmp_path / "secret.jpg")
+    outside = content()
+    outside["images"][0]["file_name"] = name
+    with pytest.raises(DataError, match=r"image 3 has file_name .*valid is a path below the image folder"):
+        module(write(tmp_path, outside)).setup()
+
+
+def test_a_file_name_may_name_a_folder_below(tmp_path) -> None:
+    inside = content()
+    inside["images"][0]["file_name"] = "more/3.jpg"
+    write(tmp_path, inside)
+    (tmp_path / "train" / "more").mkdir()
+    (tmp_path / "train" / "3.jpg").rename(tmp_path / "train" / "more" / "3.jpg")
+    module(tmp_path).setup()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["annotations"][0].update(iscrowd="x"), "has iscrowd 'x'; valid are 0 and 1"),
+        (
+            lambda c: c["annotations"][0].update(bbox=[0, 0, 10**400, 5]),
+            "is not a list of four finite numbers",
+        ),
+        (lambda c: c["images"][0].update(width=10**400), "valid are pixels, more than 0"),
+    ],
+)
+def test_numbers_and_marks_of_another_kind_are_refused(change: Any, message: str, tmp_path) -> None:
+    damaged = content()
+    change(damaged)
+    with pytest.raises(DataError, match=message):
+        module(write(tmp_path, damaged)).setup()
+
+
+def test_ids_may_be_numbers_and_texts(tmp_path) -> None:
+    mixed = content()
+    mixed["images"][0]["id"] = "three"
+    mixed["categories"][0]["id"] = mixed["annotations"][2]["category_id"] = "dog"
+    data = module(write(tmp_path, mixed, mixed))
+    data.setup()
+    assert data.class_names == ["person", "dog"]
+
+
+def test_annotations_nested_too_deeply_are_no_json(tmp_path) -> None:
+    write(tmp_path)
+    (tmp_path / "annotations_train.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match="is not JSON"):
+        module(tmp_path).setup()

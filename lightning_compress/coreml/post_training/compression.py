@@ -27,6 +27,7 @@ from lightning_compress.coreml.rewriting import (
 )
 from lightning_compress.errors import ConfigurationError, PackageError
 from lightning_compress.package.opening import Package, open_package
+from lightning_compress.package.versions import read_one_version
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,17 @@ def compress_package(
     """
     if not forms:
         raise ConfigurationError("forms is empty; give at least one, such as PostTrainingForm(palettize=4)")
+    return read_one_version(
+        package, lambda: _in_forms(package, forms, weight_threshold, minimum_deployment_target)
+    )
+
+
+def _in_forms(
+    package: str | Path | ct.models.MLModel,
+    forms: Sequence[PostTrainingForm],
+    weight_threshold: int,
+    minimum_deployment_target: str | None,
+) -> list[CompressedPackage]:
     opened = open_package(package)
     versions = [raised_to(opened, form.capabilities, minimum_deployment_target) for form in forms]
     weights: list[DenseWeight] = []

@@ -21,6 +21,7 @@ from lightning_compress.coreml.rewriting import LOWEST_SPECIFICATION, model_of_p
 from lightning_compress.errors import CompressionError, ConfigurationError, did_you_mean
 from lightning_compress.package.opening import open_package
 from lightning_compress.package.targets import Capability
+from lightning_compress.package.versions import read_one_version
 
 _PASSES = {
     "OpMagnitudePrunerConfig": "prune_weights",
@@ -74,6 +75,14 @@ def configured_package(
     """
     if not configurations:
         raise ConfigurationError("configurations is empty; give at least one OptimizationConfig")
+    return read_one_version(package, lambda: _passed(package, configurations, minimum_deployment_target))
+
+
+def _passed(
+    package: str | Path | ct.models.MLModel,
+    configurations: Sequence[ct.optimize.coreml.OptimizationConfig],
+    minimum_deployment_target: str | None,
+) -> tuple[ct.models.MLModel, Mapping[str, str]]:
     opened = open_package(package)
     needed = [Capability.JOINT] if len(configurations) > 1 else []
     version = raised_to(opened, needed, minimum_deployment_target)
