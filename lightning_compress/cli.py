@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import lightning_compress
 from lightning_compress.command_line.commands import COMMANDS
+from lightning_compress.console import FILE_WIDTH
 from lightning_compress.errors import CompressionError, ConfigurationError, did_you_mean
 
 if TYPE_CHECKING:
@@ -53,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(command: str, typed: list[str]) -> None:
     words = _looked_at(command, typed)
+    typed_to_program = sys.argv
     given = [sys.argv[0], command, *typed]
 
     def job(config: DictConfig) -> None:
@@ -68,9 +72,39 @@ def _run(command: str, typed: list[str]) -> None:
         _told(lambda: function(config))
 
     import hydra
+    from hydra.errors import HydraException
 
+    program = hydra.main(
+        version_base="1.3", config_path="pkg://lightning_compress.conf", config_name=command
+    )(job)
     sys.argv = [sys.argv[0], *words.options, *words.overrides]
-    hydra.main(version_base="1.3", config_path="pkg://lightning_compress.conf", config_name=command)(job)()
+    try:
+        with _environment():
+            program()
+    except HydraException as error:
+        _fail(ConfigurationError(str(error)))
+    finally:
+        sys.argv = typed_to_program
+
+
+@contextmanager
+def _environment() -> Iterator[None]:
+    """What other libraries read from the environment, while a command runs."""
+    # Hydra would print tracebacks, and advice on debugging it, for what is raised in a job.
+    wanted = {"HYDRA_FULL_ERROR": "1"}
+    if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
+        # Lightning's tables are folded to 80 columns in a file.
+        wanted["COLUMNS"] = str(FILE_WIDTH)
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _looked_at(command: str, typed: list[str]) -> Words:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import tempfile
 from pathlib import Path
@@ -23,6 +24,9 @@ _CHECKED_BY_THEIR_CLASSES = ("compression", "callbacks", "logger")
 _OF_SEVERAL_TYPES = ("devices", "precision", "strategy", "fast_dev_run", "max_time", "profiler")
 """Arguments of Lightning's Trainer that take more than the type of their default."""
 
+_OPTIONAL = {("logger", "tensorboard"): "tensorboard"}
+"""Choices that need a package which is not among the dependencies; it is called as its module is."""
+
 _LARGEST_SEED = 2**32 - 1
 """What numpy takes."""
 
@@ -33,12 +37,22 @@ def check(command: str, composition: Composition) -> None:
     Raises:
         ConfigurationError: A value of a wrong type, one that is missing, or a folder that cannot be written.
     """
+    _check_choices(composition)
     for override in composition.overrides:
         _check_type(override, composition.unchanged)
     _check_seed(composition.config)
     _check_given(command, composition)
     _check_path(command, composition.config)
     _check_run_folder(composition.config)
+
+
+def _check_choices(composition: Composition) -> None:
+    for group, choice in composition.choices.items():
+        package = _OPTIONAL.get((group, choice or ""))
+        if package is not None and importlib.util.find_spec(package) is None:
+            raise ConfigurationError(
+                f"{group}={choice} needs {package}, which is not installed: pip install {package}"
+            )
 
 
 def _check_type(override: Override, unchanged: DictConfig) -> None:
@@ -72,12 +86,13 @@ def _needed(default: Any, value: Any) -> str | None:
     if isinstance(default, ListConfig):
         return None if isinstance(value, list) else f"a list, such as {as_typed(list(default))},"
     if isinstance(default, DictConfig):
-        return (
-            None
-            if value is None or isinstance(value, dict)
-            else f"one of its keys ({', '.join(map(str, default))})"
-        )
+        return None if value is None or isinstance(value, dict) else _keys_of(default)
     return "a text" if isinstance(value, list | dict) else None
+
+
+def _keys_of(default: DictConfig) -> str:
+    names = [str(name) for name in default if not str(name).startswith("_")]
+    return f"a key of it ({', '.join(names) or 'added with a + before it'})"
 
 
 def _kind(value: Any) -> str:

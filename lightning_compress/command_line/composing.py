@@ -58,6 +58,8 @@ def compose_command(command: str, words: Sequence[str]) -> Composition:
         overrides = OverridesParser.create(config_loader=loader).parse_overrides(list(words))
         of_groups = [override for override in overrides if _is_of_group(override, loader)]
         of_keys = [override for override in overrides if override not in of_groups]
+        for override in of_groups:
+            _require_name(override, loader)
         unchanged = _composed(command, of_groups, loader)
         choices = {
             group: choice
@@ -76,9 +78,21 @@ def compose_command(command: str, words: Sequence[str]) -> Composition:
 
 
 def _is_of_group(override: Override, loader: ConfigLoader) -> bool:
-    if override.is_hydra_override() or override.package is not None:
+    if override.key_or_group.partition(".")[0] == "hydra" or override.package is not None:
         return True
     return bool(loader.get_group_options(override.key_or_group))
+
+
+def _require_name(override: Override, loader: ConfigLoader) -> None:
+    """Refuse what is no choice of a group: a number, nothing, or the removal of a group that a command needs."""
+    named = isinstance(override.value(), str) and not override.is_delete()
+    if override.is_hydra_override() or override.is_sweep_override() or named:
+        return
+    group = override.key_or_group
+    valid = ", ".join(loader.get_group_options(group))
+    raise ConfigurationError(
+        f"{override.input_line} names no choice of {group}; give {group}=… with one of {valid}"
+    )
 
 
 def _composed(command: str, overrides: Sequence[Override], loader: ConfigLoader) -> DictConfig:
@@ -113,7 +127,11 @@ def _refused(error: HydraException, command: str, overrides: Sequence[Override],
     known = [group for group in _groups_of(command) if not group.startswith("hydra/")]
     for override in overrides:
         group = override.key_or_group
-        if "Could not override" in str(error) and f"'{group}'" in str(error):
+        if (
+            loader.get_group_options(group)
+            and "Could not override" in str(error)
+            and f"'{group}'" in str(error)
+        ):
             belongs = f"its groups are {', '.join(known)}" if known else "it has none"
             return f"{group} is no group of lightning-compress {command}; {belongs}."
     cause = error.__cause__

@@ -86,6 +86,8 @@ def _override(command: str, word: str) -> str:
     key = COMMANDS[command].path_key
     if key is not None and ("=" not in word or os.path.exists(word)):
         return f"{key}={quoted(word)}"
+    if word.startswith("="):
+        raise ConfigurationError(f"{word!r} has no key before its '='")
     if "=" not in word and not word.startswith("~"):
         raise ConfigurationError(
             f"{word!r} has no '='; lightning-compress {command} takes KEY=VALUE, and "

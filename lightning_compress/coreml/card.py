@@ -8,8 +8,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lightning_compress.coreml.detector import CONFIDENCE, COORDINATES
+from lightning_compress.counted import counted
 from lightning_compress.markdown import markdown_table
 from lightning_compress.package.inspection import Feature, Layer, PackageReport
+from lightning_compress.package.layer_metadata import LAYERS
 from lightning_compress.package.rendering import format_bytes, storage
 
 METRICS = "metrics"
@@ -96,7 +98,7 @@ def _labels(report: PackageReport) -> str:
     if not report.labels:
         return ""
     shown = ", ".join(report.labels[:20]) + (", …" if len(report.labels) > 20 else "")
-    return f"{len(report.labels)} labels: {shown}"
+    return f"{counted(len(report.labels), 'label')}: {shown}"
 
 
 def _layers(layers: Iterable[Layer]) -> str:
@@ -119,7 +121,7 @@ def _metadata(report: PackageReport) -> str:
     rows = [
         (key, value)
         for key, value in report.user_metadata.items()
-        if key != METRICS and not key.startswith(_NOT_SHOWN)
+        if key not in (METRICS, LAYERS) and not key.startswith(_NOT_SHOWN)
     ]
     if not rows:
         return ""

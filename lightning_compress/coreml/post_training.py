@@ -28,9 +28,11 @@ from lightning_compress.coreml.rewriting import (
 from lightning_compress.errors import ConfigurationError, PackageError
 from lightning_compress.finite import require_finite
 from lightning_compress.kmeans import ValueCounts, assign, count_float16, kmeans_1d
+from lightning_compress.package.inspection import weight_names
+from lightning_compress.package.layer_metadata import LAYERS, LayerMetadata, read_layer_metadata
 from lightning_compress.package.opening import open_package
 from lightning_compress.package.targets import palettization_capabilities
-from lightning_compress.package.weights import iterate_operations
+from lightning_compress.package.weights import iterate_operations, iterate_weights
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,20 @@ def palettize_package(
                     for constant, palettizer in members:
                         _replace(block, constant, palettizer.palette(bits))
             models[bits] = model_of_program(opened, program)
+            _tell_what_stays_dense(models[bits], program, weight_threshold)
     return models
+
+
+def _tell_what_stays_dense(model: ct.models.MLModel, program: Any, weight_threshold: int) -> None:
+    known = read_layer_metadata(model.user_defined_metadata)
+    weights = list(iterate_weights(program))
+    reason = f"no more than {weight_threshold:,} weights"
+    dense = {
+        name: reason
+        for name, weight in zip(weight_names(weights, known), weights, strict=True)
+        if not weight.storage.techniques and len(weight.shape) > 1 and weight.size <= weight_threshold
+    }
+    model.user_defined_metadata[LAYERS] = LayerMetadata(known.names, dense).as_text()
 
 
 def _palettizer(constant: Any) -> Palettizer:

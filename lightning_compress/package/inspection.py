@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lightning_compress.float16 import count_patterns
+from lightning_compress.package.layer_metadata import LayerMetadata, read_layer_metadata
 from lightning_compress.package.opening import Package, open_package
 from lightning_compress.package.reader import suppression_of
 from lightning_compress.package.sizes import float16_weight_bytes, package_bytes, weight_bytes
@@ -26,9 +27,9 @@ class Layer:
     """One weight of a package.
 
     Attributes:
-        name: Name of the weight as the converter derived it from the torch parameter; where it fused the
-            weight with a neighbour and lost the name, the operation and its place among those of its type
-            ("conv_3.weight").
+        name: Dotted name of the torch parameter in the module that was exported. In a package of other
+            exporters, the name that the converter derived from it; where it fused the weight with a neighbour
+            and lost the name, the operation and its place among those of its type ("conv_3.weight").
         operation: Type of the operation that takes it.
         shape: Shape of the decompressed weight.
         parameters: Number of elements.
@@ -36,6 +37,7 @@ class Layer:
         sparsity: Share of elements that are zero.
         distinct_values: Number of different values.
         float16_bytes: Bytes of the weight, dense, at float16.
+        dense_reason: Why it is not compressed, where the export wrote that down.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Layer:
     sparsity: float
     distinct_values: int
     float16_bytes: int
+    dense_reason: str = ""
 
     @property
     def technique(self) -> str:
@@ -158,7 +161,7 @@ def inspect(package: str | Path | ct.models.MLModel) -> PackageReport:
         weight_bytes=weight_bytes(opened),
         float16_weight_bytes=float16_weight_bytes(weights),
         operations=dict(Counter(operation.op_type for operation in operations).most_common()),
-        layers=_layers(weights),
+        layers=_layers(weights, read_layer_metadata(description.metadata.userDefined)),
         inputs=tuple(_feature(feature, constants) for feature in description.input),
         outputs=tuple(_feature(feature, {}) for feature in description.output),
         labels=_labels(opened),
@@ -176,13 +179,15 @@ def decompressed_weights(package: str | Path | ct.models.MLModel) -> dict[str, n
     Raises:
         PackageError: If the package cannot be read.
     """
-    weights = list(iterate_weights(open_package(package).program()))
-    return {name: weight.values() for name, weight in zip(_names(weights), weights, strict=True)}
+    opened = open_package(package)
+    weights = list(iterate_weights(opened.program()))
+    names = weight_names(weights, read_layer_metadata(opened.description.metadata.userDefined))
+    return {name: weight.values() for name, weight in zip(names, weights, strict=True)}
 
 
-def _layers(weights: list[Weight]) -> tuple[Layer, ...]:
+def _layers(weights: list[Weight], metadata: LayerMetadata) -> tuple[Layer, ...]:
     layers = []
-    for name, weight in zip(_names(weights), weights, strict=True):
+    for name, weight in zip(weight_names(weights, metadata), weights, strict=True):
         values = weight.values()
         layers.append(
             Layer(
@@ -194,6 +199,7 @@ def _layers(weights: list[Weight]) -> tuple[Layer, ...]:
                 sparsity=float(np.mean(values == 0)),
                 distinct_values=_distinct(values),
                 float16_bytes=weight.float16_bytes,
+                dense_reason="" if weight.storage.techniques else metadata.dense.get(name, ""),
             )
         )
     return tuple(layers)
@@ -205,7 +211,7 @@ def _distinct(values: npt.NDArray[Any]) -> int:
     return int(np.unique(values).size)
 
 
-def _names(weights: list[Weight]) -> list[str]:
+def weight_names(weights: Sequence[Weight], metadata: LayerMetadata) -> list[str]:
     """A name for each weight, none twice."""
     places: Counter[tuple[str, str]] = Counter()
     taken: Counter[str] = Counter()
@@ -214,7 +220,7 @@ def _names(weights: list[Weight]) -> list[str]:
         place = places[weight.operation, weight.parameter]
         places[weight.operation, weight.parameter] += 1
         lost = weight.name.startswith("const_") and weight.name.removeprefix("const_").isdigit()
-        name = f"{weight.operation}_{place}.{weight.parameter}" if lost else weight.name
+        name = f"{weight.operation}_{place}.{weight.parameter}" if lost else metadata.name(weight.name)
         taken[name] += 1
         names.append(name if taken[name] == 1 else f"{name}_{taken[name]}")
     return names

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from lightning_compress.counted import counted
 from lightning_compress.package.inspection import Feature, Layer, PackageReport
+from lightning_compress.package.layer_metadata import LAYERS
 
 
 def render(report: PackageReport) -> RenderableType:
     """Everything about a package: `rich.print(render(inspect(path)))`."""
-    return Group(overview(report), features(report), layers(report.layers), operations(report))
+    return Group(*tables(report))
+
+
+def tables(report: PackageReport) -> list[Table]:
+    """The tables that `render` puts together."""
+    return [overview(report), features(report), layers(report.layers), operations(report)]
 
 
 def overview(report: PackageReport) -> Table:
@@ -34,11 +41,11 @@ def overview(report: PackageReport) -> Table:
         **report.user_metadata,
     }
     for name, value in metadata.items():
-        if value:
+        # The layers have a table of their own.
+        if value and name != LAYERS:
             table.add_row(name, Text(_shortened(value)))
     if report.labels:
-        shown = ", ".join(report.labels[:5]) + (", …" if len(report.labels) > 5 else "")
-        table.add_row("labels", Text(f"{len(report.labels)}: {shown}"))
+        table.add_row("labels" if len(report.labels) > 1 else "label", Text(shown_of(report.labels, 5)))
     return table
 
 
@@ -75,7 +82,7 @@ def layers(rows: Iterable[Layer]) -> Table:
                 format_bytes(row.stored_bytes),
             )
     if small:
-        _add_sum(table, f"{len(small)} vectors", small)
+        _add_sum(table, counted(len(small), "vector"), small)
     table.add_section()
     _add_sum(table, "sum", rows)
     return table
@@ -88,7 +95,7 @@ def storage(row: Layer) -> str:
         "palettized, 2 bits, per tensor"
     """
     if not row.storage.techniques:
-        return str(row.storage.number)
+        return f"{row.storage.number}{f', dense: {row.dense_reason}' if row.dense_reason else ''}"
     return ", ".join(
         part for part in (row.technique, f"{row.bits} bits", row.granularity, *row.details) if part
     )
@@ -101,6 +108,12 @@ def operations(report: PackageReport) -> Table:
     for name, count in report.operations.items():
         table.add_row(name, str(count))
     return table
+
+
+def shown_of(labels: Sequence[str], most: int) -> str:
+    """The first labels, and how many there are if that is not seen."""
+    shown = ", ".join(labels[:most])
+    return shown if len(labels) <= most else f"{len(labels):,}: {shown}, …"
 
 
 def format_bytes(count: int) -> str:
