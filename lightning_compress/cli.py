@@ -18,6 +18,7 @@ import lightning_compress
 from lightning_compress.command_line.commands import COMMANDS
 from lightning_compress.console import FILE_WIDTH
 from lightning_compress.errors import CompressionError, ConfigurationError, did_you_mean
+from lightning_compress.import_messages import silence_tips
 
 if TYPE_CHECKING:
     from hydra.errors import InstantiationException
@@ -69,6 +70,7 @@ def _run(command: str, typed: list[str]) -> None:
         warnings.filterwarnings(
             "ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning
         )
+        silence_tips()
         _told(lambda: function(config))
 
     import hydra
