@@ -63,8 +63,9 @@ def one_cycle(
     check_optimizer(optimizer, learning_rate, warmup_fraction)
     if not math.isfinite(total_steps):
         raise ConfigurationError(
-            "The one-cycle schedule needs to know how long the fit is, and this one has no end: set "
-            "trainer.max_steps or trainer.max_epochs (now both are -1)."
+            "The one-cycle schedule needs to know how long the fit is, and this one has no end: set the Trainer's "
+            "max_steps or max_epochs; on the command line these are float_fit.trainer.max_steps=…, "
+            "compressed_fit.trainer.max_epochs=… and so on."
         )
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     groups = [

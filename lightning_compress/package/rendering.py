@@ -97,7 +97,7 @@ def storage(row: Layer) -> str:
     if not row.storage.techniques:
         return f"{row.storage.number}{f', dense: {row.dense_reason}' if row.dense_reason else ''}"
     return ", ".join(
-        part for part in (row.technique, f"{row.bits} bits", row.granularity, *row.details) if part
+        part for part in (row.technique, counted(row.bits, "bit"), row.granularity, *row.details) if part
     )
 
 
