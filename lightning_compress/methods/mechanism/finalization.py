@@ -87,8 +87,8 @@ def _complete_inputs(finalized: nn.Module) -> None:
     if techniques and all(technique.is_blind for _, _, technique in techniques):
         raise CompressionError(
             f"inputs cannot be compressed: none of {counted(len(techniques), 'observer')} has seen a value. "
-            "Observe earlier in the fit, or train longer; where a network reads the weights of its layers and never calls them, compress "
-            "its weights alone"
+            "Observe earlier in the fit, or train longer; where a network reads the weights of its layers and never "
+            "calls them, compress its weights alone"
         )
     _tell_of_silent_layers(finalized, techniques)
     for layer, name, technique in techniques:
