@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -27,8 +28,15 @@ _OF_SEVERAL_TYPES = ("devices", "precision", "strategy", "fast_dev_run", "max_ti
 _OPTIONAL = {("logger", "tensorboard"): "tensorboard"}
 """Choices that need a package which is not among the dependencies; it is called as its module is."""
 
-_LARGEST_SEED = 2**32 - 1
-"""What numpy takes."""
+_RANGES = {
+    # What numpy takes.
+    "seed": (0, 2**32 - 1),
+    "pictures.count": (0, math.inf),
+    "pictures.threshold": (0, 1),
+    "samples": (1, math.inf),
+    "metric_tolerance": (0, math.inf),
+}
+"""Keys of the commands themselves whose numbers have bounds, both included."""
 
 
 def check(command: str, composition: Composition) -> None:
@@ -39,11 +47,12 @@ def check(command: str, composition: Composition) -> None:
     """
     _check_choices(composition)
     for override in composition.overrides:
+        _check_removal(override, composition)
         _check_type(override, composition.unchanged)
-    _check_seed(composition.config)
+    _check_ranges(composition.config)
     _check_given(command, composition)
     _check_path(command, composition.config)
-    _check_run_folder(composition.config)
+    _check_written(composition.config)
 
 
 def _check_choices(composition: Composition) -> None:
@@ -53,6 +62,15 @@ def _check_choices(composition: Composition) -> None:
             raise ConfigurationError(
                 f"{group}={choice} needs {package}, which is not installed: pip install {package}"
             )
+
+
+def _check_removal(override: Override, composition: Composition) -> None:
+    """Refuse to take away a key that the command itself reads."""
+    group = override.key_or_group.partition(".")[0]
+    if override.is_delete() and group not in composition.choices:
+        raise ConfigurationError(
+            f"{override.input_line} would take away a key that is needed; set it with {override.key_or_group}=…"
+        )
 
 
 def _check_type(override: Override, unchanged: DictConfig) -> None:
@@ -107,12 +125,12 @@ def _kind(value: Any) -> str:
     return "nothing" if value is None else kinds.get(type(value), type(value).__name__)
 
 
-def _check_seed(config: DictConfig) -> None:
-    seed = config.get("seed")
-    if isinstance(seed, int) and not 0 <= seed <= _LARGEST_SEED:
-        raise ConfigurationError(
-            f"seed={seed} is out of range; valid are whole numbers from 0 to {_LARGEST_SEED}"
-        )
+def _check_ranges(config: DictConfig) -> None:
+    for key, (low, high) in _RANGES.items():
+        value = OmegaConf.select(config, key)
+        if isinstance(value, int | float) and not low <= value <= high:
+            end = "" if math.isinf(high) else f" to {high}"
+            raise ConfigurationError(f"{key}={value} is out of range; valid are numbers from {low}{end}")
 
 
 def _check_given(command: str, composition: Composition) -> None:
@@ -139,14 +157,23 @@ def _check_path(command: str, config: DictConfig) -> None:
     raise ConfigurationError(f"there is no checkpoint at {path!r}")
 
 
-def _check_run_folder(config: DictConfig) -> None:
-    folder = Path(str(config.hydra.run.dir))
+def _check_written(config: DictConfig) -> None:
+    """Try the folders of what will be written."""
+    _check_folder("hydra.run.dir", Path(str(config.hydra.run.dir)))
+    if config.get("json"):
+        path = Path(str(config.json))
+        if not path.parent.is_dir() or path.is_dir():
+            problem = "is a folder" if path.is_dir() else "is in a folder that does not exist"
+            raise ConfigurationError(f"json={str(path)!r} {problem}; give the path of a file to write")
+        _check_folder("json", path.parent)
+
+
+def _check_folder(key: str, folder: Path) -> None:
     try:
         require_writable_folder(folder)
     except OSError as error:
         raise ConfigurationError(
-            f"the folder {str(folder)!r} cannot be written ({error.strerror or error}); choose another with "
-            "hydra.run.dir=…"
+            f"the folder {str(folder)!r} cannot be written ({error.strerror or error}); choose another with {key}=…"
         ) from error
 
 
