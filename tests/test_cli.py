@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+import lightning_compress
 from lightning_compress import CoreMLExport
 from lightning_compress.cli import main
 
@@ -43,10 +45,72 @@ def test_a_wrong_command_names_the_nearest(capsys):
     assert "unknown command 'trian'; did you mean 'train'?" in capsys.readouterr().err
 
 
+def test_the_version_is_that_of_the_installed_package(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert lightning_compress.__version__ == importlib.metadata.version("lightning-compress")
+    assert capsys.readouterr().out == f"lightning-compress {lightning_compress.__version__}\n"
+
+
+SLOW_TO_IMPORT = ("torch", "lightning.pytorch", "coremltools", "sklearn", "matplotlib")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["--version"],
+        ["trian"],
+        ["train", "--help"],
+        ["train", "--hlep"],
+        ["train", "compresion=none"],
+        ["train", "compression=palettize_3bit"],
+        ["train", "seed=abc"],
+        ["train", "data=coco"],
+        ["inspect", "missing.mlpackage"],
+    ],
+)
+def test_help_and_mistakes_are_answered_before_anything_slow_is_imported(words, tmp_path):
+    program = (
+        "import sys\n"
+        "from lightning_compress.cli import main\n"
+        "try:\n    main(sys.argv[1:])\n"
+        "finally:\n"
+        f"    loaded = [name for name in {SLOW_TO_IMPORT} if name in sys.modules]\n"
+        "    print('loaded', loaded)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, *words], cwd=tmp_path, capture_output=True, text=True, timeout=100
+    )
+    assert result.stdout.endswith("loaded []\n"), result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_environment_and_the_words_are_left_as_they_were(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before, words = dict(os.environ), list(sys.argv)
+    CoreMLExport(tmp_path / "net.mlpackage").run(nn.Linear(64, 48).eval(), torch.zeros(1, 64))
+    main(["inspect", "net.mlpackage"])
+    assert dict(os.environ) == before
+    assert sys.argv == words
+
+
+def test_a_word_that_a_class_refuses_is_one_line_with_its_key(tmp_path):
+    result = run(
+        "train", "trainer.accelerator=gpx", "data.image_size=64", "data.train_images=2", folder=tmp_path
+    )
+    assert result.returncode == 1
+    assert "ConfigurationError: trainer cannot be used" in result.stderr
+    assert "gpx" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_inspect_shows_what_a_package_holds(tmp_path):
     torch.manual_seed(0)
     CoreMLExport(tmp_path / "net.mlpackage").run(nn.Linear(64, 48).eval(), torch.zeros(1, 64))
-    result = run("inspect", "package=net.mlpackage", "json=report.json", folder=tmp_path)
+    result = run("inspect", "net.mlpackage", "json=report.json", folder=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "linear" in result.stdout
     assert "3,072" in result.stdout
