@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not words or words[0] in ("-h", "--help", "help"):
         from lightning_compress.command_line.help_page import overview
 
-        print(overview())
+        _show(overview())
         raise SystemExit(0)
     if words[0] in ("-V", "--version"):
         print(f"lightning-compress {lightning_compress.__version__}")
@@ -119,7 +119,7 @@ def _looked_at(command: str, typed: list[str]) -> Words:
     try:
         words = sort_words(command, typed)
         if words.asks_for_help:
-            print(page(command, compose_command(command, words.overrides)))
+            _show(page(command, compose_command(command, words.overrides)))
             raise SystemExit(0)
         # With options such as --multirun or --config-dir it is for Hydra to say what the words mean.
         if not words.options:
@@ -145,6 +145,15 @@ def _told(function: Callable[[], object]) -> None:
         if error.errno not in _OF_THE_MACHINE:
             raise
         _fail(CompressionError(f"{error.strerror}: {error.filename!r}"))
+
+
+def _show(text: str) -> None:
+    """Print a page, of which `head` or a pager may want only the beginning."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # What is left in the buffer must not fail once more when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _refuse(message: str) -> None:

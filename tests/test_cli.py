@@ -88,6 +88,15 @@ def test_help_and_mistakes_are_answered_before_anything_slow_is_imported(words, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_reader_of_the_beginning_of_a_page_is_no_error(tmp_path):
+    command = f"{sys.executable} -m lightning_compress.cli train --help | head -1"
+    result = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=100
+    )
+    assert result.stdout.startswith("usage: lightning-compress train")
+    assert result.stderr == ""
+
+
 def test_the_environment_and_the_words_are_left_as_they_were(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before, words = dict(os.environ), list(sys.argv)

@@ -50,9 +50,10 @@ def page(command: str, composition: Composition) -> str:
     """
     told = COMMANDS[command]
     path = "" if told.path_key is None else f"[{told.path_key.upper()}] "
+    groups = "[GROUP=CHOICE ...] " if composition.choices else ""
     parts = [
-        f"usage: lightning-compress {command} {path}[GROUP=CHOICE ...] [KEY=VALUE ...]",
-        _wrapped(heading_of(command) or told.summary, ""),
+        f"usage: lightning-compress {command} {path}{groups}[KEY=VALUE ...]",
+        _wrapped(heading_of(command) or told.summary, "", 0),
         f"  {told.example}",
     ]
     if composition.choices:
@@ -84,13 +85,16 @@ def _keys(command: str, composition: Composition) -> Iterator[str]:
     comments = comments_of(command, composition.choices)
     # The command's own keys come first, as they stand in its file, then those of its groups.
     own = [name for name in read_file(command).names if name in config]
+    was_block = False
     for place, key in enumerate(dict.fromkeys([*own, *config])):
-        if place:
+        is_block = isinstance(config[key], dict)
+        if place and (is_block or was_block):
             yield ""
-        yield from _entries(key, config[key], comments)
+        was_block = is_block
+        yield from _entries(key, config[key], comments, COMMANDS[command].path_key)
 
 
-def _entries(key: str, value: Any, comments: Mapping[str, str]) -> Iterator[str]:
+def _entries(key: str, value: Any, comments: Mapping[str, str], path_key: str | None) -> Iterator[str]:
     comment = comments.get(key, "")
     if isinstance(value, dict) and value:
         if comment:
@@ -98,11 +102,13 @@ def _entries(key: str, value: Any, comments: Mapping[str, str]) -> Iterator[str]
         for name, entry in value.items():
             # How an object is built is not for the command line.
             if not str(name).startswith("_"):
-                yield from _entries(f"{key}.{name}", entry, comments)
+                yield from _entries(f"{key}.{name}", entry, comments, path_key)
     elif value != MISSING:
         yield _described(f"{key}={as_typed(value)}", comment)
     elif key.partition(".")[0] not in FILLED_IN:
-        yield _described(f"{key}=…", f"has to be given. {comment}".strip())
+        # What a group leaves open its classes need; of the command's own keys only that which it is about.
+        needed = "has to be given. " if "." in key or key == path_key else ""
+        yield _described(f"{key}=…", f"{needed}{comment}".strip())
 
 
 def _described(entry: str, comment: str) -> str:
