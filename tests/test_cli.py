@@ -147,6 +147,33 @@ def test_wrong_bits_on_the_command_line_are_one_line_too(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("logger", "written"), [("none", None), ("csv", "metrics.csv"), ("tensorboard", "events.out.tfevents*")]
+)
+def test_a_job_logs_what_its_logger_says(tmp_path, logger, written):
+    result = run(
+        "train",
+        f"logger={logger}",
+        "float_fit.trainer.max_steps=2",
+        "compression=none",
+        "post_training_bits=[]",
+        "data.train_images=8",
+        "data.val_images=2",
+        "data.image_size=64",
+        "data.batch_size=4",
+        "trainer.accelerator=cpu",
+        "hydra.run.dir=run",
+        folder=tmp_path,
+        OMP_NUM_THREADS="1",
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    files = [path for path in (tmp_path / "run" / "float_fit").iterdir() if path.is_file()]
+    assert any(path.match(written) for path in files) if written else not files
+    assert "HYDRA" not in result.stdout + result.stderr
+    assert "Tip" not in result.stdout + result.stderr
+
+
+@pytest.mark.slow
 def test_two_processes_write_one_package(tmp_path):
     result = run(
         "train",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -106,7 +107,7 @@ def _layers(layers: Iterable[Layer]) -> str:
         (
             f"`{layer.name}`",
             "x".join(str(extent) for extent in layer.shape),
-            storage(layer),
+            html.escape(storage(layer), quote=False),
             f"{layer.sparsity:.1%}",
             format_bytes(layer.float16_bytes),
             format_bytes(layer.stored_bytes),

@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from lightning_compress.untrusted_text import plain_text
+
 LAYERS = "lightning_compress.layers"
 """Key in a package's user-defined metadata, a JSON object of two objects: "names" and "dense"."""
 
@@ -62,4 +64,8 @@ def converted_name(name: str) -> str:
 def _texts(value: object) -> dict[str, str]:
     if not isinstance(value, dict):
         return {}
-    return {key: text for key, text in value.items() if isinstance(key, str) and isinstance(text, str)}
+    return {
+        plain_text(key): " ".join(plain_text(text).split())
+        for key, text in value.items()
+        if isinstance(key, str) and isinstance(text, str)
+    }

@@ -76,7 +76,7 @@ def layers(rows: Iterable[Layer]) -> Table:
                 Text(row.name),
                 "x".join(str(extent) for extent in row.shape),
                 f"{row.parameters:,}",
-                storage(row),
+                Text(storage(row)),
                 f"{row.sparsity:.1%}",
                 format_bytes(row.float16_bytes),
                 format_bytes(row.stored_bytes),

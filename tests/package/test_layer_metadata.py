@@ -58,7 +58,12 @@ def test_training_table_card_and_inspection_say_the_same_of_a_layer(
         assert LAYERS not in text
 
 
-@pytest.mark.parametrize("wrapper", [None, nn.Sequential, Wrapper])
+def parts(network: nn.Module) -> nn.Module:
+    """A wrapper that takes the network apart."""
+    return nn.Sequential(network[0], nn.Sequential(network[1], network[2]))
+
+
+@pytest.mark.parametrize("wrapper", [None, nn.Sequential, Wrapper, parts])
 def test_a_name_is_that_in_the_module_whatever_is_wrapped_around_it(wrapper, tmp_path):
     network = nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10)).eval()
     report = CoreMLExport(tmp_path / "net.mlpackage", wrapper=wrapper).run(network, torch.zeros(1, 64)).report
@@ -86,6 +91,11 @@ def test_palettizing_after_training_says_what_is_too_small(tmp_path):
 @pytest.mark.parametrize("text", ["", "[", "[1]", "7", '{"names": 3}', '{"names": {"a": 1}}', "[" * 100_000])
 def test_metadata_of_others_are_no_error(text):
     assert read_layer_metadata({LAYERS: text}) == LayerMetadata()
+
+
+def test_what_a_terminal_would_obey_is_taken_out():
+    metadata = read_layer_metadata({LAYERS: '{"names": {}, "dense": {"a.b": "\\u001b[31m[red]\\n<b>"}}'})
+    assert metadata == LayerMetadata({}, {"a.b": "[red] <b>"})
 
 
 def test_what_is_written_is_read():
