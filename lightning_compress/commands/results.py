@@ -36,8 +36,10 @@ class Result:
     package: str
 
 
-_RIGHT = ("package", "weights", "times smaller", "value")
-_HEADINGS = ("name", "package", "weights", "times smaller", "metric", "value")
+def _headings(results: Sequence[Result]) -> list[str]:
+    """The headings of the table; the last one is the metric's, which is the same for all packages of a job."""
+    metric = results[0].metric if results else "value"
+    return ["name", "package", "weights", "times smaller", metric]
 
 
 def write_results(results: Sequence[Result], folder: Path) -> None:
@@ -49,15 +51,16 @@ def write_results(results: Sequence[Result], folder: Path) -> None:
     rows = [{**asdict(result), "package": path} for result, path in zip(results, paths, strict=True)]
     (folder / "results.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     cells = [[*_cells(result, results[0]), path] for result, path in zip(results, paths, strict=True)]
-    table = markdown_table([*_HEADINGS, "path"], cells, right=_RIGHT)
+    headings = _headings(results)
+    table = markdown_table([*headings, "path"], cells, right=headings[1:])
     (folder / "results.md").write_text(f"# Results\n\n{table}\n", encoding="utf-8")
 
 
 def results_table(results: Sequence[Result]) -> Table:
     """The results as a table to print with rich."""
     table = Table(title="Packages", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in _HEADINGS:
-        table.add_column(heading, justify="right" if heading in _RIGHT else "left", no_wrap=True)
+    for place, heading in enumerate(_headings(results)):
+        table.add_column(heading, justify="right" if place else "left", no_wrap=True)
     for result in results:
         table.add_row(*map(Text, _cells(result, results[0])))
     return table
@@ -73,6 +76,5 @@ def _cells(result: Result, reference: Result) -> list[str]:
         f"{result.package_bytes / 1e6:.2f} MB",
         f"{result.weight_bytes / 1e6:.2f} MB",
         f"{reference.package_bytes / result.package_bytes:.2f}",
-        result.metric,
         f"{result.value:.4f}",
     ]
