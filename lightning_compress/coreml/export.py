@@ -195,9 +195,7 @@ class CoreMLExport:
             PackageError: If the package cannot be written; an earlier one is then still there.
         """
         target = resolve_target(self.minimum_deployment_target, capabilities)
-        model = self._converted(module, example_inputs, target, capabilities)
-        layers = LayerMetadata(layer_names(self.wrapped(module), module), dense_reasons or {})
-        model.user_defined_metadata[LAYERS] = layers.as_text()
+        model = self._converted(module, example_inputs, target, capabilities, dense_reasons)
 
         def verify(package: Path) -> None:
             compared = module if reference is None else reference
@@ -253,15 +251,19 @@ class CoreMLExport:
         example_inputs: ExampleInputs,
         target: ct.target,
         capabilities: Collection[Capability],
+        dense_reasons: Mapping[str, str] | None = None,
     ) -> ct.models.MLModel:
+        exported = self.wrapped(module)
         model = convert(
-            self.wrapped(module),
+            exported,
             example_inputs,
             target=target,
             interface=Interface(self.image, self.input_names, self.output_names, self._labels(), self.nms),
             compute_precision=self.compute_precision,
         )
         self._describe(model)
+        layers = LayerMetadata(layer_names(exported, module), dense_reasons or {})
+        model.user_defined_metadata[LAYERS] = layers.as_text()
         require_present(capabilities, model)
         return model
 
