@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: The words after the program's name; `sys.argv` by default.
 
     Raises:
-        SystemExit: With 2 for a wrong command or option, and 1 for an error that says what is wrong.
+        SystemExit: With 2 for a wrong command or option, 1 for an error that says what is wrong, and 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
@@ -52,7 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _refuse(
             f"unknown command {words[0]!r}{did_you_mean(words[0], COMMANDS)} Valid are {', '.join(COMMANDS)}."
         )
-    _run(words[0], words[1:])
+    try:
+        _run(words[0], words[1:])
+    except KeyboardInterrupt:
+        # As shells count it: 128 and the number of the signal.
+        raise SystemExit(128 + signal.SIGINT) from None
 
 
 def _run(command: str, typed: list[str]) -> None:

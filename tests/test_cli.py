@@ -97,6 +97,21 @@ def test_a_reader_of_the_beginning_of_a_page_is_no_error(tmp_path):
     assert result.stderr == ""
 
 
+def test_ctrl_c_while_a_command_is_loaded_is_no_traceback(tmp_path):
+    program = (
+        "import signal, sys\n"
+        "from lightning_compress.cli import main\n"
+        "signal.signal(signal.SIGALRM, signal.default_int_handler)\n"
+        "signal.setitimer(signal.ITIMER_REAL, 1.0)\n"
+        "main(['train', 'float_fit.trainer.max_steps=2'])\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=100
+    )
+    assert result.returncode == 130
+    assert "Traceback" not in result.stderr
+
+
 def test_the_environment_and_the_words_are_left_as_they_were(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before, words = dict(os.environ), list(sys.argv)
