@@ -212,7 +212,7 @@ class Compression(PreparingCallback):
         on_rank_zero(lambda: self._finish_fit(trainer, prepared))
         if self.finalized is None:
             self.finalized = self._finalized(trainer, prepared).finalized
-            self.layers = summarize(self.finalized)
+            self.layers = summarize(self.finalized, prepared.dense_reasons())
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException

@@ -209,7 +209,7 @@ class PreparingCallback(Callback):
 
     def _keep(self, finished: Finished, export: CoreMLExport | None) -> None:
         self.finalized, self.exported = finished.finalized, None
-        self.layers = summarize(finished.finalized)
+        self.layers = summarize(finished.finalized, self._require().dense_reasons())
         if export is not None:
             assert self._example_inputs is not None
             self.exported = finished.export(export, self._example_inputs, self._require())

@@ -5,15 +5,18 @@ Whoever made the package wrote its names and descriptions; the card shows them a
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lightning_compress.coreml.detector import CONFIDENCE, COORDINATES
+from lightning_compress.counted import counted
 from lightning_compress.markdown import code_block, code_span, escaped, markdown_table
 from lightning_compress.package.inspection import Layer, PackageReport
 from lightning_compress.package.interface import Feature, PackageFunction
+from lightning_compress.package.layer_metadata import LAYERS
 from lightning_compress.package.rendering import format_bytes, storage
 from lightning_compress.package.save import replace_text
 
@@ -120,7 +123,7 @@ def _labels(report: PackageReport) -> str:
     if not report.labels:
         return ""
     shown = ", ".join(map(_line, report.labels[:20])) + (", …" if len(report.labels) > 20 else "")
-    return f"{len(report.labels)} labels: {shown}"
+    return f"{counted(len(report.labels), 'label')}: {shown}"
 
 
 def _layers(layers: Iterable[Layer]) -> str:
@@ -128,7 +131,7 @@ def _layers(layers: Iterable[Layer]) -> str:
         (
             code_span(layer.name),
             "x".join(str(extent) for extent in layer.shape),
-            storage(layer),
+            html.escape(storage(layer), quote=False),
             f"{layer.sparsity:.1%}",
             format_bytes(layer.float16_bytes),
             format_bytes(layer.stored_bytes),
@@ -143,7 +146,7 @@ def _metadata(report: PackageReport) -> str:
     rows = [
         (key, value)
         for key, value in report.user_metadata.items()
-        if key != METRICS and not key.startswith(_NOT_SHOWN)
+        if key not in (METRICS, LAYERS) and not key.startswith(_NOT_SHOWN)
     ]
     if not rows:
         return ""

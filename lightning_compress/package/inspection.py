@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from lightning_compress.package.explaining import reason
 from lightning_compress.package.files import shown
 from lightning_compress.package.interface import Feature, PackageFunction, read_functions, read_labels
 from lightning_compress.package.known_problems import is_divided_by_scale, known_problems
+from lightning_compress.package.layer_metadata import LayerMetadata, read_layer_metadata
 from lightning_compress.package.opening import Package, open_package
 from lightning_compress.package.sizes import float16_weight_bytes, package_bytes, weight_bytes
 from lightning_compress.package.storage import Storage
@@ -31,9 +32,9 @@ class Layer:
     """One weight of a package.
 
     Attributes:
-        name: Name of the weight as the converter derived it from the torch parameter; where it fused the
-            weight with a neighbour and lost the name, the operation and its place among those of its type
-            ("conv_3.weight").
+        name: Dotted name of the torch parameter in the module that was exported. In a package of other
+            exporters, the name that the converter derived from it; where it fused the weight with a neighbour
+            and lost the name, the operation and its place among those of its type ("conv_3.weight").
         operation: Type of the operation that takes it.
         shape: Shape of the decompressed weight.
         parameters: Number of elements.
@@ -41,6 +42,7 @@ class Layer:
         sparsity: Share of elements that are zero.
         distinct_values: Number of different values.
         float16_bytes: Bytes of the weight, dense, at float16.
+        dense_reason: Why it is not compressed, where the export wrote that down.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Layer:
     sparsity: float
     distinct_values: int
     float16_bytes: int
+    dense_reason: str = ""
 
     @property
     def technique(self) -> str:
@@ -180,7 +183,8 @@ def decompressed_weights(package: str | Path | ct.models.MLModel) -> dict[str, n
     def read() -> dict[str, npt.NDArray[Any]]:
         opened = open_package(package)
         weights = _weights(opened, opened.program())
-        return {name: _values(weight, opened) for name, weight in zip(_names(weights), weights, strict=True)}
+        names = weight_names(weights, read_layer_metadata(opened.description.metadata.userDefined))
+        return {name: _values(weight, opened) for name, weight in zip(names, weights, strict=True)}
 
     return read_one_version(package, read)
 
@@ -204,8 +208,9 @@ def _values(weight: Weight, opened: Package) -> npt.NDArray[Any]:
 
 def _layers(weights: list[Weight], opened: Package) -> tuple[tuple[Layer, ...], list[str]]:
     """The layers, and the names of those whose values look divided by a scale."""
+    metadata = read_layer_metadata(opened.description.metadata.userDefined)
     layers, divided = [], []
-    for name, weight in zip(_names(weights), weights, strict=True):
+    for name, weight in zip(weight_names(weights, metadata), weights, strict=True):
         values = _values(weight, opened)
         layers.append(
             Layer(
@@ -217,6 +222,7 @@ def _layers(weights: list[Weight], opened: Package) -> tuple[tuple[Layer, ...], 
                 sparsity=float(np.mean(values == 0)) if values.size else 0.0,
                 distinct_values=_distinct(values),
                 float16_bytes=weight.float16_bytes,
+                dense_reason="" if weight.storage.techniques else metadata.dense.get(name, ""),
             )
         )
         if not weight.storage.techniques and is_divided_by_scale(values):
@@ -230,7 +236,7 @@ def _distinct(values: npt.NDArray[Any]) -> int:
     return int(np.unique(values).size)
 
 
-def _names(weights: list[Weight]) -> list[str]:
+def weight_names(weights: Sequence[Weight], metadata: LayerMetadata) -> list[str]:
     """A name for each weight, none twice."""
     places: Counter[tuple[str, str]] = Counter()
     taken: Counter[str] = Counter()
@@ -239,7 +245,7 @@ def _names(weights: list[Weight]) -> list[str]:
         place = places[weight.operation, weight.parameter]
         places[weight.operation, weight.parameter] += 1
         lost = weight.name.startswith("const_") and weight.name.removeprefix("const_").isdigit()
-        name = f"{weight.operation}_{place}.{weight.parameter}" if lost else weight.name
+        name = f"{weight.operation}_{place}.{weight.parameter}" if lost else metadata.name(weight.name)
         taken[name] += 1
         names.append(name if taken[name] == 1 else f"{name}_{taken[name]}")
     return names

@@ -5,14 +5,16 @@ What a package says is text of unknown origin: it is printed as it is, without w
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from lightning_compress.counted import counted
 from lightning_compress.package.inspection import Layer, PackageReport
 from lightning_compress.package.interface import Feature, PackageFunction
+from lightning_compress.package.layer_metadata import LAYERS
 from lightning_compress.untrusted_text import plain_text
 
 
@@ -22,13 +24,18 @@ def render(report: PackageReport) -> RenderableType:
     Args:
         report: What `inspect` says of it.
     """
-    return Group(
+    return Group(*tables(report))
+
+
+def tables(report: PackageReport) -> list[RenderableType]:
+    """The tables, and what is known to go wrong, that `render` puts together."""
+    return [
         overview(report),
         *(_text(f"Known to go wrong: {problem}", "yellow") for problem in report.known_problems),
         *(features(function, len(report.functions) > 1) for function in report.functions),
         layers(report.layers),
         operations(report),
-    )
+    ]
 
 
 def overview(report: PackageReport) -> Table:
@@ -49,11 +56,11 @@ def overview(report: PackageReport) -> Table:
         **report.user_metadata,
     }
     for name, value in metadata.items():
-        if value:
+        # The layers have a table of their own.
+        if value and name != LAYERS:
             table.add_row(_text(name), _text(_shortened(value)))
     if report.labels:
-        shown = ", ".join(report.labels[:5]) + (", …" if len(report.labels) > 5 else "")
-        table.add_row("labels", _text(f"{len(report.labels)}: {shown}"))
+        table.add_row("labels" if len(report.labels) > 1 else "label", _text(shown_of(report.labels, 5)))
     if len(report.functions) > 1:
         default, *others = (function.name for function in report.functions)
         table.add_row("functions", _text(", ".join([f"{default} (default)", *others])))
@@ -94,13 +101,13 @@ def layers(rows: Iterable[Layer]) -> Table:
                 _text(row.name),
                 "x".join(str(extent) for extent in row.shape),
                 f"{row.parameters:,}",
-                storage(row),
+                Text(storage(row)),
                 f"{row.sparsity:.1%}",
                 format_bytes(row.float16_bytes),
                 format_bytes(row.stored_bytes),
             )
     if small:
-        _add_sum(table, f"{len(small)} vectors", small)
+        _add_sum(table, counted(len(small), "vector"), small)
     table.add_section()
     _add_sum(table, "sum", rows)
     return table
@@ -113,9 +120,9 @@ def storage(row: Layer) -> str:
         "palettized, 2 bits, per tensor"
     """
     if not row.storage.techniques:
-        return str(row.storage.number)
+        return f"{row.storage.number}{f', dense: {row.dense_reason}' if row.dense_reason else ''}"
     return ", ".join(
-        part for part in (row.technique, f"{row.bits} bits", row.granularity, *row.details) if part
+        part for part in (row.technique, counted(row.bits, "bit"), row.granularity, *row.details) if part
     )
 
 
@@ -126,6 +133,12 @@ def operations(report: PackageReport) -> Table:
     for name, count in report.operations.items():
         table.add_row(_text(name), str(count))
     return table
+
+
+def shown_of(labels: Sequence[str], most: int) -> str:
+    """The first labels, and how many there are if that is not seen."""
+    shown = ", ".join(labels[:most])
+    return shown if len(labels) <= most else f"{len(labels):,}: {shown}, …"
 
 
 def format_bytes(count: int) -> str:

@@ -50,6 +50,11 @@ class Weight:
         return int(np.prod(self.shape))
 
     @property
+    def constant(self) -> str:
+        """Name of the program's constant that it is."""
+        return str(self._variable.name)
+
+    @property
     def float16_bytes(self) -> int:
         """Bytes of the same weight, dense, at float16."""
         return 2 * self.size

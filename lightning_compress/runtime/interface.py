@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_compress.counted import counted
 from lightning_compress.errors import PackageError, did_you_mean
 
 FLOATS = (torch.float16, torch.float32, torch.float64, torch.bfloat16)
@@ -105,7 +106,9 @@ def bind(
     """
     names = [item.name for item in inputs]
     if len(args) > len(names):
-        raise PackageError(f"{package} got {len(args)} inputs; it takes {len(names)}: {', '.join(names)}.")
+        raise PackageError(
+            f"{package} got {counted(len(args), 'input')}; it takes {len(names)}: {', '.join(names)}."
+        )
     values = dict(zip(names, args, strict=False))
     for name, value in kwargs.items():
         if name not in names:

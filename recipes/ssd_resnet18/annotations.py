@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lightning_compress.counted import counted
 from lightning_compress.errors import ConfigurationError, DataError, did_you_mean
 
 from .dataset import AnnotatedImage, Objects
@@ -115,7 +116,12 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise DataError(f"Annotation file {str(file)!r} does not exist.")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        if not text.strip():
+            raise DataError(
+                f"Annotation file {str(file)!r} is empty; a COCO file with images and boxes is needed."
+            )
+        content = json.loads(text)
     # JSON that is nested too deeply for Python's reader is a RecursionError.
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file} is not JSON: {error}") from error
@@ -235,8 +241,8 @@ def _check_files(images: Sequence[AnnotatedImage], file: Path, folder: Path) -> 
     missing = [image.path.name for image in images if not image.path.is_file()]
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(images)} images that {file} lists are not in {str(folder)!r}: "
-            f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}."
+            f"Of the {counted(len(images), 'image')} that {file} lists, {len(missing):,} cannot be found in "
+            f"{str(folder)!r}: {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}."
         )
 
 

@@ -188,11 +188,13 @@ class TestMistakes:
 
     def test_more_labels_than_classes(self, detector, image, tmp_path):
         wrong = export(tmp_path / "net.mlpackage", class_labels=["a", "b", "c"])
-        with pytest.raises(ConfigurationError, match="3 class_labels for confidences of 2 classes"):
+        with pytest.raises(
+            ConfigurationError, match="class_labels has 3 labels for confidences of 2 classes"
+        ):
             wrong.run(detector, image / 255)
 
     def test_one_output(self, image, tmp_path):
-        with pytest.raises(ConfigurationError, match="returns 1 tensors"):
+        with pytest.raises(ConfigurationError, match="returns 1 tensor;"):
             export(tmp_path / "net.mlpackage").run(nn.Conv2d(3, 2, 1), image / 255)
 
     def test_outputs_that_are_no_boxes(self, image, tmp_path):

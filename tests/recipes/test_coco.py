@@ -210,9 +210,29 @@ def test_a_file_that_is_not_json_is_refused(tmp_path) -> None:
         module(tmp_path).setup()
 
 
+@pytest.mark.parametrize("text", ["", "\n"])
+def test_an_empty_file_is_named(text, tmp_path) -> None:
+    write(tmp_path)
+    (tmp_path / "annotations_train.json").write_text(text)
+    with pytest.raises(DataError, match=r"Annotation file .*annotations_train\.json' is empty; a COCO file"):
+        module(tmp_path).setup()
+
+
+def test_a_file_without_objects_to_learn_from_is_named(tmp_path) -> None:
+    write(tmp_path, train={**content(), "annotations": content()["annotations"][1:2]})
+    with pytest.raises(
+        DataError, match=r"annotations_train\.json has no object to learn from in any of 3 images"
+    ):
+        module(tmp_path).setup()
+    with pytest.raises(DataError, match=r"no object of data\.categories=\['person'\] to learn from"):
+        module(tmp_path, categories=["person"], num_classes=1).setup()
+
+
 def test_missing_images_are_named(tmp_path) -> None:
     (write(tmp_path) / "val" / "2.jpg").unlink()
-    with pytest.raises(DataError, match=r"1 of 3 images.*annotations_val\.json.*2\.jpg"):
+    with pytest.raises(
+        DataError, match=r"Of the 3 images that .*annotations_val\.json lists, 1 cannot be found in .*2\.jpg"
+    ):
         module(tmp_path).setup()
 
 

@@ -212,6 +212,23 @@ def test_pictures_show_detections_above_the_threshold(data) -> None:
     assert not torch.equal(shown, both)
 
 
+def test_pictures_show_the_best_boxes_alone(data) -> None:
+    images = torch.full((1, 3, SIDE, SIDE), 0.5)
+    left, top = torch.meshgrid(torch.arange(0, SIDE - 8, 4.0), torch.arange(0, SIDE - 8, 4.0), indexing="ij")
+    corners = torch.stack([left.flatten(), top.flatten()], dim=1)
+    scores = torch.linspace(0.3, 0.99, len(corners))
+    many = {
+        "boxes": torch.cat([corners, corners + 8], dim=1),
+        "scores": scores,
+        "labels": torch.ones(len(corners), dtype=torch.int64),
+    }
+    best = {key: value[-20:] for key, value in many.items()}
+    assert len(corners) > 20
+    shown = draw_detections(images, [many], ["digit"])
+    assert torch.equal(shown, draw_detections(images, [best], ["digit"]))
+    assert not torch.equal(shown, draw_detections(images, [many], ["digit"], most_boxes=100))
+
+
 def test_a_picture_of_samples_is_saved(detector: ObjectDetector, data, tmp_path) -> None:
     detector.train()
     path = save_sample_detections(detector, data, tmp_path / "pictures" / "samples.png", count=4, columns=2)

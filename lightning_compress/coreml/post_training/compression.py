@@ -26,8 +26,11 @@ from lightning_compress.coreml.rewriting import (
     raised_to,
 )
 from lightning_compress.errors import ConfigurationError, PackageError
+from lightning_compress.package.inspection import weight_names
+from lightning_compress.package.layer_metadata import LAYERS, LayerMetadata, read_layer_metadata
 from lightning_compress.package.opening import Package, open_package
 from lightning_compress.package.versions import read_one_version
+from lightning_compress.package.weights import iterate_weights
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,21 @@ def _compressed(
             replace_variable(block, constant, variable, stored)
             block.remove_ops([constant])
         done.append(name)
-    return CompressedPackage(form, model_of_program(opened, program), tuple(done), dense)
+    model = model_of_program(opened, program)
+    _write_down(model, program, dense)
+    return CompressedPackage(form, model, tuple(done), dense)
+
+
+def _write_down(model: ct.models.MLModel, program: Any, dense: Mapping[str, str]) -> None:
+    """Say in the metadata why weights stay dense."""
+    known = read_layer_metadata(model.user_defined_metadata)
+    weights = list(iterate_weights(program))
+    reasons = {
+        name: dense[weight.constant]
+        for name, weight in zip(weight_names(weights, known), weights, strict=True)
+        if weight.constant in dense
+    }
+    model.user_defined_metadata[LAYERS] = LayerMetadata(known.names, reasons).as_text()
 
 
 def _nothing(opened: Package, weight_threshold: int) -> PackageError:

@@ -36,7 +36,7 @@ def reason_to_leave(constant: Any, weight_threshold: int, opset: ct.target) -> s
     """Why a constant stays dense in any form, or None."""
     size = constant.outputs[0].val.size
     if size <= weight_threshold:
-        return f"{size:,} elements, and weight_threshold is {weight_threshold:,}"
+        return f"no more than {weight_threshold:,} weights"
     takers = consumers(constant.outputs[0])
     if opset < ct.target.iOS18 and any(taker.op_type in _RECURRENT for taker in takers):
         return "recurrent layers take compressed weights from iOS18 on"
