@@ -1,4 +1,4 @@
-"""Every command and every snippet of the README runs as it stands, with only lengths shortened."""
+"""Every command and every snippet of the README, and of the groups' own, runs as it stands, only lengths shortened."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ from lightning_compress.methods.mechanism.plan_table import plan_table
 from lightning_compress.methods.mechanism.preparation import PreparedModule
 from tests import readme_names
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+FILES = ("README.md", "conf/README.md")
+README = "\n".join((Path(__file__).parents[1] / name).read_text(encoding="utf-8") for name in FILES)
 BLOCKS = re.findall(r"^```\w*\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 
 RUN = "run"

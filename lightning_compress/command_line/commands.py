@@ -31,6 +31,11 @@ COMMANDS = {
         "ckpt",
         "lightning-compress export last.ckpt recipe=ssd_resnet18",
     ),
+    "compress": Command(
+        "compress the weights of a Core ML package that is there, without data, and show what that changes",
+        "package",
+        "lightning-compress compress net.mlpackage palettize=[6,4,2]",
+    ),
     "inspect": Command(
         "show what a Core ML package holds: operations, weights, compression, inputs and outputs",
         "package",

@@ -78,8 +78,8 @@ def compress_package(
         PackageError: If the package cannot be read, or holds no dense weight that large.
 
     Example:
-        >>> (smaller,) = compress_package("net.mlpackage", [PostTrainingForm(palettize=4)])
-        >>> save_package(smaller.model, "net_4bit.mlpackage")
+        >>> forms = [PostTrainingForm(palettize=4), PostTrainingForm(quantize="int8")]
+        >>> packages = compress_package("classifier.mlpackage", forms, weight_threshold=16)
     """
     if not forms:
         raise ConfigurationError("forms is empty; give at least one, such as PostTrainingForm(palettize=4)")
