@@ -27,6 +27,7 @@ from lightning_compress.coreml.tolerance import Tolerance
 from lightning_compress.coreml.verification import compare, run_in_torch
 from lightning_compress.coreml.verification.comparison import OutputDifference, holds_labels
 from lightning_compress.coreml.verification.running import program_of
+from lightning_compress.counted import counted
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.package.inspection import Layer, PackageReport, inspect
 from lightning_compress.package.rendering import format_bytes, storage
@@ -141,7 +142,7 @@ def _sizes(original: PackageReport, found: Sequence[Smaller]) -> Table:
 
 
 def _differences(found: Sequence[Smaller], samples: int) -> Table:
-    table = _table(f"Outputs on {samples} samples, beside those of the original")
+    table = _table(f"Outputs on {counted(samples, 'sample')}, beside those of the original")
     for heading in (
         "compression",
         "output",
