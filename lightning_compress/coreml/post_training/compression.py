@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +111,7 @@ def _in_forms(
             chosen = [constant for constant, reason in found if reason is None]
             dense = {constant.name: reason for constant, reason in found if reason is not None}
             if not chosen:
-                raise _nothing(opened, weight_threshold)
+                raise _nothing(opened, program, weight_threshold)
             weights = weights or [dense_weight(constant) for constant in chosen]
             results.append(_compressed(opened, program, form, list(zip(chosen, weights, strict=True)), dense))
     return results
@@ -189,8 +190,12 @@ def _write_down(model: ct.models.MLModel, program: Any, dense: Mapping[str, str]
     model.user_defined_metadata[LAYERS] = LayerMetadata(known.names, reasons).as_text()
 
 
-def _nothing(opened: Package, weight_threshold: int) -> PackageError:
+def _nothing(opened: Package, program: Any, weight_threshold: int) -> PackageError:
+    done = Counter(
+        weight.storage.technique for weight in iterate_weights(program) if weight.storage.techniques
+    )
+    already = ", ".join(f"{count} {technique}" for technique, count in done.items())
     return PackageError(
         f"{str(opened.path)!r} holds no dense weight of two or more dimensions with more than weight_threshold="
-        f"{weight_threshold:,} elements"
+        f"{weight_threshold:,} elements" + (f"; compressed already are {already}" if already else "")
     )
