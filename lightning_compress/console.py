@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.text import Text
 
-from lightning_compress.untrusted_text import plain_text
+FILE_WIDTH = 160
+"""Columns of a file or a pipe, where nobody says how many there are."""
 
-_FILE_WIDTH = 160
-"""Columns where nobody says how many there are: names of layers stay on one line."""
+_ENDLESS = 100_000
 
 
 def output_console() -> Console:
-    """As wide as the terminal or the notebook; wide enough for names of layers in a file or a pipe.
+    """As wide as the terminal or the notebook.
 
     Names of users, of modules and folders among them, may look like markup or emoji: strings are printed as they are,
     and what has a style is a `Text`.
     """
+    from rich.console import Console
+
     console = Console(markup=False, emoji=False)
-    if not (console.is_terminal or console.is_jupyter or "COLUMNS" in os.environ):
-        console.width = _FILE_WIDTH
+    if _is_file(console) and "COLUMNS" not in os.environ:
+        console.width = FILE_WIDTH
     return console
 
 
@@ -36,4 +40,24 @@ def literal(text: str, style: str = "") -> Text:
         >>> literal("[red]").plain
         '[red]'
     """
+    from rich.text import Text
+
+    from lightning_compress.untrusted_text import plain_text
+
     return Text(plain_text(text), style)
+
+
+def print_whole(*tables: RenderableType) -> None:
+    """Print tables; in a file or a pipe as wide as they need, so that nothing in them is folded."""
+    from rich.measure import Measurement
+
+    console = output_console()
+    for table in tables:
+        if _is_file(console):
+            needed = Measurement.get(console, console.options.update(max_width=_ENDLESS), table).maximum
+            console.width = max(console.width, needed)
+        console.print(table)
+
+
+def _is_file(console: Console) -> bool:
+    return not (console.is_terminal or console.is_jupyter)

@@ -75,7 +75,7 @@ class Compression(PreparingCallback):
 
     Example:
         >>> compression = Compression(DKMPalettization(n_bits=2), module="model", export=CoreMLExport("net.mlpackage"))
-        >>> Trainer(max_epochs=5, callbacks=[compression]).fit(lit, datamodule=data)
+        >>> L.Trainer(max_epochs=5, callbacks=[compression]).fit(lit, datamodule=data)
     """
 
     # Keeps averaged models' masks and palettes those in training.

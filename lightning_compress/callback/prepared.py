@@ -96,8 +96,8 @@ class PreparingCallback(Callback):
             ConfigurationError: The file is missing, is no checkpoint, or holds no compression.
 
         Example:
-            >>> compression = Compression.load_from_checkpoint("last.ckpt", LitDetector())
-            >>> compression.finalize()
+            >>> compression = Compression.load_from_checkpoint("last.ckpt", LitClassifier())
+            >>> network = compression.finalize()
         """
         require_path("path", path, "last.ckpt")
         require_type(
@@ -214,7 +214,7 @@ class PreparingCallback(Callback):
 
         Example:
             >>> rich.print(compression.report())
-            >>> compression.report()["layer1.0.conv1.weight"].values["palette"]
+            >>> palette = compression.report()["features.3.weight"].values["palette"]
         """
         return self._require().report()
 
@@ -225,7 +225,7 @@ class PreparingCallback(Callback):
             assert self._example_inputs is not None
             self.exported = finished.export(export, self._example_inputs, self._require())
         with nice_to_have("the compression by layer"):
-            self.layers = summarize(finished.finalized)
+            self.layers = summarize(finished.finalized, self._require().dense_reasons())
 
     def _require(self) -> PreparedModule:
         if self._prepared is None:

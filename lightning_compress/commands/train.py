@@ -15,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, open_dict
+from rich.text import Text
 
 from lightning_compress.callback import Compression
 from lightning_compress.callback.finishing import rehearse
@@ -228,7 +229,7 @@ class TrainingJob:
 
     @rank_zero_only
     def _announce(self, stage: str) -> None:
-        _console.rule(f"[bold]{stage}", align="left")
+        _console.rule(Text(stage, "bold"), align="left")
 
 
 def _merged(base: DictConfig, own: DictConfig) -> DictConfig:

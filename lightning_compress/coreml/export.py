@@ -19,14 +19,17 @@ from lightning_compress.coreml.detector import NonMaximumSuppression
 from lightning_compress.coreml.export_arguments import check_arguments, wrapped
 from lightning_compress.coreml.image import ImageInput
 from lightning_compress.coreml.labels import read_labels
+from lightning_compress.coreml.layer_names import layer_names
 from lightning_compress.coreml.structure import ExampleInputs, as_tuple
 from lightning_compress.coreml.tolerance import Tolerance, default_tolerance
 from lightning_compress.coreml.verification import Verification, verify_package
 from lightning_compress.errors import ConfigurationError, PackageError
 from lightning_compress.nice_to_have import nice_to_have
 from lightning_compress.package.inspection import PackageReport, inspect
-from lightning_compress.package.save import require_writable, save_package
+from lightning_compress.package.layer_metadata import LAYERS, LayerMetadata
+from lightning_compress.package.save import require_folder, require_writable, resolve, save_package
 from lightning_compress.package.targets import Capability, resolve_target, target_name
+from lightning_compress.package.versions import exclusive
 
 _PREVIEW = "com.apple.coreml.model.preview.type"
 """The metadata by which Xcode knows how to try a model."""
@@ -147,6 +150,7 @@ class CoreMLExport:
         capabilities: Collection[Capability] = (),
         *,
         reference: nn.Module | None = None,
+        dense_reasons: Mapping[str, str] | None = None,
     ) -> ExportedPackage:
         """Wrap, trace, convert, check, write, verify and measure.
 
@@ -156,6 +160,8 @@ class CoreMLExport:
             capabilities: What the compression needs of the package; that each is really in it is checked
                 before it is written.
             reference: What the package is compared with, such as the module that was trained; by default `module`.
+            dense_reasons: Why parameters of `module` are not compressed, by their dotted names, for those who look
+                into the package.
 
         Raises:
             TraceError: If the module cannot be traced.
@@ -167,22 +173,21 @@ class CoreMLExport:
             PackageError: If the package cannot be written; an earlier one is then still there.
         """
         target = resolve_target(self.minimum_deployment_target, capabilities)
-        model = self._converted(module, example_inputs, target, capabilities)
+        model = self._converted(module, example_inputs, target, capabilities, dense_reasons)
 
         def verify(package: Path) -> None:
             compared = module if reference is None else reference
             self.compare(package, compared, example_inputs, capabilities, finalized=module).require_passed()
 
-        path = save_package(model, self.path, verify if self.verify else None)
-        try:
-            report = inspect(path)
-        except Exception as error:
-            raise PackageError(
-                f"the package {str(path)!r} is written, and cannot be inspected: {error}"
-            ) from error
-        if self.card:
-            with nice_to_have("the model card"):
-                write_model_card(report)
+        destination = resolve(self.path)
+        require_folder(destination)
+        # What is said of the package is said of this one, and not of one that another job has written since.
+        with exclusive(destination):
+            path = save_package(model, destination, verify if self.verify else None)
+            report = _inspected(path)
+            if self.card:
+                with nice_to_have("the model card"):
+                    write_model_card(report)
         return ExportedPackage(
             path=path,
             package_bytes=report.package_bytes,
@@ -238,15 +243,19 @@ class CoreMLExport:
         example_inputs: ExampleInputs,
         target: ct.target,
         capabilities: Collection[Capability],
+        dense_reasons: Mapping[str, str] | None = None,
     ) -> ct.models.MLModel:
+        exported = self.wrapped(module)
         model = convert(
-            self.wrapped(module),
+            exported,
             example_inputs,
             target=target,
             interface=Interface(self.image, self.input_names, self.output_names, self._labels(), self.nms),
             compute_precision=self.compute_precision,
         )
         self._describe(model)
+        layers = LayerMetadata(layer_names(exported, module), dense_reasons or {})
+        model.user_defined_metadata[LAYERS] = layers.as_text()
         require_present(capabilities, model)
         return model
 
@@ -341,3 +350,12 @@ class CoreMLExport:
             model.user_defined_metadata[_PREVIEW] = kind
         for key, value in (self.user_metadata or {}).items():
             model.user_defined_metadata[str(key)] = str(value)
+
+
+def _inspected(path: Path) -> PackageReport:
+    try:
+        return inspect(path)
+    except Exception as error:
+        raise PackageError(
+            f"the package {str(path)!r} is written, and cannot be inspected: {error}"
+        ) from error

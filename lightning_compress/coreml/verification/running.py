@@ -19,6 +19,7 @@ from lightning_compress.coreml.structure import take_apart
 from lightning_compress.coreml.tolerance import Tolerance
 from lightning_compress.coreml.verification.comparison import may_hold_labels
 from lightning_compress.coreml.verification.samples import off_by_rounding
+from lightning_compress.counted import counted
 from lightning_compress.errors import PackageError, VerificationError
 from lightning_compress.package.opening import open_package
 from lightning_compress.runtime import CoreMLProgram, load
@@ -47,7 +48,8 @@ def reference_outputs(
             tensors = take_apart(module(*sample), type(module).__name__)
             if len(tensors) != len(names):
                 raise VerificationError(
-                    f"the module returns {len(tensors)} tensors, and the package has {len(names)} outputs: "
+                    f"the module returns {counted(len(tensors), 'tensor')}, and the package has "
+                    f"{counted(len(names), 'output')}: "
                     f"{', '.join(names)}"
                 )
             results.append(dict(zip(names, tensors, strict=True)))
