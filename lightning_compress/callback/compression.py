@@ -101,13 +101,6 @@ class Compression(PreparingCallback):
             self._exact = ExactState(pl_module, prepared.own_tensors())
             self._progress.is_resumed = False
             self._announce(prepared)
-            if (
-                self.export is not None
-                and self.rehearse
-                and trainer.ckpt_path is None
-                and not rehearses(trainer)
-            ):
-                on_rank_zero(self._rehearse)
 
         def before_loading(module: nn.Module, state_dict: Mapping[str, Any], *arguments: Any) -> None:
             assert isinstance(module, L.LightningModule)
@@ -141,13 +134,16 @@ class Compression(PreparingCallback):
             )
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Resolve fractions of the fit into steps, now that data and model are there."""
+        """Rehearse the export, and resolve fractions of the fit into steps, now that data and model are there."""
         self._progress.epochs = trainer.max_epochs
         if self._progress.is_resumed:
             # The length of the fit is asked for later: it would make Lightning build the loaders too early.
             return
         if trainer.global_step == 0:
             self._progress.steps_before = self._require().steps
+        # Only now does Lightning tell whether the fit goes on from a checkpoint.
+        if self.export is not None and self.rehearse and trainer.ckpt_path is None and not rehearses(trainer):
+            on_rank_zero(self._rehearse)
         self._resolve_schedule(trainer, pl_module)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
