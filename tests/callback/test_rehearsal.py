@@ -110,7 +110,8 @@ def test_a_mistake_is_told_before_the_first_step(tmp_path, make_trainer, mistake
     training = training_of(module, module.layer.in_channels)
     training.training_step = never
     compression = Compression(
-        DKMPalettization(n_bits=2, weight_threshold=0), export=CoreMLExport(tmp_path / "net.mlpackage", **arguments)
+        DKMPalettization(n_bits=2, weight_threshold=0),
+        export=CoreMLExport(tmp_path / "net.mlpackage", **arguments),
     )
     with pytest.raises(CompressionError, match=f"(?s){told}"):
         make_trainer(compression).fit(training)
@@ -138,7 +139,10 @@ def test_an_overflow_in_half_precision_is_warned_of_with_what_to_set(tmp_path, m
 def test_its_seconds_are_printed_and_a_resumed_fit_skips_it(tmp_path, make_trainer, capsys):
     def fit(epochs: int, checkpoint: str | None) -> str:
         trainer = make_trainer(
-            Compression(DKMPalettization(n_bits=2, weight_threshold=0), export=CoreMLExport(tmp_path / "net.mlpackage")),
+            Compression(
+                DKMPalettization(n_bits=2, weight_threshold=0),
+                export=CoreMLExport(tmp_path / "net.mlpackage"),
+            ),
             max_epochs=epochs,
         )
         trainer.fit(training_of(Convolutional(as_it_is)), ckpt_path=checkpoint)
@@ -176,7 +180,11 @@ class Two(nn.Module):
 def test_example_inputs_of_a_dictionary_are_passed_by_name(tmp_path, make_trainer):
     training = Training(Two(), lambda count: torch.rand(count, 3, 8, 8), steps=1)
     training.example_input_array = {"scale": torch.ones(1, 6, 8, 8), "image": torch.rand(1, 3, 8, 8)}
-    training.training_step = lambda batch, batch_idx: training.model(batch[0], scale=torch.ones(1)).square().mean()
-    compression = Compression(DKMPalettization(n_bits=2, weight_threshold=0), export=CoreMLExport(tmp_path / "net.mlpackage"))
+    training.training_step = lambda batch, batch_idx: (
+        training.model(batch[0], scale=torch.ones(1)).square().mean()
+    )
+    compression = Compression(
+        DKMPalettization(n_bits=2, weight_threshold=0), export=CoreMLExport(tmp_path / "net.mlpackage")
+    )
     make_trainer(compression, max_epochs=1).fit(training)
     assert {feature.name for feature in compression.exported.report.inputs} == {"image", "scale"}
