@@ -210,7 +210,12 @@ class CoreMLExport:
         )
 
     def rehearse(
-        self, module: nn.Module, example_inputs: ExampleInputs, capabilities: Collection[Capability] = ()
+        self,
+        module: nn.Module,
+        example_inputs: ExampleInputs,
+        capabilities: Collection[Capability] = (),
+        *,
+        further: Callable[[Path], None] | None = None,
     ) -> None:
         """Do all that `run` does but for writing the package and judging its numbers, which training will change.
 
@@ -220,6 +225,7 @@ class CoreMLExport:
             module: A finalized module as it is before training; it is not changed.
             example_inputs: What to call it with.
             capabilities: What the compression needs of the package.
+            further: Called with a package that will be gone afterwards: what else will be done with the real one.
 
         Raises:
             CompressionError: As `run` raises it.
@@ -230,6 +236,8 @@ class CoreMLExport:
             package = save_package(model, Path(folder) / "rehearsal.mlpackage")
             if self.verify:
                 self._warn_of_overflow(self.compare(package, module, example_inputs, capabilities))
+            if further is not None:
+                further(package)
 
     def _warn_of_overflow(self, verification: Verification) -> None:
         broken = [output.name for output in verification.outputs if not math.isfinite(output.largest)]

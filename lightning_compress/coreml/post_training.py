@@ -28,7 +28,7 @@ from lightning_compress.coreml.rewriting import (
 from lightning_compress.errors import ConfigurationError, PackageError
 from lightning_compress.finite import require_finite
 from lightning_compress.kmeans import ValueCounts, assign, count_float16, kmeans_1d
-from lightning_compress.package.opening import open_package
+from lightning_compress.package.opening import Package, open_package
 from lightning_compress.package.targets import palettization_capabilities
 from lightning_compress.package.weights import iterate_operations
 
@@ -94,9 +94,7 @@ def palettize_package(
     if not n_bits:
         raise ConfigurationError("n_bits is empty; give the widths to palettize at, such as [6, 2]")
     opened = open_package(package)
-    for bits in n_bits:
-        for capability in palettization_capabilities(bits):
-            require_target(opened, capability)
+    _require_targets(opened, n_bits)
     palettizers: list[Palettizer] = []
     models = {}
     with quiet_conversion():
@@ -108,9 +106,7 @@ def palettize_package(
                 constant for constant in _constants(program) if _is_palettizable(constant, weight_threshold)
             ]
             if not constants:
-                raise PackageError(
-                    f"{str(opened.path)!r} holds no dense float16 weight of more than {weight_threshold} elements"
-                )
+                raise _nothing_to_palettize(opened, weight_threshold)
             palettizers = palettizers or [_palettizer(constant) for constant in constants]
             for block, members in _by_block(constants, palettizers):
                 with block:
@@ -118,6 +114,49 @@ def palettize_package(
                         _replace(block, constant, palettizer.palette(bits))
             models[bits] = model_of_program(opened, program)
     return models
+
+
+def require_widths(n_bits: Sequence[int]) -> None:
+    """Find out whether Core ML has palettes of these widths.
+
+    Raises:
+        ConfigurationError: It has none of one of them.
+    """
+    for bits in n_bits:
+        palettization_capabilities(bits)
+
+
+def require_palettizable(
+    package: str | Path | ct.models.MLModel,
+    n_bits: Sequence[int],
+    *,
+    weight_threshold: int = WEIGHT_THRESHOLD,
+) -> None:
+    """Find out whether `palettize_package` will succeed, but for weights that are not finite.
+
+    Raises:
+        ConfigurationError: As `palettize_package` raises it, as are the following.
+        TargetError: If the package's target cannot carry a width.
+        PackageError: If it holds nothing to palettize.
+    """
+    opened = open_package(package)
+    _require_targets(opened, n_bits)
+    with quiet_conversion():
+        constants = _constants(opened.program(LOWEST_SPECIFICATION))
+    if not any(_is_palettizable(constant, weight_threshold) for constant in constants):
+        raise _nothing_to_palettize(opened, weight_threshold)
+
+
+def _require_targets(opened: Package, n_bits: Sequence[int]) -> None:
+    for bits in n_bits:
+        for capability in palettization_capabilities(bits):
+            require_target(opened, capability)
+
+
+def _nothing_to_palettize(opened: Package, weight_threshold: int) -> PackageError:
+    return PackageError(
+        f"{str(opened.path)!r} holds no dense float16 weight of more than {weight_threshold} elements"
+    )
 
 
 def _palettizer(constant: Any) -> Palettizer:
