@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
 from rich.progress import ProgressColumn, Task
+from rich.table import Column
 from rich.text import Text
 
 
@@ -35,7 +36,7 @@ class FitProgressBar(RichProgressBar):
 
 class _NoteColumn(ProgressColumn):
     def __init__(self, bar: FitProgressBar) -> None:
-        super().__init__()
+        super().__init__(Column(no_wrap=True))
         self._bar = bar
 
     def render(self, task: Task) -> Text:

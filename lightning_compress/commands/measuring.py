@@ -40,7 +40,7 @@ def measure(
         if isinstance(part, Metric):
             # Other processes of a DDP fit do not take part; `sync_on_compute` is read when a metric is made.
             part.distributed_available_fn = _alone
-    with _without_notices():
+    with without_notices():
         trainer = L.Trainer(
             accelerator="cpu",
             devices=1,
@@ -67,7 +67,7 @@ def _alone() -> bool:
 
 
 @contextmanager
-def _without_notices() -> Iterator[None]:
+def without_notices() -> Iterator[None]:
     """Lightning introduces itself for each Trainer; once a fit is enough."""
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     level = logger.level

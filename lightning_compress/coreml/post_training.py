@@ -25,6 +25,7 @@ from lightning_compress.coreml.rewriting import (
     model_of_program,
     require_target,
 )
+from lightning_compress.coreml.workarounds import names_of_their_own
 from lightning_compress.errors import ConfigurationError, PackageError
 from lightning_compress.finite import require_finite
 from lightning_compress.kmeans import ValueCounts, assign, count_float16, kmeans_1d
@@ -97,8 +98,8 @@ def palettize_package(
     _require_targets(opened, n_bits)
     palettizers: list[Palettizer] = []
     models = {}
-    with quiet_conversion():
-        for bits in dict.fromkeys(n_bits):
+    for bits in dict.fromkeys(n_bits):
+        with quiet_conversion(), names_of_their_own():
             # The program is read anew for each width: replacing a weight changes it, and reading costs
             # little.
             program = opened.program(LOWEST_SPECIFICATION)

@@ -59,6 +59,7 @@ class Continuation(Checkpoint):
         self.stops = stops
         self.steps = 0
         self._states: list[dict[str, Any]] | None = None
+        self._is_saved = False
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -99,18 +100,26 @@ class Continuation(Checkpoint):
         seed_epoch(self.seed, trainer.current_epoch, trainer.global_rank)
         renew_batches(trainer)
 
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop before the step that would follow: what the last one has logged is written by now."""
+        if self._is_saved:
+            self._stop()
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop after this step, if a signal has come to any process."""
+        """Write a checkpoint after this step, if a signal has come to any process."""
         self.steps = trainer.global_step
         if self._is_asked(trainer) and loses_nothing(trainer):
-            self._stop(trainer)
+            self._save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop after this epoch."""
         if self._is_asked(trainer):
-            self._stop(trainer)
+            self._save(trainer)
+            self._stop()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """See to it that what follows the last step can be taken up again."""
@@ -120,7 +129,7 @@ class Continuation(Checkpoint):
             trainer.save_checkpoint(self.folder / _ENDED)
         self.stops.waits = False
         if self._is_asked(trainer):
-            raise Stopped(self._number())
+            self._stop()
 
     def _is_asked(self, trainer: L.Trainer) -> bool:
         asked = self.stops.received is not None
@@ -128,13 +137,13 @@ class Continuation(Checkpoint):
             asked if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(asked, all=False)
         )
 
-    def _stop(self, trainer: L.Trainer) -> None:
+    def _save(self, trainer: L.Trainer) -> None:
         trainer.save_checkpoint(self.folder / STOPPED)
-        raise Stopped(self._number())
+        self._is_saved = True
 
-    def _number(self) -> signal.Signals:
-        # Where it came to another process alone, nobody has told which one it was.
-        return self.stops.received or signal.SIGTERM
+    def _stop(self) -> None:
+        # Where the signal came to another process alone, nobody has told which one it was.
+        raise Stopped(self.stops.received or signal.SIGTERM)
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path, int] | None:

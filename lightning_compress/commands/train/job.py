@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -257,7 +258,12 @@ class TrainingJob:
         carry_on_log(trainer, rows)
         if self._launcher is None:
             self._launcher = trainer.strategy.launcher
-        trainer.fit(module, datamodule=self.building.data, ckpt_path=begin_at)
+        with warnings.catch_warnings():
+            # Lightning 2.6 means the batches that `Continuation` passes over.
+            warnings.filterwarnings(
+                "ignore", "You're resuming from a checkpoint that ended before the epoch ended"
+            )
+            trainer.fit(module, datamodule=self.building.data, ckpt_path=begin_at)
         self._continuation = None
         if is_first():
             (folder / "checkpoints" / STOPPED).unlink(missing_ok=True)

@@ -92,7 +92,7 @@ class JobProgress:
         assert self.stage is not None
         left = self.seconds_left()
         place = f"stage {self.stages.index(self.stage) + 1} of {len(self.stages)}"
-        return place if left is None else f"{place}, job: about {duration(left)} left"
+        return place if left is None else f"{place}, {duration(left)} left"
 
 
 class StepClock(Callback):

@@ -18,7 +18,7 @@ from lightning_compress.callback.checkpoints import (
 )
 from lightning_compress.callback.finishing import rehearse
 from lightning_compress.callback.placement import Placement
-from lightning_compress.commands.measuring import measure
+from lightning_compress.commands.measuring import measure, without_notices
 from lightning_compress.commands.train.building import FITS, Building, check_checkpoint
 from lightning_compress.coreml.post_training import require_palettizable, require_widths
 from lightning_compress.errors import ConfigurationError
@@ -45,8 +45,9 @@ def rehearse_job(building: Building, *, exports: bool) -> float:
         CompressionError: What would have ended the job.
     """
     started = time.perf_counter()
-    for stage in FITS if building.methods else FITS[:1]:
-        building.trainer(stage)
+    with without_notices():
+        for stage in FITS if building.methods else FITS[:1]:
+            building.trainer(stage)
     building.picture()
     bits = widths(building)
     _rehearse_float(building, bits, exports)
