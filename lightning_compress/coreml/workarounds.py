@@ -34,8 +34,8 @@ def replaced(owner: object, name: str, value: object) -> Iterator[None]:
 def names_of_their_own() -> Iterator[None]:
     """Number the operations without a name from 0.
 
-    coremltools 9 counts them over all that a process has converted and loaded, so that the same model converted again,
-    or by a job that was stopped in between, is another file.
+    coremltools 9 begins to count after each conversion, and counts what is loaded in between, so that the same model is
+    another file in a process that has looked at packages before.
     """
     from coremltools.converters.mil.mil import Builder
 

@@ -182,8 +182,9 @@ def _lock(path: Path) -> IO[bytes] | None:
     if sys.platform == "win32":
         return file
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        # Not flock: workers of a loader would inherit that lock, and they outlive a killed job for some seconds.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
         file.close()
         return None
     except OSError:
