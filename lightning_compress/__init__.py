@@ -8,6 +8,7 @@ Example:
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 from lightning_compress.import_messages import silence_import_messages
@@ -15,6 +16,7 @@ from lightning_compress.import_messages import silence_import_messages
 silence_import_messages()
 
 if TYPE_CHECKING:
+    __version__: str
     from lightning_compress.callback import Compression
     from lightning_compress.coreml.export import CoreMLExport
     from lightning_compress.methods import DKMPalettization, LinearQuantization, MagnitudePruning
@@ -32,10 +34,13 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     # Looked up late, so that `dkm`, `coreml` and `runtime` can be used without importing Lightning.
+    if name == "__version__":
+        # Its one source is pyproject.toml, which the installed metadata is made of.
+        return importlib.metadata.version("lightning-compress")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return [*globals(), *__all__, "__version__"]

@@ -13,6 +13,8 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from lightning_compress.errors import ConfigurationError, did_you_mean
 
+from .ranges import require_between
+
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 
@@ -22,15 +24,22 @@ _OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 }
 
 
-def check_optimizer(optimizer: str, learning_rate: float, warmup_fraction: float) -> None:
+def check_optimizer(
+    optimizer: str,
+    learning_rate: float,
+    warmup_fraction: float,
+    *,
+    weight_decay: float = 0.0,
+    momentum: float = 0.0,
+) -> None:
     """Raises `ConfigurationError` for settings that `one_cycle` could not use; meant for constructors."""
     if optimizer not in _OPTIMIZERS:
         hint = did_you_mean(optimizer, _OPTIMIZERS)
         raise ConfigurationError(f"optimizer={optimizer!r} is unknown{hint} Valid: {', '.join(_OPTIMIZERS)}.")
-    if not learning_rate > 0:
-        raise ConfigurationError(f"learning_rate={learning_rate!r} must be greater than 0.")
-    if not 0 < warmup_fraction < 1:
-        raise ConfigurationError(f"warmup_fraction={warmup_fraction!r} must lie between 0 and 1.")
+    require_between("learning_rate", learning_rate, 0, above=True)
+    require_between("warmup_fraction", warmup_fraction, 0, 1, above=True, below=True)
+    require_between("weight_decay", weight_decay, 0)
+    require_between("momentum", momentum, 0, 1, below=True)
 
 
 def one_cycle(
@@ -60,11 +69,12 @@ def one_cycle(
     Raises:
         ConfigurationError: an unknown optimizer, or a fit whose length is not known.
     """
-    check_optimizer(optimizer, learning_rate, warmup_fraction)
+    check_optimizer(optimizer, learning_rate, warmup_fraction, weight_decay=weight_decay, momentum=momentum)
     if not math.isfinite(total_steps):
         raise ConfigurationError(
-            "The one-cycle schedule needs to know how long the fit is, and this one has no end: set "
-            "trainer.max_steps or trainer.max_epochs (now both are -1)."
+            "The one-cycle schedule needs to know how long the fit is, and this one has no end: set the Trainer's "
+            "max_steps or max_epochs; on the command line these are float_fit.trainer.max_steps=…, "
+            "compressed_fit.trainer.max_epochs=… and so on."
         )
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     groups = [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,15 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
+
+from tests.process_state import ProcessState
+
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if _WORKERS > 1:
+    # Each process of the run takes its share of the cores, and so do those that tests start.
+    _THREADS = max(1, (os.cpu_count() or 1) // _WORKERS)
+    torch.set_num_threads(_THREADS)
+    os.environ["OMP_NUM_THREADS"] = str(_THREADS)
 
 
 class DigitNetwork(nn.Module):
@@ -122,10 +132,19 @@ def make_trainer(tmp_path: Path) -> Callable[..., L.Trainer]:
     return make
 
 
+_WITH_LARGE_FITS = "commands"
+"""The folder whose tests train the recipes; small modules everywhere else are slower with more threads than one."""
+
+
 @pytest.fixture(autouse=True)
-def seeded() -> None:
-    """Every test starts from the same random state."""
+def process_state(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test starts from the same random state and number of threads, and what it changes is undone after it."""
+    state = ProcessState.now()
     L.seed_everything(1, verbose=False)
+    if _WITH_LARGE_FITS not in request.path.parts:
+        torch.set_num_threads(1)
+    yield
+    state.restore()
 
 
 def make_weights(kind: str, size: int) -> Tensor:

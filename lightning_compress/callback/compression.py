@@ -73,7 +73,7 @@ class Compression(PreparingCallback):
 
     Example:
         >>> compression = Compression(DKMPalettization(n_bits=2), module="model", export=CoreMLExport("net.mlpackage"))
-        >>> Trainer(max_epochs=5, callbacks=[compression]).fit(lit, datamodule=data)
+        >>> L.Trainer(max_epochs=5, callbacks=[compression]).fit(lit, datamodule=data)
     """
 
     # Keeps averaged models' masks and palettes those in training.
@@ -212,7 +212,7 @@ class Compression(PreparingCallback):
         on_rank_zero(lambda: self._finish_fit(trainer, prepared))
         if self.finalized is None:
             self.finalized = self._finalized(trainer, prepared).finalized
-            self.layers = summarize(self.finalized)
+            self.layers = summarize(self.finalized, prepared.dense_reasons())
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException

@@ -40,7 +40,13 @@ class Finished:
         Raises:
             CompressionError: As `CoreMLExport.run` raises it.
         """
-        return export.run(self.finalized, example_inputs, prepared.capabilities, reference=self.trained)
+        return export.run(
+            self.finalized,
+            example_inputs,
+            prepared.capabilities,
+            reference=self.trained,
+            dense_reasons=prepared.dense_reasons(),
+        )
 
 
 def finish(prepared: PreparedModule, calls: Sequence[Call]) -> Finished:

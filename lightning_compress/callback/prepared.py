@@ -90,8 +90,8 @@ class PreparingCallback(Callback):
             ConfigurationError: The file is missing, is no checkpoint, or holds no compression.
 
         Example:
-            >>> compression = Compression.load_from_checkpoint("last.ckpt", LitDetector())
-            >>> compression.finalize()
+            >>> compression = Compression.load_from_checkpoint("last.ckpt", LitClassifier())
+            >>> network = compression.finalize()
         """
         checkpoint = read_checkpoint(path)
         state = select_state(checkpoint, module, path)
@@ -203,13 +203,13 @@ class PreparingCallback(Callback):
 
         Example:
             >>> rich.print(compression.report())
-            >>> compression.report()["layer1.0.conv1.weight"].values["palette"]
+            >>> palette = compression.report()["features.3.weight"].values["palette"]
         """
         return self._require().report()
 
     def _keep(self, finished: Finished, export: CoreMLExport | None) -> None:
         self.finalized, self.exported = finished.finalized, None
-        self.layers = summarize(finished.finalized)
+        self.layers = summarize(finished.finalized, self._require().dense_reasons())
         if export is not None:
             assert self._example_inputs is not None
             self.exported = finished.export(export, self._example_inputs, self._require())

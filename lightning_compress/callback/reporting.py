@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lightning_compress.console import output_console
+from lightning_compress.console import print_whole
 from lightning_compress.coreml.export import ExportedPackage
 from lightning_compress.methods.mechanism.plan_table import plan_table
 from lightning_compress.methods.mechanism.preparation import PreparedModule
@@ -15,12 +15,12 @@ def print_plan(prepared: PreparedModule) -> None:
     """Print what will be compressed and how, and what stays dense and why."""
     rows, inputs = prepared.planned_rows()
     if rows:
-        output_console().print(plan_table(rows, inputs, prepared.plan.unreachable))
+        print_whole(plan_table(rows, inputs, prepared.plan.unreachable))
 
 
 def print_layers(layers: Sequence[LayerSummary]) -> None:
     """Print what each layer of a finalized module holds."""
-    output_console().print(summary_table(list(layers)))
+    print_whole(summary_table(list(layers)))
 
 
 def package_line(package: ExportedPackage) -> str:

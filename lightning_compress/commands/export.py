@@ -25,7 +25,7 @@ def run(config: DictConfig) -> ExportedPackage:
     """
     if "ckpt" not in config or not config.ckpt:
         raise ConfigurationError(
-            "ckpt is empty; give a checkpoint of a fit with compression: lightning-compress export ckpt=last.ckpt "
+            "ckpt is empty; give a checkpoint of a fit with compression: lightning-compress export last.ckpt "
             "recipe=ssd_resnet18"
         )
     data: L.LightningDataModule = instantiate(config.data)

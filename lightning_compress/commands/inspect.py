@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from lightning_compress.console import output_console
+from lightning_compress.commands.output import write_json
+from lightning_compress.console import print_whole
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.package.inspection import PackageReport, inspect
-from lightning_compress.package.rendering import render
+from lightning_compress.package.rendering import tables
 
 
 def run(config: DictConfig) -> None:
@@ -23,20 +22,23 @@ def run(config: DictConfig) -> None:
     """
     if "package" not in config or not config.package:
         raise ConfigurationError(
-            "package is empty; give the path of an .mlpackage: lightning-compress inspect package=net.mlpackage"
+            "package is empty; give the path of an .mlpackage: lightning-compress inspect net.mlpackage"
         )
     report = inspect(config.package)
-    output_console().print(render(report))
+    print_whole(*tables(report))
     if config.json:
-        Path(config.json).write_text(json.dumps(_as_json(report), indent=2, default=str) + "\n")
+        write_json(config.json, _as_json(report))
 
 
 _IN_WORDS = ("technique", "bits", "granularity", "details", "stored_bytes")
 
 
 def _as_json(report: PackageReport) -> dict[str, Any]:
-    """A report with its layers' storage typed and in words."""
+    """A report with its layers' storage typed and in words, and the default function's inputs and outputs."""
     layers = [
         {**asdict(layer), **{name: getattr(layer, name) for name in _IN_WORDS}} for layer in report.layers
     ]
-    return {**asdict(report), "layers": layers}
+    features = {
+        name: [asdict(feature) for feature in getattr(report, name)] for name in ("inputs", "outputs")
+    }
+    return {**asdict(report), **features, "layers": layers}

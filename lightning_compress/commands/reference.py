@@ -5,29 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from PIL import Image
 from torch import Tensor, nn
 
 from lightning_compress.callback import Compression
 from lightning_compress.callback.checkpoints import compression_states, read_checkpoint
 from lightning_compress.commands.measuring import measure
 from lightning_compress.commands.recipe import recipe_export, recipe_module
-from lightning_compress.coreml.image import ImageInput
+from lightning_compress.commands.samples import package_samples
 from lightning_compress.coreml.tolerance import TIMES_ROUNDING, Tolerance
 from lightning_compress.coreml.trace import convertible_copy
-from lightning_compress.coreml.verification import Samples, random_samples
+from lightning_compress.coreml.verification import Samples
 from lightning_compress.coreml.verification.samples import image_samples
-from lightning_compress.errors import ConfigurationError, DataError
-from lightning_compress.package.inspection import Feature, PackageReport
-
-_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif"}
+from lightning_compress.errors import ConfigurationError
+from lightning_compress.package.inspection import PackageReport
 
 
 @dataclass(frozen=True)
@@ -91,12 +86,7 @@ def reference_of_saved_module(config: DictConfig, report: PackageReport) -> Refe
         DataError: If the inputs cannot be read.
     """
     module = _saved_module(config.checkpoint, report)
-    inputs = [feature for feature in report.inputs if "optional" not in feature.type]
-    image = _image_of(inputs[0])
-    if config.inputs is None:
-        samples = random_samples(tuple(_random(feature) for feature in inputs), image)
-    else:
-        samples = _read_samples(Path(config.inputs).expanduser(), inputs, image, config.samples)
+    samples = package_samples(report, config.inputs, config.samples)
     times = TIMES_ROUNDING if "quantize" in report.operations else 0.0
     return Reference(module, module, samples, Tolerance(times_rounding=times))
 
@@ -155,63 +145,3 @@ def _saved_module(path: str | None, report: PackageReport) -> nn.Module:
             f"checkpoint={path!r} is neither a TorchScript archive nor a .pt2 program: {error}. A checkpoint of "
             "Lightning needs its recipe=..."
         ) from error
-
-
-def _image_of(feature: Feature) -> ImageInput | None:
-    if not feature.type.startswith("image"):
-        return None
-    return ImageInput(
-        scale=feature.scale, bias=feature.bias, color_layout=feature.type.removeprefix("image ").upper()
-    )
-
-
-def _random(feature: Feature) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    if feature.type.startswith("image"):
-        channels = 1 if "gray" in feature.type.lower() else 3
-        return torch.zeros(1, channels, *feature.shape)
-    if "int" in feature.type:
-        return torch.zeros(feature.shape, dtype=torch.int32)
-    return torch.randn(feature.shape, generator=generator)
-
-
-def _read_samples(path: Path, inputs: list[Feature], image: ImageInput | None, count: int) -> Samples:
-    if path.suffix == ".npz":
-        return _read_arrays(path, inputs, image, count)
-    files = sorted(f for f in path.rglob("*") if f.suffix.lower() in _IMAGE_SUFFIXES) if path.is_dir() else []
-    if not files or image is None:
-        reason = "holds no images" if image is not None else "cannot be used: the package takes an array"
-        raise DataError(
-            f"inputs={str(path)!r} {reason}; valid are a folder of images for a package with an image input, and an "
-            f".npz file with the arrays {', '.join(feature.name for feature in inputs)}"
-        )
-    height, width = inputs[0].shape
-    pixels = [_pixels(file, (width, height), "L" if image.channels == 1 else "RGB") for file in files[:count]]
-    return image_samples(pixels, image)
-
-
-def _pixels(file: Path, size: tuple[int, int], mode: str) -> Tensor:
-    try:
-        with Image.open(file) as image:
-            array = np.array(image.convert(mode).resize(size, Image.Resampling.BILINEAR))
-    except OSError as error:
-        raise DataError(f"the image {str(file)!r} cannot be read: {error}") from error
-    return torch.from_numpy(array).view(1, size[1], size[0], -1).permute(0, 3, 1, 2).float()
-
-
-def _read_arrays(path: Path, inputs: list[Feature], image: ImageInput | None, count: int) -> Samples:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays: dict[str, Any] = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError) as error:
-        raise DataError(f"inputs={str(path)!r} cannot be read: {error}") from error
-    missing = [feature.name for feature in inputs if feature.name not in arrays]
-    if missing:
-        raise DataError(
-            f"inputs={str(path)!r} has no array {', '.join(missing)}; it has {', '.join(arrays) or 'none'}"
-        )
-    tensors = [torch.split(torch.from_numpy(arrays[feature.name])[:count], 1) for feature in inputs]
-    samples = list(zip(*tensors, strict=True))
-    if image is None:
-        return Samples(samples, samples)
-    return image_samples([sample[0] for sample in samples], image, samples[0][1:])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from lightning_compress.markdown import markdown_table
 
@@ -34,34 +36,45 @@ class Result:
     package: str
 
 
-_HEADINGS = {"name": "left", "package": "right", "times smaller": "right", "metric": "left", "value": "right"}
+def _headings(results: Sequence[Result]) -> list[str]:
+    """The headings of the table; the last one is the metric's, which is the same for all packages of a job."""
+    metric = results[0].metric if results else "value"
+    return ["name", "package", "weights", "times smaller", metric]
 
 
 def write_results(results: Sequence[Result], folder: Path) -> None:
-    """Write `results.json` and `results.md`, anew after each result: a stopped job keeps what it has."""
-    (folder / "results.json").write_text(json.dumps([asdict(result) for result in results], indent=2) + "\n")
-    header = [*_HEADINGS, "path"]
-    right = [heading for heading, justify in _HEADINGS.items() if justify == "right"]
-    rows = [[*_cells(result, results[0]), result.package] for result in results]
-    table = markdown_table(header, rows, right=right)
-    (folder / "results.md").write_text(f"# Results\n\n{table}\n")
+    """Write `results.json` and `results.md`, anew after each result: a stopped job keeps what it has.
+
+    Paths are those below `folder`, so that it can be moved.
+    """
+    paths = [_below(folder, result.package) for result in results]
+    rows = [{**asdict(result), "package": path} for result, path in zip(results, paths, strict=True)]
+    (folder / "results.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    cells = [[*_cells(result, results[0]), path] for result, path in zip(results, paths, strict=True)]
+    headings = _headings(results)
+    table = markdown_table([*headings, "path"], cells, right=headings[1:])
+    (folder / "results.md").write_text(f"# Results\n\n{table}\n", encoding="utf-8")
 
 
 def results_table(results: Sequence[Result]) -> Table:
     """The results as a table to print with rich."""
     table = Table(title="Packages", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading, justify in _HEADINGS.items():
-        table.add_column(heading, justify="right" if justify == "right" else "left", no_wrap=True)
+    for place, heading in enumerate(_headings(results)):
+        table.add_column(heading, justify="right" if place else "left", no_wrap=True)
     for result in results:
-        table.add_row(*_cells(result, results[0]))
+        table.add_row(*map(Text, _cells(result, results[0])))
     return table
+
+
+def _below(folder: Path, path: str) -> str:
+    return Path(os.path.relpath(path, folder)).as_posix()
 
 
 def _cells(result: Result, reference: Result) -> list[str]:
     return [
         result.name,
         f"{result.package_bytes / 1e6:.2f} MB",
+        f"{result.weight_bytes / 1e6:.2f} MB",
         f"{reference.package_bytes / result.package_bytes:.2f}",
-        result.metric,
         f"{result.value:.4f}",
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,9 +10,11 @@ from typing import Any
 
 from omegaconf import DictConfig
 from rich.table import Table
+from rich.text import Text
 
+from lightning_compress.commands.output import write_json
 from lightning_compress.commands.reference import Reference, reference_of_recipe, reference_of_saved_module
-from lightning_compress.console import output_console
+from lightning_compress.console import print_whole
 from lightning_compress.coreml.detector import COORDINATES
 from lightning_compress.coreml.verification import (
     Verification,
@@ -64,7 +65,7 @@ def run(config: DictConfig) -> None:
     """
     if not config.get("package"):
         raise ConfigurationError(
-            "package is empty; give the path of an .mlpackage: lightning-compress verify package=net.mlpackage ..."
+            "package is empty; give the path of an .mlpackage: lightning-compress verify net.mlpackage ..."
         )
     if config.precision not in _PRECISIONS:
         raise ConfigurationError(
@@ -76,15 +77,13 @@ def run(config: DictConfig) -> None:
         if config.get("recipe") is not None
         else reference_of_saved_module(config, report)
     )
-    console = output_console()
     verifications = _verifications(config, reference)
-    for verification in verifications:
-        console.print(verification_table(verification))
+    print_whole(*(verification_table(verification) for verification in verifications))
     metric = _metric(config, reference)
     if metric is not None:
-        console.print(_metric_table(metric))
+        print_whole(_metric_table(metric))
     if config.json:
-        Path(config.json).write_text(json.dumps(_as_json(verifications, metric), indent=2) + "\n")
+        write_json(config.json, _as_json(verifications, metric))
     for verification in verifications:
         verification.require_passed()
     if metric is not None and not metric.passed:
@@ -133,7 +132,7 @@ def _metric(config: DictConfig, reference: Reference) -> MetricComparison | None
 def _metric_table(metric: MetricComparison) -> Table:
     table = Table("metric", "torch model", "package", "difference", "allowed", "")
     table.add_row(
-        metric.name,
+        Text(metric.name),
         f"{metric.module:.4f}",
         f"{metric.package:.4f}",
         f"{metric.package - metric.module:+.4f}",

@@ -7,8 +7,7 @@ from lightning_compress.coreml.detector import NonMaximumSuppression
 from lightning_compress.coreml.export import CoreMLExport, ExportedPackage
 from lightning_compress.coreml.image import ImageInput, SizeRange
 from lightning_compress.coreml.metadata import add_metadata
-from lightning_compress.coreml.post_training import palettize_package
-from lightning_compress.coreml.rewriting import prune_package, quantize_package
+from lightning_compress.coreml.post_training import PostTrainingForm, compress_package, palettize_package
 from lightning_compress.coreml.tolerance import Tolerance
 from lightning_compress.coreml.wrappers import softmax_outputs
 
@@ -17,13 +16,13 @@ __all__ = [
     "ExportedPackage",
     "ImageInput",
     "NonMaximumSuppression",
+    "PostTrainingForm",
     "SizeRange",
     "Tolerance",
     "add_metadata",
+    "compress_package",
     "model_card",
     "palettize_package",
-    "prune_package",
-    "quantize_package",
     "softmax_outputs",
     "write_model_card",
 ]

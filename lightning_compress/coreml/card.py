@@ -1,16 +1,24 @@
-"""The model card beside a package: what it is, how well it does, how it is compressed, how an app uses it."""
+"""The model card beside a package: what it is, how well it does, how it is compressed, how an app uses it.
+
+Whoever made the package wrote its names and descriptions; the card shows them as they are.
+"""
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lightning_compress.coreml.detector import CONFIDENCE, COORDINATES
-from lightning_compress.markdown import markdown_table
-from lightning_compress.package.inspection import Feature, Layer, PackageReport
+from lightning_compress.counted import counted
+from lightning_compress.markdown import code_block, code_span, escaped, markdown_table
+from lightning_compress.package.inspection import Layer, PackageReport
+from lightning_compress.package.interface import Feature, PackageFunction
+from lightning_compress.package.layer_metadata import LAYERS
 from lightning_compress.package.rendering import format_bytes, storage
+from lightning_compress.package.save import replace_text
 
 METRICS = "metrics"
 """Key in the metadata of a package's metrics, a JSON object."""
@@ -22,11 +30,14 @@ _NOT_SHOWN = ("com.github.apple.", "com.apple.")
 def write_model_card(report: PackageReport) -> Path:
     """Write the card of a package beside it: `net.md` for `net.mlpackage`.
 
+    Args:
+        report: What `inspect` says of the package.
+
     Returns:
         The path of the card.
     """
     path = report.path.with_suffix(".md")
-    path.write_text(model_card(report), encoding="utf-8")
+    replace_text(path, model_card(report))
     return path
 
 
@@ -35,14 +46,17 @@ def model_card(report: PackageReport) -> str:
 
     Metrics are read from the metadata `metrics`, a JSON object, which `lightning-compress train` writes once the
     package has been measured.
+
+    Args:
+        report: What `inspect` says of the package.
     """
     parts = [
-        f"# {report.path.stem}",
-        report.description,
+        f"# {_line(report.path.stem)}",
+        escaped(report.description),
         _facts(report),
         _metrics(report),
-        "## Inputs and outputs",
-        _features(report),
+        *(f"Known to go wrong: {escaped(problem)}" for problem in report.known_problems),
+        *_functions(report),
         _labels(report),
         "## Compression by layer",
         _layers(report.layers),
@@ -60,9 +74,9 @@ def _facts(report: PackageReport) -> str:
         ("weights", format_bytes(report.weight_bytes)),
         ("weights at float16", f"{format_bytes(report.float16_weight_bytes)} ({ratio:.2f} times as large)"),
         ("runs on", f"{report.target} and later"),
-        ("version", report.version),
-        ("author", report.author),
-        ("license", report.license),
+        ("version", _line(report.version)),
+        ("author", _line(report.author)),
+        ("license", _line(report.license)),
     ]
     return markdown_table(("", ""), [row for row in rows if row[1]])
 
@@ -73,38 +87,51 @@ def _metrics(report: PackageReport) -> str:
         return ""
     try:
         metrics = json.loads(text)
-    except ValueError:
-        return f"## Metrics\n\n{text}"
+    except (ValueError, RecursionError):
+        return f"## Metrics\n\n{escaped(text)}"
     if not isinstance(metrics, dict):
-        return f"## Metrics\n\n{text}"
+        return f"## Metrics\n\n{escaped(text)}"
     rows = [
-        (name, f"{value:.4f}" if isinstance(value, float) else str(value)) for name, value in metrics.items()
+        (_line(name), f"{value:.4f}" if isinstance(value, float) else _line(str(value)))
+        for name, value in metrics.items()
     ]
     return "## Metrics\n\n" + markdown_table(("metric", "value"), rows)
 
 
-def _features(report: PackageReport) -> str:
+def _functions(report: PackageReport) -> list[str]:
+    if len(report.functions) == 1:
+        return ["## Inputs and outputs", _features(report.functions[0])]
+    return [
+        part
+        for function in report.functions
+        for part in (f"## Inputs and outputs of {code_span(function.name)}", _features(function))
+    ]
+
+
+def _features(function: PackageFunction) -> str:
     rows = []
-    for kind, group in (("input", report.inputs), ("output", report.outputs)):
+    for kind, group in (("input", function.inputs), ("output", function.outputs)):
         for feature in group:
             shape = " x ".join(str(extent) for extent in feature.shape)
-            rows.append((kind, f"`{feature.name}`", feature.type, shape, feature.description))
+            rows.append(
+                (kind, code_span(feature.name), _line(feature.type), shape, _line(feature.description))
+            )
     return markdown_table(("", "name", "type", "shape", "description"), rows)
 
 
 def _labels(report: PackageReport) -> str:
     if not report.labels:
         return ""
-    shown = ", ".join(report.labels[:20]) + (", …" if len(report.labels) > 20 else "")
-    return f"{len(report.labels)} labels: {shown}"
+    shown = ", ".join(map(_line, report.labels[:20])) + (", …" if len(report.labels) > 20 else "")
+    return f"{counted(len(report.labels), 'label')}: {shown}"
 
 
 def _layers(layers: Iterable[Layer]) -> str:
     rows = [
         (
-            f"`{layer.name}`",
+            code_span(layer.name),
             "x".join(str(extent) for extent in layer.shape),
-            storage(layer),
+            html.escape(storage(layer), quote=False),
             f"{layer.sparsity:.1%}",
             format_bytes(layer.float16_bytes),
             format_bytes(layer.stored_bytes),
@@ -119,27 +146,34 @@ def _metadata(report: PackageReport) -> str:
     rows = [
         (key, value)
         for key, value in report.user_metadata.items()
-        if key != METRICS and not key.startswith(_NOT_SHOWN)
+        if key not in (METRICS, LAYERS) and not key.startswith(_NOT_SHOWN)
     ]
     if not rows:
         return ""
-    return "## Metadata\n\n" + "\n\n".join(f"{key}:\n\n```\n{_readable(value)}\n```" for key, value in rows)
+    return "## Metadata\n\n" + "\n\n".join(
+        f"{_line(key)}:\n\n{code_block(_readable(value))}" for key, value in rows
+    )
+
+
+def _line(text: str) -> str:
+    """A text that is one line of Markdown."""
+    return escaped(" ".join(text.split()))
 
 
 def _readable(value: str) -> str:
     try:
         content = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return value
     return json.dumps(content, indent=2) if isinstance(content, dict) else value
 
 
 def _swift(report: PackageReport) -> str:
-    return f"```swift\n{_code(report)}\n```"
+    return code_block(_code(report), "swift")
 
 
 def _code(report: PackageReport) -> str:
-    name = _class_name(report.path.stem)
+    name = _identifier(report.path.stem)
     outputs = {output.name for output in report.outputs}
     takes_image = bool(report.inputs) and report.inputs[0].type.startswith("image")
     if takes_image and report.labels and {CONFIDENCE, COORDINATES} <= outputs:
@@ -149,9 +183,9 @@ def _code(report: PackageReport) -> str:
     return _plain(name, report.inputs, report.outputs)
 
 
-def _class_name(stem: str) -> str:
-    """The name of the class that Xcode generates for a package."""
-    name = re.sub(r"\W", "_", stem)
+def _identifier(name: str) -> str:
+    """What Xcode makes of a name in the code that it generates for a package."""
+    name = re.sub(r"\W", "_", name)
     return f"_{name}" if name[:1].isdigit() else name
 
 
@@ -189,12 +223,13 @@ try VNImageRequestHandler(cgImage: image).perform([request])"""
 
 
 def _plain(name: str, inputs: Sequence[Feature], outputs: Sequence[Feature]) -> str:
-    arguments = ", ".join(f"{feature.name}: {feature.name}" for feature in inputs)
+    names = {feature.name: _identifier(feature.name) for feature in (*inputs, *outputs)}
+    arguments = ", ".join(f"{names[feature.name]}: {names[feature.name]}" for feature in inputs)
     lines = [
         "import CoreML",
         "",
         *(
-            f"// {feature.name}: "
+            f"// {names[feature.name]}: "
             + (
                 f"CVPixelBuffer, {' x '.join(map(str, feature.shape))}"
                 if feature.type.startswith("image")
@@ -204,6 +239,6 @@ def _plain(name: str, inputs: Sequence[Feature], outputs: Sequence[Feature]) -> 
         ),
         f"let model = try {name}(configuration: MLModelConfiguration())",
         f"let result = try model.prediction({arguments})",
-        *(f"print(result.{feature.name})" for feature in outputs),
+        *(f"print(result.{names[feature.name]})" for feature in outputs),
     ]
     return "\n".join(lines)

@@ -30,6 +30,7 @@ from lightning_compress.coreml.trace import (
     without_autocast,
 )
 from lightning_compress.coreml.workarounds import patched_converter
+from lightning_compress.counted import counted
 from lightning_compress.errors import CompressionError, ConfigurationError
 from lightning_compress.finite import require_finite
 from lightning_compress.package.targets import target_name
@@ -180,7 +181,9 @@ def _input_names(
         return ["image"] if interface.image is not None and names == ["input"] else names
     names = list(interface.input_names)
     if len(names) != count:
-        raise ConfigurationError(f"input_names={names!r} has {len(names)} names for {count} example inputs")
+        raise ConfigurationError(
+            f"input_names={names!r} has {counted(len(names), 'name')} for {counted(count, 'example input')}"
+        )
     return names
 
 
@@ -189,7 +192,7 @@ def _output_types(traced: Traced, interface: Interface) -> list[ct.TensorType]:
         return [ct.TensorType(name=name) for name in _output_names(traced, interface)]
     if len(traced.outputs) != len(RAW_OUTPUTS):
         raise ConfigurationError(
-            f"the module to export with nms returns {len(traced.outputs)} tensors; Core ML's non-maximum "
+            f"the module to export with nms returns {counted(len(traced.outputs), 'tensor')}; Core ML's non-maximum "
             "suppression takes confidences and coordinates"
         )
     return [ct.TensorType(name=name, dtype=np.float32) for name in RAW_OUTPUTS]
@@ -202,7 +205,7 @@ def _output_names(traced: Traced, interface: Interface) -> list[str]:
     names = list(interface.output_names)
     if len(names) != count:
         raise ConfigurationError(
-            f"output_names={names!r} has {len(names)} names; the module returns {count} tensors"
+            f"output_names={names!r} has {counted(len(names), 'name')}; the module returns {counted(count, 'tensor')}"
         )
     return names
 
@@ -216,7 +219,7 @@ def _require_classes(traced: Traced, labels: Sequence[str]) -> None:
         )
     if traced.outputs[0].numel() != len(labels):
         raise ConfigurationError(
-            f"there are {len(labels)} class_labels for an output of shape {shapes[0]}; "
+            f"class_labels has {counted(len(labels), 'label')} for an output of shape {shapes[0]}; "
             "each class needs one, and the example input a batch of one"
         )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import coremltools as ct
 
+from lightning_compress.counted import counted
 from lightning_compress.errors import ConfigurationError
 
 CONFIDENCE = "confidence"
@@ -94,7 +95,8 @@ def _require_boxes(program: Any, labels: Sequence[str]) -> int:
         )
     if confidence[1] != len(labels):
         raise ConfigurationError(
-            f"there are {len(labels)} class_labels for confidences of {confidence[1]} classes; each class needs "
+            f"class_labels has {counted(len(labels), 'label')} for confidences of "
+            f"{counted(confidence[1], 'class', 'classes')}; each class needs "
             "one, and the background is left out"
         )
     return int(confidence[0])

@@ -18,13 +18,16 @@ from lightning_compress.coreml.convert import PRECISIONS, Interface, convert, re
 from lightning_compress.coreml.detector import CONFIDENCE, COORDINATES, NonMaximumSuppression
 from lightning_compress.coreml.image import ImageInput
 from lightning_compress.coreml.labels import read_labels
+from lightning_compress.coreml.layer_names import layer_names
 from lightning_compress.coreml.tolerance import Tolerance, default_tolerance
 from lightning_compress.coreml.trace import ExampleInputs, as_tuple
 from lightning_compress.coreml.verification import Verification, verify_package
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.package.inspection import PackageReport, inspect
-from lightning_compress.package.save import require_writable, resolve, save_package
+from lightning_compress.package.layer_metadata import LAYERS, LayerMetadata
+from lightning_compress.package.save import require_folder, require_writable, resolve, save_package
 from lightning_compress.package.targets import Capability, resolve_target, target_name
+from lightning_compress.package.versions import exclusive
 
 _PREVIEW = "com.apple.coreml.model.preview.type"
 """The metadata by which Xcode knows how to try a model."""
@@ -171,6 +174,7 @@ class CoreMLExport:
         capabilities: Collection[Capability] = (),
         *,
         reference: nn.Module | None = None,
+        dense_reasons: Mapping[str, str] | None = None,
     ) -> ExportedPackage:
         """Wrap, trace, convert, check, write, verify and measure.
 
@@ -180,6 +184,8 @@ class CoreMLExport:
             capabilities: What the compression needs of the package; that each is really in it is checked
                 before it is written.
             reference: What the package is compared with, such as the module that was trained; by default `module`.
+            dense_reasons: Why parameters of `module` are not compressed, by their dotted names, for those who look
+                into the package.
 
         Raises:
             TraceError: If the module cannot be traced.
@@ -190,16 +196,20 @@ class CoreMLExport:
             PackageError: If the package cannot be written; an earlier one is then still there.
         """
         target = resolve_target(self.minimum_deployment_target, capabilities)
-        model = self._converted(module, example_inputs, target, capabilities)
+        model = self._converted(module, example_inputs, target, capabilities, dense_reasons)
 
         def verify(package: Path) -> None:
             compared = module if reference is None else reference
             self.compare(package, compared, example_inputs, capabilities, finalized=module).require_passed()
 
-        path = save_package(model, self.path, verify if self.verify else None)
-        report = inspect(path)
-        if self.card:
-            write_model_card(report)
+        destination = resolve(self.path)
+        require_folder(destination)
+        # What is said of the package is said of this one, and not of one that another job has written since.
+        with exclusive(destination):
+            path = save_package(model, destination, verify if self.verify else None)
+            report = inspect(path)
+            if self.card:
+                write_model_card(report)
         return ExportedPackage(
             path=path,
             package_bytes=report.package_bytes,
@@ -254,15 +264,19 @@ class CoreMLExport:
         example_inputs: ExampleInputs,
         target: ct.target,
         capabilities: Collection[Capability],
+        dense_reasons: Mapping[str, str] | None = None,
     ) -> ct.models.MLModel:
+        exported = self.wrapped(module)
         model = convert(
-            self.wrapped(module),
+            exported,
             example_inputs,
             target=target,
             interface=Interface(self.image, self.input_names, self.output_names, self._labels(), self.nms),
             compute_precision=self.compute_precision,
         )
         self._describe(model)
+        layers = LayerMetadata(layer_names(exported, module), dense_reasons or {})
+        model.user_defined_metadata[LAYERS] = layers.as_text()
         require_present(capabilities, model)
         return model
 

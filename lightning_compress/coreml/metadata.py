@@ -6,14 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import coremltools as ct
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-
 from lightning_compress.coreml.card import write_model_card
-from lightning_compress.errors import PackageError
+from lightning_compress.package.changing import change_specification
 from lightning_compress.package.inspection import PackageReport, inspect
-from lightning_compress.package.opening import open_package
-from lightning_compress.package.save import save_package
 
 
 def add_metadata(package: str | Path, metadata: Mapping[str, Any], *, card: bool = True) -> PackageReport:
@@ -30,14 +25,15 @@ def add_metadata(package: str | Path, metadata: Mapping[str, Any], *, card: bool
     Raises:
         PackageError: If it cannot be read or written.
     """
-    path = open_package(package).path
-    try:
-        model = ct.models.MLModel(str(path), skip_model_load=True)
-    except (DecodeError, OSError, RuntimeError, ValueError) as error:
-        raise PackageError(f"{str(path)!r} cannot be read: {error}") from error
-    for key, value in metadata.items():
-        model.user_defined_metadata[str(key)] = str(value)
-    report = inspect(save_package(model, path))
-    if card:
-        write_model_card(report)
-    return report
+
+    def add(specification: Any) -> None:
+        for key, value in metadata.items():
+            specification.description.metadata.userDefined[str(key)] = str(value)
+
+    def describe(path: Path) -> PackageReport:
+        report = inspect(path)
+        if card:
+            write_model_card(report)
+        return report
+
+    return change_specification(package, add, describe)

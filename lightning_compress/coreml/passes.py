@@ -11,18 +11,21 @@ from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
 # Registers the converters of torch operations that coremltools lacks.
 import lightning_compress.coreml.torch_ops  # noqa: F401
 from lightning_compress.coreml.batch_norm_folding import FoldBatchNorm
+from lightning_compress.coreml.fused_names import FUSION, FuseBatchNorm
 from lightning_compress.coreml.metadata_buffers import Selected
 from lightning_compress.coreml.rearranged_constants import FoldTranspose, RecognizeConstants
 
 _NAMESPACE = "lightning_compress"
-_RECOGNIZE, _TRANSPOSE, _BATCH_NORM = (
-    f"{_NAMESPACE}::{name}" for name in ("recognize_constants", "fold_transpose", "fold_batch_norm")
+_RECOGNIZE, _TRANSPOSE, _BATCH_NORM, _FUSE = (
+    f"{_NAMESPACE}::{name}"
+    for name in ("recognize_constants", "fold_transpose", "fold_batch_norm", "fuse_batch_norm")
 )
 
 for _name, _pass in (
     (_RECOGNIZE, RecognizeConstants),
     (_TRANSPOSE, FoldTranspose),
     (_BATCH_NORM, FoldBatchNorm),
+    (_FUSE, FuseBatchNorm),
 ):
     if _name not in PASS_REGISTRY:
         PASS_REGISTRY.add(_NAMESPACE, _pass, False, _name.partition("::")[2])
@@ -43,7 +46,8 @@ def conversion_passes(selected: Collection[Selected]) -> Any:
     # Once constants have been computed, and before anything is computed from them.
     _insert_before(pipeline, "common::const_deduplication", _RECOGNIZE)
     _insert_before(pipeline, "common::const_deduplication", _TRANSPOSE)
-    _insert_before(pipeline, "common::fuse_conv_batchnorm", _BATCH_NORM)
+    _insert_before(pipeline, FUSION, _BATCH_NORM)
+    _insert_before(pipeline, FUSION, _FUSE)
     pipeline.set_options(_RECOGNIZE, {"selected": tuple(selected)})
     return pipeline
 

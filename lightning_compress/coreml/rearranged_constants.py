@@ -40,6 +40,9 @@ _ALL_ORDERS = 3
 _FEWEST = 64
 """A constant that is smaller than the smallest selected tensor by more than this factor is none of its parts."""
 
+_TELLING = 3
+"""A constant of fewer distinct values than this, zero aside, such as a mask, tells nothing of where they came from."""
+
 _RECURRENT = ("lstm", "gru", "rnn")
 
 
@@ -82,7 +85,7 @@ class RecognizeConstants(AbstractGraphPass):  # type: ignore[misc]
         """Change a program in place.
 
         Raises:
-            CompressionError: If a dense constant holds all values of a selected tensor and cannot be stored as it.
+            CompressionError: If a dense constant is made of a selected tensor's values and cannot be stored as it.
         """
         sources = Sources(self.selected)
         if not sources:
@@ -95,6 +98,9 @@ class RecognizeConstants(AbstractGraphPass):  # type: ignore[misc]
                 variable = operation.outputs[0]
                 takers = consumers(variable)
                 if not takers and variable not in block.outputs:
+                    continue
+                if takers and all(taker.op_type.startswith("constexpr_") for taker in takers):
+                    # A palette or a scale of a constant that is stored compressed.
                     continue
                 early = opset < ct.target.iOS18 and any(taker.op_type in _RECURRENT for taker in takers)
                 found = None if early or variable in block.outputs else sources.rearranged(variable.val)
@@ -143,6 +149,7 @@ class Sources:
     def __init__(self, selected: Collection[Selected]) -> None:
         self._selected = list(selected)
         self._tensors: dict[int, CompressedTensor] = {}
+        self._distinct: dict[int, Array] = {}
         self._rows: dict[int, dict[bytes, list[tuple[int, int]]]] = {}
         for index, tensor in enumerate(self._selected):
             by_row = tensor.values.reshape(len(tensor.values), -1)
@@ -154,8 +161,8 @@ class Sources:
         return bool(self._selected)
 
     def held(self, values: Array) -> list[str]:
-        """Names of the tensors all rows of which a dense constant holds."""
-        names = []
+        """Names of the tensors all rows of which a dense constant holds, or of whose values it is made."""
+        names = self._made_of(values)
         for order in _orders(values):
             laid_out = values.transpose(order)
             by_row = laid_out.reshape(len(laid_out), -1)
@@ -168,6 +175,22 @@ class Sources:
                 if count == len(selected.values) and selected.values.any():
                     names.append(repr(selected.name))
         return sorted(set(names))
+
+    def _made_of(self, values: Array) -> list[str]:
+        """Names of the tensors that hold every value of a constant, such as one cut along its columns."""
+        distinct = np.unique(values[values != 0].astype(np.float32))
+        if values.size < _FEWEST or len(distinct) < _TELLING:
+            return []
+        return [
+            repr(selected.name)
+            for index, selected in enumerate(self._selected)
+            if np.isin(distinct, self._values(index), assume_unique=True).all()
+        ]
+
+    def _values(self, index: int) -> Array:
+        if index not in self._distinct:
+            self._distinct[index] = np.unique(self._selected[index].values)
+        return self._distinct[index]
 
     def rearranged(self, values: Array) -> Recognized | None:
         """A dense constant as it can be stored, if it is made of rows of selected tensors."""

@@ -1,28 +1,25 @@
-"""From a changed program back to a model, and coremltools' own compression of packages by that way."""
+"""From a changed program back to a model."""
 
 from __future__ import annotations
 
 import tempfile
-from pathlib import Path
+from collections.abc import Collection
 from typing import Any
 
 import coremltools as ct
 from coremltools.converters.mil.backend.mil import load as backend
-from coremltools.converters.mil.mil.passes.graph_pass import PassOption
 from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
 
-from lightning_compress.coreml.quiet import quiet_conversion
-from lightning_compress.errors import ConfigurationError, TargetError
-from lightning_compress.package.opening import Package, open_package
-from lightning_compress.package.targets import Capability, resolve_target, target_name
+from lightning_compress.coreml.programs import opset_of
+from lightning_compress.errors import TargetError
+from lightning_compress.package.opening import Package
+from lightning_compress.package.targets import Capability, lowest_target, resolve_target, target_name
 
 LOWEST_SPECIFICATION = 7
 """The first specification version (iOS16) with compressed weights."""
 
 WEIGHT_THRESHOLD = 2048
 """Weights with no more elements than this stay dense, as in coremltools."""
-
-_QUANTIZED = {"int8": Capability.INT8_WEIGHTS, "int4": Capability.INT4_WEIGHTS}
 
 
 def model_of_program(package: Package, program: Any) -> ct.models.MLModel:
@@ -32,12 +29,17 @@ def model_of_program(package: Package, program: Any) -> ct.models.MLModel:
     coremltools' own compression of packages does, they cost seconds, may change operations that were
     verified, and have failed for classifiers (coremltools #1906).
     """
+    if len(program.functions) > 1:
+        # Weights that functions share are stored once; coremltools 9 knows them by a mark that reading loses.
+        PASS_REGISTRY["common::const_deduplication"]._deduplicate_const_across_functions(program)
+    description = package.specification.description
+    program.default_function_name = description.defaultFunctionName or program.default_function_name
     with tempfile.TemporaryDirectory() as folder:
         specification = backend.load(
             program,
             folder,
-            specification_version=max(package.specification_version, LOWEST_SPECIFICATION),
-            model_description=package.specification.description,
+            specification_version=int(opset_of(program).value),
+            model_description=description,
         )
         if package.pipeline is not None:
             specification = _in_pipeline(package, specification)
@@ -57,77 +59,31 @@ def _in_pipeline(package: Package, specification: Any) -> Any:
     return pipeline
 
 
-def require_target(package: Package, capability: Capability) -> None:
-    """Raise if a package's target cannot carry a compression.
+def raised_to(package: Package, capabilities: Collection[Capability], requested: str | None) -> int:
+    """The specification version that a package has to be of to hold what is asked of it.
+
+    Args:
+        package: The package.
+        capabilities: What it shall hold.
+        requested: A deployment target to raise it to, or None to leave it at its own.
 
     Raises:
-        TargetError: Naming the target that the package has to be exported for.
+        TargetError: If the target cannot carry one of `capabilities`, or is lower than the package's.
     """
-    lowest = resolve_target(None, [capability])
     has = max(package.specification_version, LOWEST_SPECIFICATION)
+    lowest = lowest_target(capabilities)
+    if requested is not None:
+        version = int(resolve_target(requested, capabilities).value)
+        if version < package.specification_version:
+            raise TargetError(
+                f"minimum_deployment_target={requested!r} is lower than what the package is for, "
+                f"{target_name(package.specification_version)}; a package can be raised and not lowered"
+            )
+        return version
     if lowest.value > has:
+        missing = sorted(c.value for c in capabilities if lowest_target([c]).value > has)
         raise TargetError(
-            f"a package for {target_name(has)} cannot carry {capability.value}; "
-            f"export it with minimum_deployment_target={lowest.name!r} first"
+            f"a package for {target_name(has)} cannot carry {', '.join(missing)}; "
+            f"raise it with minimum_deployment_target={lowest.name!r}, or export it for that"
         )
-
-
-def prune_package(
-    package: str | Path | ct.models.MLModel, sparsity: float, *, weight_threshold: int = WEIGHT_THRESHOLD
-) -> ct.models.MLModel:
-    """Set the smallest weights of each tensor of a package to zero and store the others alone.
-
-    Args:
-        package: Path of an `.mlpackage` folder, or a converted model.
-        sparsity: Share of weights to set to zero, in [0, 1).
-        weight_threshold: Weights with no more elements stay dense.
-
-    Raises:
-        ConfigurationError: If `sparsity` lies outside.
-        PackageError: If the package cannot be read.
-    """
-    if not 0 <= sparsity < 1:
-        raise ConfigurationError(f"sparsity={sparsity!r} is not in [0, 1)")
-    configuration = ct.optimize.coreml.OpMagnitudePrunerConfig(
-        target_sparsity=sparsity, weight_threshold=weight_threshold
-    )
-    return _passed(open_package(package), "prune_weights", configuration)
-
-
-def quantize_package(
-    package: str | Path | ct.models.MLModel, dtype: str = "int8", *, weight_threshold: int = WEIGHT_THRESHOLD
-) -> ct.models.MLModel:
-    """Quantize the weights of a package, symmetrically, with a scale for each channel.
-
-    Args:
-        package: Path of an `.mlpackage` folder, or a converted model.
-        dtype: "int8", or "int4" for packages for iOS18 and later.
-        weight_threshold: Weights with no more elements stay dense.
-
-    Raises:
-        ConfigurationError: If `dtype` is another.
-        TargetError: If the package's target cannot carry it.
-        PackageError: If the package cannot be read.
-    """
-    if dtype not in _QUANTIZED:
-        raise ConfigurationError(f"dtype={dtype!r} is unknown; valid are {', '.join(_QUANTIZED)}")
-    opened = open_package(package)
-    require_target(opened, _QUANTIZED[dtype])
-    configuration = ct.optimize.coreml.OpLinearQuantizerConfig(
-        mode="linear_symmetric", dtype=dtype, weight_threshold=weight_threshold
-    )
-    return _passed(opened, "linear_quantize_weights", configuration)
-
-
-def _passed(package: Package, name: str, configuration: Any) -> ct.models.MLModel:
-    compression = PASS_REGISTRY[f"compression::{name}"]
-    compression.set_options(
-        [
-            PassOption("config", ct.optimize.coreml.OptimizationConfig(global_config=configuration)),
-            PassOption("joint_compression", False),
-        ]
-    )
-    with quiet_conversion():
-        program = package.program(LOWEST_SPECIFICATION)
-        compression.apply(program)
-        return model_of_program(package, program)
+    return has

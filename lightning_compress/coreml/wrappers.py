@@ -20,6 +20,9 @@ class SoftmaxOutputs(nn.Module):
 def softmax_outputs(module: nn.Module) -> nn.Module:
     """Wrap a classifier that returns logits, so that its package gives probabilities.
 
+    Args:
+        module: The classifier.
+
     Example:
         In a Hydra configuration::
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_compress.counted import counted
 from lightning_compress.dkm.clustering import Clustering
 from lightning_compress.dkm.weight_palette import LUT_DTYPES, Palettes, WeightPalette, precision
 from lightning_compress.errors import ConfigurationError
@@ -175,7 +176,7 @@ class Palette(Technique):
             (form.scale_scheme is not None, "scaled by channel"),
             (form.lut_dtype in ("i8", "u8"), "int8 entries"),
         )
-        bits = f"palette of {(form.n_clusters - 1).bit_length()} bits"
+        bits = f"palette of {counted((form.n_clusters - 1).bit_length(), 'bit')}"
         return ", ".join([bits, *(words for holds, words in special if holds)])
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,18 @@ import coremltools as ct
 import numpy as np
 import numpy.typing as npt
 
+from lightning_compress.errors import PackageError
 from lightning_compress.float16 import count_patterns
+from lightning_compress.package.explaining import reason
+from lightning_compress.package.files import shown
+from lightning_compress.package.interface import Feature, PackageFunction, read_functions, read_labels
+from lightning_compress.package.known_problems import is_divided_by_scale, known_problems
+from lightning_compress.package.layer_metadata import LayerMetadata, read_layer_metadata
 from lightning_compress.package.opening import Package, open_package
-from lightning_compress.package.reader import suppression_of
 from lightning_compress.package.sizes import float16_weight_bytes, package_bytes, weight_bytes
 from lightning_compress.package.storage import Storage
 from lightning_compress.package.targets import target_name
+from lightning_compress.package.versions import read_one_version
 from lightning_compress.package.weights import Weight, iterate_operations, iterate_weights
 
 
@@ -26,9 +32,9 @@ class Layer:
     """One weight of a package.
 
     Attributes:
-        name: Name of the weight as the converter derived it from the torch parameter; where it fused the
-            weight with a neighbour and lost the name, the operation and its place among those of its type
-            ("conv_3.weight").
+        name: Dotted name of the torch parameter in the module that was exported. In a package of other
+            exporters, the name that the converter derived from it; where it fused the weight with a neighbour
+            and lost the name, the operation and its place among those of its type ("conv_3.weight").
         operation: Type of the operation that takes it.
         shape: Shape of the decompressed weight.
         parameters: Number of elements.
@@ -36,6 +42,7 @@ class Layer:
         sparsity: Share of elements that are zero.
         distinct_values: Number of different values.
         float16_bytes: Bytes of the weight, dense, at float16.
+        dense_reason: Why it is not compressed, where the export wrote that down.
     """
 
     name: str
@@ -46,6 +53,7 @@ class Layer:
     sparsity: float
     distinct_values: int
     float16_bytes: int
+    dense_reason: str = ""
 
     @property
     def technique(self) -> str:
@@ -74,27 +82,6 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Feature:
-    """An input or an output of a package.
-
-    Attributes:
-        name: Its name.
-        type: "image RGB", "array float32", "dictionary" or "string", as an app meets it.
-        shape: Shape; (height, width) of an image; empty where there is none.
-        description: What the author wrote about it.
-        scale: Factors of an image's pixels that Core ML applies, one or one a channel.
-        bias: What Core ML adds after scaling.
-    """
-
-    name: str
-    type: str
-    shape: tuple[int, ...]
-    description: str = ""
-    scale: tuple[float, ...] = ()
-    bias: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
 class PackageReport:
     """Everything that `lightning-compress inspect` shows; `rendering.render` prints it.
 
@@ -106,10 +93,10 @@ class PackageReport:
         weight_bytes: Bytes of its weight files.
         float16_weight_bytes: Bytes of the weight file of the same model, dense, at float16.
         operations: How many there are of each type, most frequent first.
-        layers: The weights, in the order of the operations.
-        inputs: Its inputs.
-        outputs: Its outputs.
+        layers: The weights, in the order of the operations; those that functions share, once.
+        functions: Its functions, the default one first.
         labels: Class labels of a classifier.
+        known_problems: What in it is known to fail on devices, in sentences.
         author: Author.
         license: License.
         description: Description.
@@ -125,14 +112,24 @@ class PackageReport:
     float16_weight_bytes: int
     operations: Mapping[str, int]
     layers: tuple[Layer, ...]
-    inputs: tuple[Feature, ...]
-    outputs: tuple[Feature, ...]
+    functions: tuple[PackageFunction, ...]
     labels: tuple[str, ...]
+    known_problems: tuple[str, ...]
     author: str
     license: str
     description: str
     version: str
     user_metadata: Mapping[str, str]
+
+    @property
+    def inputs(self) -> tuple[Feature, ...]:
+        """The inputs of the default function."""
+        return self.functions[0].inputs
+
+    @property
+    def outputs(self) -> tuple[Feature, ...]:
+        """The outputs of the default function."""
+        return self.functions[0].outputs
 
 
 def inspect(package: str | Path | ct.models.MLModel) -> PackageReport:
@@ -144,12 +141,15 @@ def inspect(package: str | Path | ct.models.MLModel) -> PackageReport:
     Raises:
         PackageError: If it cannot be read.
     """
-    opened = open_package(package)
+    return read_one_version(package, lambda: _report(open_package(package)))
+
+
+def _report(opened: Package) -> PackageReport:
     program = opened.program()
-    weights = list(iterate_weights(program))
+    weights = _weights(opened, program)
     operations = list(iterate_operations(program))
     description = opened.description
-    constants = _small_constants(operations)
+    layers, divided = _layers(weights, opened)
     return PackageReport(
         path=opened.path,
         target=target_name(opened.specification_version),
@@ -158,10 +158,10 @@ def inspect(package: str | Path | ct.models.MLModel) -> PackageReport:
         weight_bytes=weight_bytes(opened),
         float16_weight_bytes=float16_weight_bytes(weights),
         operations=dict(Counter(operation.op_type for operation in operations).most_common()),
-        layers=_layers(weights),
-        inputs=tuple(_feature(feature, constants) for feature in description.input),
-        outputs=tuple(_feature(feature, {}) for feature in description.output),
-        labels=_labels(opened),
+        layers=layers,
+        functions=read_functions(opened, operations),
+        labels=read_labels(opened),
+        known_problems=known_problems({layer.name: layer.storage for layer in layers}, divided),
         author=description.metadata.author,
         license=description.metadata.license,
         description=description.metadata.shortDescription,
@@ -173,17 +173,45 @@ def inspect(package: str | Path | ct.models.MLModel) -> PackageReport:
 def decompressed_weights(package: str | Path | ct.models.MLModel) -> dict[str, npt.NDArray[Any]]:
     """The weights of a package as dense arrays, by the names that `inspect` gives them, in the same order.
 
+    Args:
+        package: Path of a package, or a model in memory.
+
     Raises:
         PackageError: If the package cannot be read.
     """
-    weights = list(iterate_weights(open_package(package).program()))
-    return {name: weight.values() for name, weight in zip(_names(weights), weights, strict=True)}
+
+    def read() -> dict[str, npt.NDArray[Any]]:
+        opened = open_package(package)
+        weights = _weights(opened, opened.program())
+        names = weight_names(weights, read_layer_metadata(opened.description.metadata.userDefined))
+        return {name: _values(weight, opened) for name, weight in zip(names, weights, strict=True)}
+
+    return read_one_version(package, read)
 
 
-def _layers(weights: list[Weight]) -> tuple[Layer, ...]:
-    layers = []
-    for name, weight in zip(_names(weights), weights, strict=True):
-        values = weight.values()
+def _weights(opened: Package, program: Any) -> list[Weight]:
+    try:
+        return list(iterate_weights(program))
+    # Which forms of compressed weights there are is coremltools' to check, and it leaves some of it.
+    except Exception as error:
+        raise PackageError(f"the weights of {shown(opened.path)} cannot be read: {reason(error)}") from error
+
+
+def _values(weight: Weight, opened: Package) -> npt.NDArray[Any]:
+    try:
+        return weight.values()
+    except Exception as error:
+        raise PackageError(
+            f"weight {weight.name!r} of {shown(opened.path)} cannot be decompressed: {reason(error)}"
+        ) from error
+
+
+def _layers(weights: list[Weight], opened: Package) -> tuple[tuple[Layer, ...], list[str]]:
+    """The layers, and the names of those whose values look divided by a scale."""
+    metadata = read_layer_metadata(opened.description.metadata.userDefined)
+    layers, divided = [], []
+    for name, weight in zip(weight_names(weights, metadata), weights, strict=True):
+        values = _values(weight, opened)
         layers.append(
             Layer(
                 name=name,
@@ -191,12 +219,15 @@ def _layers(weights: list[Weight]) -> tuple[Layer, ...]:
                 shape=weight.shape,
                 parameters=weight.size,
                 storage=weight.storage,
-                sparsity=float(np.mean(values == 0)),
+                sparsity=float(np.mean(values == 0)) if values.size else 0.0,
                 distinct_values=_distinct(values),
                 float16_bytes=weight.float16_bytes,
+                dense_reason="" if weight.storage.techniques else metadata.dense.get(name, ""),
             )
         )
-    return tuple(layers)
+        if not weight.storage.techniques and is_divided_by_scale(values):
+            divided.append(name)
+    return tuple(layers), divided
 
 
 def _distinct(values: npt.NDArray[Any]) -> int:
@@ -205,7 +236,7 @@ def _distinct(values: npt.NDArray[Any]) -> int:
     return int(np.unique(values).size)
 
 
-def _names(weights: list[Weight]) -> list[str]:
+def weight_names(weights: Sequence[Weight], metadata: LayerMetadata) -> list[str]:
     """A name for each weight, none twice."""
     places: Counter[tuple[str, str]] = Counter()
     taken: Counter[str] = Counter()
@@ -214,59 +245,7 @@ def _names(weights: list[Weight]) -> list[str]:
         place = places[weight.operation, weight.parameter]
         places[weight.operation, weight.parameter] += 1
         lost = weight.name.startswith("const_") and weight.name.removeprefix("const_").isdigit()
-        name = f"{weight.operation}_{place}.{weight.parameter}" if lost else weight.name
+        name = f"{weight.operation}_{place}.{weight.parameter}" if lost else metadata.name(weight.name)
         taken[name] += 1
         names.append(name if taken[name] == 1 else f"{name}_{taken[name]}")
     return names
-
-
-def _small_constants(operations: list[Any]) -> dict[str, tuple[float, ...]]:
-    """Image scales and biases, by the names that coremltools gives to the operations which apply them."""
-    found = {}
-    for operation in operations:
-        name = operation.outputs[0].name if operation.outputs else ""
-        for mark in ("__scaled__", "__biased__"):
-            if mark in name and operation.y.val is not None:
-                found[name.split(mark)[0] + mark] = tuple(
-                    float(v) for v in np.atleast_1d(operation.y.val).ravel()
-                )
-    return found
-
-
-def _feature(feature: Any, constants: Mapping[str, tuple[float, ...]]) -> Feature:
-    kind = feature.type.WhichOneof("Type")
-    shape: tuple[int, ...] = ()
-    scale: tuple[float, ...] = ()
-    bias: tuple[float, ...] = ()
-    name = kind.removesuffix("Type") if kind else "unknown"
-    if kind == "imageType":
-        image = feature.type.imageType
-        name = f"image {image.ColorSpace.Name(image.colorSpace)}"
-        shape = (image.height, image.width)
-        scale = constants.get(f"{feature.name}__scaled__", (1.0,))
-        bias = constants.get(f"{feature.name}__biased__", (0.0,))
-    elif kind == "multiArrayType":
-        array = feature.type.multiArrayType
-        name = f"array {array.ArrayDataType.Name(array.dataType).lower()}"
-        shape = tuple(array.shape)
-    elif kind == "doubleType" and feature.type.isOptional:
-        name = "double, optional"
-    return Feature(feature.name, name, shape, feature.shortDescription, scale, bias)
-
-
-def _labels(package: Package) -> tuple[str, ...]:
-    suppression = None if package.pipeline is None else suppression_of(package.pipeline)
-    if suppression is not None:
-        return tuple(suppression.nonMaximumSuppression.stringClassLabels.vector)
-    for function in package.specification.mlProgram.functions.values():
-        for block in function.block_specializations.values():
-            for operation in block.operations:
-                if operation.type == "classify":
-                    classes = operation.inputs["classes"].arguments[0].value.immediateValue.list.values
-                    return tuple(_label(value.immediateValue.tensor) for value in classes)
-    return ()
-
-
-def _label(tensor: Any) -> str:
-    kind = tensor.WhichOneof("value")
-    return str(getattr(tensor, kind).values[0])

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import coremltools as ct
-from coremltools.converters.mil.frontend.milproto import load as milproto
 
 from lightning_compress.errors import PackageError
-from lightning_compress.package.reader import PackageContents, read_package
+from lightning_compress.package.files import regular_files, shown
+from lightning_compress.package.program import read_program
+from lightning_compress.package.reader import models_of, read_package
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Package:
         """The files with the large constants."""
         if self.weights_folder is None or not self.weights_folder.is_dir():
             return []
-        return sorted(entry for entry in self.weights_folder.rglob("*") if entry.is_file())
+        return [file for file, _ in regular_files(self.weights_folder)]
 
     def program(self, minimum_version: int = 0) -> Any:
         """The program as coremltools' `Program`, read as of `minimum_version` of the specification or later.
@@ -55,11 +56,7 @@ class Package:
         Raises:
             PackageError: If coremltools cannot read it.
         """
-        version = max(self.specification_version, minimum_version)
-        try:
-            return milproto.load(self.specification, version, str(self.weights_folder or ""))
-        except Exception as error:
-            raise PackageError(f"the program of {str(self.path)!r} cannot be read: {error}") from error
+        return read_program(self.specification, self.weights_folder, self.path, minimum_version)
 
 
 def open_package(package: str | Path | ct.models.MLModel) -> Package:
@@ -73,27 +70,27 @@ def open_package(package: str | Path | ct.models.MLModel) -> Package:
             one that is encrypted or compiled, or its weight file is missing or too short.
     """
     if isinstance(package, ct.models.MLModel):
-        contents = PackageContents(
-            Path(package.package_path), package.get_spec(), Path(package.weights_dir or package.package_path)
-        )
+        path, specification = Path(package.package_path), package.get_spec()
+        weights = Path(package.weights_dir or package.package_path)
     else:
-        contents = read_package(Path(package).expanduser())
-    specification, pipeline = contents.specification, None
-    if specification.WhichOneof("Type") == "pipeline":
-        pipeline, specification = specification, _only_program(specification, contents.path)
-    elif specification.WhichOneof("Type") != "mlProgram":
+        contents = read_package(package)
+        path, specification, weights = contents.path, contents.specification, contents.weights
+    if models_of(specification):
+        return Package(path, _only_program(specification, path), weights, specification)
+    if specification.WhichOneof("Type") != "mlProgram":
         raise PackageError(
-            f"{contents.path} holds a model of type {specification.WhichOneof('Type')!r}. "
+            f"{shown(path)} holds a model of type {specification.WhichOneof('Type')!r}. "
             "Valid types: 'mlProgram', and pipelines with one of them."
         )
-    return Package(contents.path, specification, contents.weights, pipeline)
+    return Package(path, specification, weights)
 
 
 def _only_program(pipeline: Any, path: Path) -> Any:
-    kinds = [model.WhichOneof("Type") for model in pipeline.pipeline.models]
+    models = models_of(pipeline)
+    kinds = [model.WhichOneof("Type") for model in models]
     if kinds.count("mlProgram") != 1:
         raise PackageError(
-            f"{str(path)!r} holds a pipeline of {', '.join(map(str, kinds)) or 'nothing'}; one with one ML Program "
-            "can be read. Give the packages of its programs one by one"
+            f"{shown(path)} holds a pipeline of {', '.join(map(str, kinds))}; one with one ML Program can be read. "
+            "Give the packages of its programs one by one."
         )
-    return pipeline.pipeline.models[kinds.index("mlProgram")]
+    return models[kinds.index("mlProgram")]

@@ -1,24 +1,46 @@
-"""A package's report as tables for a terminal."""
+"""A package's report as tables for a terminal.
+
+What a package says is text of unknown origin: it is printed as it is, without what a terminal or rich would obey.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lightning_compress.package.inspection import Feature, Layer, PackageReport
+from lightning_compress.counted import counted
+from lightning_compress.package.inspection import Layer, PackageReport
+from lightning_compress.package.interface import Feature, PackageFunction
+from lightning_compress.package.layer_metadata import LAYERS
+from lightning_compress.untrusted_text import plain_text
 
 
 def render(report: PackageReport) -> RenderableType:
-    """Everything about a package: `rich.print(render(inspect(path)))`."""
-    return Group(overview(report), features(report), layers(report.layers), operations(report))
+    """Everything about a package: `rich.print(render(inspect(path)))`.
+
+    Args:
+        report: What `inspect` says of it.
+    """
+    return Group(*tables(report))
+
+
+def tables(report: PackageReport) -> list[RenderableType]:
+    """The tables, and what is known to go wrong, that `render` puts together."""
+    return [
+        overview(report),
+        *(_text(f"Known to go wrong: {problem}", "yellow") for problem in report.known_problems),
+        *(features(function, len(report.functions) > 1) for function in report.functions),
+        layers(report.layers),
+        operations(report),
+    ]
 
 
 def overview(report: PackageReport) -> Table:
     """Sizes, target and metadata."""
-    table = Table(title=str(report.path.name), show_header=False, title_justify="left")
+    table = Table(title=_text(report.path.name), show_header=False, title_justify="left")
     ratio = report.float16_weight_bytes / max(report.weight_bytes, 1)
     table.add_row("package", format_bytes(report.package_bytes))
     table.add_row("weights", format_bytes(report.weight_bytes))
@@ -34,18 +56,28 @@ def overview(report: PackageReport) -> Table:
         **report.user_metadata,
     }
     for name, value in metadata.items():
-        if value:
-            table.add_row(name, Text(_shortened(value)))
+        # The layers have a table of their own.
+        if value and name != LAYERS:
+            table.add_row(_text(name), _text(_shortened(value)))
     if report.labels:
-        shown = ", ".join(report.labels[:5]) + (", …" if len(report.labels) > 5 else "")
-        table.add_row("labels", Text(f"{len(report.labels)}: {shown}"))
+        table.add_row("labels" if len(report.labels) > 1 else "label", _text(shown_of(report.labels, 5)))
+    if len(report.functions) > 1:
+        default, *others = (function.name for function in report.functions)
+        table.add_row("functions", _text(", ".join([f"{default} (default)", *others])))
     return table
 
 
-def features(report: PackageReport) -> Table:
-    """Inputs and outputs."""
-    table = Table("", "name", "type", "shape", "scale", "bias", "description")
-    for kind, group in (("input", report.inputs), ("output", report.outputs)):
+def features(function: PackageFunction, titled: bool = False) -> Table:
+    """Inputs and outputs of a function.
+
+    Args:
+        function: The function.
+        titled: Whether to name it.
+    """
+    table = Table("", "name", "type", "shape", "scale", "bias", "description", title_justify="left")
+    if titled:
+        table.title = _text(f"function {function.name}")
+    for kind, group in (("input", function.inputs), ("output", function.outputs)):
         for feature in group:
             table.add_row(kind, *_feature_cells(feature))
     return table
@@ -66,16 +98,16 @@ def layers(rows: Iterable[Layer]) -> Table:
     for row in rows:
         if len(row.shape) >= 2:
             table.add_row(
-                Text(row.name),
+                _text(row.name),
                 "x".join(str(extent) for extent in row.shape),
                 f"{row.parameters:,}",
-                storage(row),
+                Text(storage(row)),
                 f"{row.sparsity:.1%}",
                 format_bytes(row.float16_bytes),
                 format_bytes(row.stored_bytes),
             )
     if small:
-        _add_sum(table, f"{len(small)} vectors", small)
+        _add_sum(table, counted(len(small), "vector"), small)
     table.add_section()
     _add_sum(table, "sum", rows)
     return table
@@ -88,9 +120,9 @@ def storage(row: Layer) -> str:
         "palettized, 2 bits, per tensor"
     """
     if not row.storage.techniques:
-        return str(row.storage.number)
+        return f"{row.storage.number}{f', dense: {row.dense_reason}' if row.dense_reason else ''}"
     return ", ".join(
-        part for part in (row.technique, f"{row.bits} bits", row.granularity, *row.details) if part
+        part for part in (row.technique, counted(row.bits, "bit"), row.granularity, *row.details) if part
     )
 
 
@@ -99,8 +131,14 @@ def operations(report: PackageReport) -> Table:
     table = Table("operation", "count")
     table.columns[1].justify = "right"
     for name, count in report.operations.items():
-        table.add_row(name, str(count))
+        table.add_row(_text(name), str(count))
     return table
+
+
+def shown_of(labels: Sequence[str], most: int) -> str:
+    """The first labels, and how many there are if that is not seen."""
+    shown = ", ".join(labels[:most])
+    return shown if len(labels) <= most else f"{len(labels):,}: {shown}, …"
 
 
 def format_bytes(count: int) -> str:
@@ -134,13 +172,18 @@ def _add_sum(table: Table, name: str, rows: list[Layer]) -> None:
 
 def _feature_cells(feature: Feature) -> list[RenderableType]:
     return [
-        Text(feature.name),
-        feature.type,
+        _text(feature.name),
+        _text(feature.type),
         "x".join(str(extent) for extent in feature.shape),
         _numbers(feature.scale),
         _numbers(feature.bias),
-        Text(feature.description),
+        _text(feature.description),
     ]
+
+
+def _text(text: str, style: str = "") -> Text:
+    """As it is: rich reads its markup in strings alone."""
+    return Text(plain_text(text), style)
 
 
 def _shortened(value: str) -> str:

@@ -9,34 +9,32 @@ dies at any moment leaves the old one. What it leaves beside it, the next save c
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-
-import coremltools as ct
+from typing import Protocol
 
 from lightning_compress.errors import ConfigurationError, PackageError
-
-if sys.platform != "win32":
-    import fcntl
+from lightning_compress.package.versions import exclusive, replaced_path
 
 SUFFIX = ".mlpackage"
 
 _PARTIAL = ".partial"
 """Ends the name of a folder in which a package is being written."""
 
-_REPLACED = ".replaced"
-"""Ends the name that an earlier package has between the two renames."""
+
+class Saveable(Protocol):
+    """What can write itself as a package, as coremltools' `MLModel` can."""
+
+    def save(self, path: str) -> None:
+        """Write a package to a path where nothing is."""
 
 
-def save_package(
-    model: ct.models.MLModel, path: str | Path, check: Callable[[Path], None] | None = None
-) -> Path:
+def save_package(model: Saveable, path: str | Path, check: Callable[[Path], None] | None = None) -> Path:
     """Write `model` to `path`, replacing an earlier package in one step.
 
     Args:
@@ -52,9 +50,9 @@ def save_package(
         PackageError: If the package cannot be written, in which case an earlier one is still in place.
     """
     destination = resolve(path)
+    require_folder(destination)
     try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        with _only_writer(destination.parent):
+        with exclusive(destination):
             _clear_leftovers(destination)
             folder = Path(
                 tempfile.mkdtemp(prefix=f".{destination.name}.", suffix=_PARTIAL, dir=destination.parent)
@@ -64,18 +62,52 @@ def save_package(
                 model.save(str(written))
                 if check is not None:
                     check(written)
-                _make_readable_as_any_folder(written)
+                _make_readable(written, 0o777)
                 _flush(folder)
                 _replace(destination, written)
                 _flush_entry(destination.parent)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
-        raise PackageError(
-            f"the package {str(destination)!r} cannot be written ({error}); "
-            "a package that was there before is still in place"
-        ) from error
+        raise _not_written(destination, error) from error
     return destination
+
+
+def require_folder(destination: Path) -> None:
+    """Make the folder that a package is to lie in, and those above it.
+
+    Raises:
+        PackageError: If that is not possible.
+    """
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_written(destination, error) from error
+
+
+def _not_written(destination: Path, error: OSError) -> PackageError:
+    return PackageError(
+        f"the package {str(destination)!r} cannot be written ({error}); "
+        "a package that was there before is still in place"
+    )
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file in one step: whoever reads it sees the old text or the new one.
+
+    Args:
+        path: The file.
+        text: What it shall hold, written as UTF-8.
+    """
+    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_PARTIAL, dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as file:
+            file.write(text)
+        _make_readable(Path(partial), 0o666)
+        os.replace(partial, path)
+    except BaseException:
+        os.unlink(partial)
+        raise
 
 
 def resolve(path: str | Path) -> Path:
@@ -110,37 +142,20 @@ def require_writable(path: str | Path) -> None:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     try:
-        # Permission bits say too little: the superuser ignores them, and a read-only file system ignores
-        # both.
-        os.rmdir(tempfile.mkdtemp(prefix=f".{destination.name}.", suffix=_PARTIAL, dir=folder))
+        with exclusive(folder / destination.name):
+            # Permission bits say too little: the superuser ignores them, and a read-only file system ignores
+            # both.
+            os.rmdir(tempfile.mkdtemp(prefix=f".{destination.name}.", suffix=_PARTIAL, dir=folder))
+            if folder == destination.parent:
+                _clear_leftovers(destination)
     except OSError as error:
         raise ConfigurationError(
             f"path={str(path)!r}: the folder {str(folder)!r} cannot be written ({error.strerror or error})"
         ) from error
-    if destination.parent.is_dir():
-        with _only_writer(destination.parent):
-            _clear_leftovers(destination)
-
-
-@contextlib.contextmanager
-def _only_writer(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, so that what other saves seem to have left there has really been left."""
-    if sys.platform == "win32":
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        # Some network file systems lock no folders. Two processes that write the same package at the same
-        # time are a mistake there; each still writes whole packages.
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _clear_leftovers(destination: Path) -> None:
-    replaced = destination.with_name(f".{destination.name}{_REPLACED}")
+    replaced = replaced_path(destination)
     if replaced.exists():
         if destination.exists():
             shutil.rmtree(replaced, ignore_errors=True)
@@ -152,18 +167,18 @@ def _clear_leftovers(destination: Path) -> None:
             shutil.rmtree(entry, ignore_errors=True)
 
 
-def _make_readable_as_any_folder(package: Path) -> None:
-    """Give the package's folder the permissions of an ordinary new one."""
+def _make_readable(path: Path, mode: int) -> None:
+    """Give what was made with `tempfile`, which is for its maker's eyes alone, the permissions of any new one."""
     mask = os.umask(0)
     os.umask(mask)
-    package.chmod(0o777 & ~mask)
+    path.chmod(mode & ~mask)
 
 
 def _replace(destination: Path, written: Path) -> None:
     if not destination.exists():
         os.rename(written, destination)
     elif not _exchange(destination, written):
-        replaced = destination.with_name(f".{destination.name}{_REPLACED}")
+        replaced = replaced_path(destination)
         os.rename(destination, replaced)
         try:
             os.rename(written, destination)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from lightning_compress.package.files import regular_files
 from lightning_compress.package.opening import Package
 from lightning_compress.package.weights import Weight
 
@@ -15,7 +16,7 @@ _ALIGNMENT = 64
 
 def package_bytes(path: str | Path) -> int:
     """Bytes of all files of a package: what an app grows by."""
-    return sum(entry.stat().st_size for entry in Path(path).rglob("*") if entry.is_file())
+    return sum(size for _, size in regular_files(Path(path)))
 
 
 def weight_bytes(package: Package) -> int:

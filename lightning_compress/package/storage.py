@@ -162,6 +162,11 @@ def read_storage(variable: Any) -> Storage:
     )
 
 
+def stored_constants(variable: Any) -> list[Any]:
+    """The constants that a weight, the output of a `const` or `constexpr_*` operation, is stored as."""
+    return _constants(variable, list(_constexpr_operations(variable)))
+
+
 def _palette(lookup: Any, scaling: Any | None, shape: tuple[int, ...]) -> Palette:
     lut = lookup.lut
     if len(lut.shape) == 1:  # iOS16's form: one palette for the tensor

@@ -100,6 +100,11 @@ def target_names() -> list[str]:
     return [name for name, target in members if target.value >= _LOWEST_SPECIFICATION]
 
 
+def specification_versions() -> list[int]:
+    """The versions of Core ML's specification that an ML Program can have, lowest first."""
+    return sorted({int(target.value) for target in ct.target if target.value >= _LOWEST_SPECIFICATION})
+
+
 def target_name(specification_version: int) -> str:
     """The targets of a specification version as people know them.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lightning_compress.package.constexpr import decompressed
-from lightning_compress.package.storage import Storage, read_storage
+from lightning_compress.package.storage import Storage, read_storage, stored_constants
 
 _LEAST_ELEMENTS = 10
 """Smaller constants are parameters of operations; coremltools keeps them out of the weight file."""
@@ -49,6 +50,11 @@ class Weight:
         return int(np.prod(self.shape))
 
     @property
+    def constant(self) -> str:
+        """Name of the program's constant that it is."""
+        return str(self._variable.name)
+
+    @property
     def float16_bytes(self) -> int:
         """Bytes of the same weight, dense, at float16."""
         return 2 * self.size
@@ -59,9 +65,22 @@ class Weight:
 
 
 def iterate_weights(program: Any) -> Iterator[Weight]:
-    """The floating-point weights of a coremltools `Program`, in the order of its operations, each once."""
-    for function in program.functions.values():
-        yield from _weights_of_block(function, set())
+    """The floating-point weights of a coremltools `Program`, in the order of its operations, each once.
+
+    Functions of one program share their weights in the file; what is stored alike in two of them counts once.
+    """
+    functions = list(program.functions.values())
+    earlier: set[bytes] = set()
+    for function in functions:
+        here = set()
+        for weight in _weights_of_block(function, set()):
+            if len(functions) > 1:
+                digest = _digest(weight._variable)
+                here.add(digest)
+                if digest in earlier:
+                    continue
+            yield weight
+        earlier |= here
 
 
 def iterate_operations(program: Any) -> Iterator[Any]:
@@ -93,6 +112,16 @@ def _weights_of_block(block: Any, seen: set[Any]) -> Iterator[Weight]:
                     storage=read_storage(variable),
                     _variable=variable,
                 )
+
+
+def _digest(variable: Any) -> bytes:
+    """Of what a weight is stored as."""
+    digest = hashlib.sha256()
+    for constant in stored_constants(variable):
+        values = np.ascontiguousarray(constant.val)
+        digest.update(f"{constant.dtype} {values.shape}".encode())
+        digest.update(values.data)
+    return digest.digest()
 
 
 def _is_weight(variable: Any) -> bool:

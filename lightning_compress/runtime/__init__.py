@@ -2,8 +2,8 @@
 
 Example:
     >>> from lightning_compress import runtime
-    >>> module = runtime.load("classifier.mlpackage")  # doctest: +SKIP
-    >>> probabilities = module(images)["probabilities"]  # doctest: +SKIP
+    >>> module = runtime.load("classifier.mlpackage")
+    >>> probabilities = module(images)["probabilities"]
 """
 
 from __future__ import annotations

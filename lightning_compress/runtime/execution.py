@@ -9,7 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_compress.errors import PackageError
+from lightning_compress.package.explaining import reason
 from lightning_compress.runtime.program import Step
+
+_OF_THE_MACHINE = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
+"""Errors that say nothing about a program."""
 
 
 class Arithmetic(Enum):
@@ -43,27 +48,43 @@ def execute(
         arithmetic: How to compute.
         overwrite: Let steps write over operands that nobody needs any more. See
             `may_overwrite` for when that is safe.
+
+    Raises:
+        PackageError: Naming the operation that torch cannot compute with what it is given.
     """
-    for step in steps:
-        operands = {
-            parameter: [values[i] for i in slots] if isinstance(slots, tuple) else values[slots]
-            for parameter, slots in step.operands
-        }
-        if step.blocks:
-            outcome = _run_blocks(step, operands, values, arithmetic)
+    step = None
+    try:
+        for step in steps:
+            _run(step, values, arithmetic, overwrite)
+    except (PackageError, *_OF_THE_MACHINE):
+        raise
+    except Exception as error:
+        assert step is not None
+        raise PackageError(
+            f"operation {step.name!r} of type {step.op_type!r} cannot be computed: {reason(error)}"
+        ) from error
+
+
+def _run(step: Step, values: list[Any], arithmetic: Arithmetic, overwrite: bool) -> None:
+    operands = {
+        parameter: [values[i] for i in slots] if isinstance(slots, tuple) else values[slots]
+        for parameter, slots in step.operands
+    }
+    if step.blocks:
+        outcome = _run_blocks(step, operands, values, arithmetic)
+    else:
+        function = (step.overwriting if overwrite else None) or step.function
+        outcome = function(**operands, **step.attributes)
+    results = outcome if isinstance(outcome, tuple) else (outcome,)
+    for slot, result, type_ in zip(step.results, results, step.types, strict=True):
+        if arithmetic is Arithmetic.FLOAT32 or step.exact:
+            values[slot] = result
+        elif arithmetic is Arithmetic.TYPED:
+            values[slot] = _to_type(result, type_)
         else:
-            function = (step.overwriting if overwrite else None) or step.function
-            outcome = function(**operands, **step.attributes)
-        results = outcome if isinstance(outcome, tuple) else (outcome,)
-        for slot, result, type_ in zip(step.results, results, step.types, strict=True):
-            if arithmetic is Arithmetic.FLOAT32 or step.exact:
-                values[slot] = result
-            elif arithmetic is Arithmetic.TYPED:
-                values[slot] = _to_type(result, type_)
-            else:
-                values[slot] = _round(result, type_, overwrite and step.new_memory)
-        for slot in step.frees:
-            values[slot] = None
+            values[slot] = _round(result, type_, overwrite and step.new_memory)
+    for slot in step.frees:
+        values[slot] = None
 
 
 def _run_blocks(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_compress.counted import counted
 from lightning_compress.errors import PackageError, did_you_mean
 
 FLOATS = (torch.float16, torch.float32, torch.float64, torch.bfloat16)
@@ -105,7 +106,9 @@ def bind(
     """
     names = [item.name for item in inputs]
     if len(args) > len(names):
-        raise PackageError(f"{package} got {len(args)} inputs; it takes {len(names)}: {', '.join(names)}.")
+        raise PackageError(
+            f"{package} got {counted(len(args), 'input')}; it takes {len(names)}: {', '.join(names)}."
+        )
     values = dict(zip(names, args, strict=False))
     for name, value in kwargs.items():
         if name not in names:
@@ -121,19 +124,32 @@ def bind(
 
 
 def read_inputs(
-    descriptions: Sequence[Any], types: Mapping[str, tuple[torch.dtype, tuple[int | None, ...]]]
+    descriptions: Sequence[Any],
+    types: Mapping[str, tuple[torch.dtype, tuple[int | None, ...]]],
+    package: str,
 ) -> list[ProgramInput]:
-    """The inputs of a program, from their descriptions in the specification and their types in the program."""
-    return [_read_input(description, *types[description.name]) for description in descriptions]
+    """The inputs of a program, from their descriptions in the specification and their types in the program.
+
+    Raises:
+        PackageError: when an image is described for what is none in the program.
+    """
+    return [_read_input(description, *types[description.name], package) for description in descriptions]
 
 
-def _read_input(description: Any, dtype: torch.dtype, shape: tuple[int | None, ...]) -> ProgramInput:
+def _read_input(
+    description: Any, dtype: torch.dtype, shape: tuple[int | None, ...], package: str
+) -> ProgramInput:
     kind = description.type.WhichOneof("Type")
     sizes = [Size(size, size) if size is not None else Size(1, None) for size in shape]
     shapes: tuple[tuple[int, ...], ...] = ()
     color = None
     if kind == "imageType":
         image = description.type.imageType
+        if len(shape) != 4 or image.colorSpace not in image.ColorSpace.values():
+            raise PackageError(
+                f"{package} describes its input {description.name!r} as an image of colour space {image.colorSpace}, "
+                f"and the program takes the shape {list(shape)}; an image has four axes."
+            )
         color = image.ColorSpace.Name(image.colorSpace).removesuffix("_FLOAT16")
         flexibility = image.WhichOneof("SizeFlexibility")
         if flexibility == "imageSizeRange":

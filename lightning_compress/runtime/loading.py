@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from typing import Any, TypeAlias
 
 import torch
-from coremltools.converters.mil.frontend.milproto.load import load as load_mil
 
 import lightning_compress.runtime.ops  # noqa: F401 - fills the table of ops
-from lightning_compress.errors import PackageError
+from lightning_compress.errors import PackageError, did_you_mean
+from lightning_compress.package.files import shown
+from lightning_compress.package.program import count_operations, read_program, reader_name
 from lightning_compress.package.reader import (
     PackageContents,
+    ml_programs_of,
     models_of,
-    operations_of,
-    programs_of,
     read_package,
 )
+from lightning_compress.package.structure import PIPELINE_FUNCTION, interfaces
+from lightning_compress.package.versions import read_one_version
 from lightning_compress.runtime.interface import read_inputs
 from lightning_compress.runtime.lowering import lower
 from lightning_compress.runtime.module import CoreMLProgram, Precision
@@ -26,15 +27,13 @@ from lightning_compress.runtime.registry import find, supported_ops
 
 _PRECISIONS = ("float32", "float16")
 
-# coremltools' reader gives this op another name than packages do.
-_READER_NAMES = {"write_state": "coreml_update_state"}
-
 CoreMLModule: TypeAlias = CoreMLProgram | CoreMLPipeline
 
 
 def load(
     path: str | os.PathLike[str],
     *,
+    function: str | None = None,
     precision: Precision = "float32",
     device: torch.device | str | None = None,
 ) -> CoreMLModule:
@@ -44,7 +43,7 @@ def load(
 
     Args:
         path: a `.mlpackage` folder that holds an ML Program, or a pipeline of programs and non-maximum suppression.
-            Of a package with several functions, the default one is loaded.
+        function: which function of a package of several; its default one if None. `package.inspect` names them.
         precision: "float32" computes in float32 on the stored weights, the reference to compare a package with;
             "float16" computes in the types of the program, which are float16 unless it was converted otherwise.
             Without fast float16 arithmetic, on a CPU, values are held in float32 and each result is rounded.
@@ -54,52 +53,84 @@ def load(
         A module in evaluation mode; see `CoreMLProgram`, and `CoreMLPipeline`, for how to call it.
 
     Raises:
-        PackageError: when the path is no readable package, or its program has ops that the runtime has not.
+        PackageError: when the path is no readable package, its program has ops that the runtime has not, or there is
+            no such function.
         ValueError: for an unknown precision.
 
     Example:
-        >>> module = load("classifier.mlpackage")  # doctest: +SKIP
-        >>> module(image=torch.rand(8, 3, 224, 224) * 255)["probabilities"].shape  # doctest: +SKIP
-        torch.Size([8, 1000])
+        >>> module = load("classifier.mlpackage")
+        >>> module(image=torch.rand(8, 3, 224, 224) * 255)["probabilities"].shape
+        torch.Size([8, 10])
     """
     if precision not in _PRECISIONS:
         raise ValueError(f"precision={precision!r} is unknown; valid: {', '.join(_PRECISIONS)}.")
-    contents = read_package(path)
-    _check_ops(contents)
+    return read_one_version(path, lambda: _load(read_package(path), function, precision, device))
+
+
+def _load(
+    contents: PackageContents,
+    function: str | None,
+    precision: Precision,
+    device: torch.device | str | None,
+) -> CoreMLModule:
+    functions = _chosen_functions(contents, function)
+    _check_ops(contents, functions)
     # Constants outlive this call: made as inference tensors they could take no part in autograd later.
     with torch.inference_mode(False):
-        module = _load_model(contents.specification, contents, precision).eval()
+        module = _load_model(contents, functions, precision).eval()
         return module if device is None else module.to(device)
 
 
-def _check_ops(contents: PackageContents) -> None:
-    missing = Counter(
-        operation.type
-        for program in programs_of(contents.specification)
-        for operation in operations_of(program)
-        if operation.type != "const" and find(_READER_NAMES.get(operation.type, operation.type)) is None
-    )
-    if missing:
-        listed = ", ".join(f"{op_type!r} ({count} times)" for op_type, count in sorted(missing.items()))
+def _chosen_functions(contents: PackageContents, function: str | None) -> dict[int, str]:
+    """The function to load of each ML Program of a package, by the position of the program."""
+    programs = list(ml_programs_of(contents.specification))
+    chosen = {position: next(iter(interfaces(program))) for position, program in enumerate(programs)}
+    if function is None:
+        return chosen
+    pipeline = bool(models_of(contents.specification))
+    names = [PIPELINE_FUNCTION] if pipeline else list(interfaces(programs[0]))
+    if function not in names:
         raise PackageError(
-            f"{contents.path} uses MIL ops that the runtime does not compute: {listed}. "
+            f"{shown(contents.path)} has no function {function!r}{did_you_mean(function, names)} Its functions: "
+            f"{', '.join(map(repr, names))}, the first by default."
+        )
+    return chosen if pipeline else {0: function}
+
+
+def _check_ops(contents: PackageContents, functions: dict[int, str]) -> None:
+    counts = [
+        count_operations(model, {functions[position]})
+        for position, model in enumerate(ml_programs_of(contents.specification))
+    ]
+    missing = {
+        name: sum(count[name] for count in counts)
+        for name in sorted({name for count in counts for name in count})
+        if name != "const" and find(reader_name(name)) is None
+    }
+    if missing:
+        listed = ", ".join(f"{op_type!r} ({count} times)" for op_type, count in missing.items())
+        raise PackageError(
+            f"{shown(contents.path)} uses MIL ops that the runtime does not compute: {listed}. "
             f"It computes {len(supported_ops())}: see lightning_compress.runtime.supported_ops()."
         )
 
 
-def _load_model(specification: Any, contents: PackageContents, precision: Precision) -> CoreMLModule:
-    kind = specification.WhichOneof("Type")
-    if kind == "mlProgram":
-        return _load_program(specification, contents, precision)
+def _load_model(contents: PackageContents, functions: dict[int, str], precision: Precision) -> CoreMLModule:
+    specification = contents.specification
+    if specification.WhichOneof("Type") == "mlProgram":
+        return _load_program(specification, functions[0], contents, precision)
     stages: list[CoreMLProgram | SuppressionStage] = []
+    programs = 0
     for position, model in enumerate(models_of(specification)):
-        if model.WhichOneof("Type") == "mlProgram":
-            stages.append(_load_program(model, contents, precision))
-        elif model.WhichOneof("Type") == "nonMaximumSuppression":
-            stages.append(SuppressionStage(model))
+        kind = model.WhichOneof("Type")
+        if kind == "mlProgram":
+            stages.append(_load_program(model, functions[programs], contents, precision))
+            programs += 1
+        elif kind == "nonMaximumSuppression":
+            stages.append(SuppressionStage(model, str(contents.path)))
         else:
             raise PackageError(
-                f"Model {position} of the pipeline in {contents.path} is of type {model.WhichOneof('Type')!r}. "
+                f"Model {position} of the pipeline in {shown(contents.path)} is of type {kind!r}. "
                 "Valid types: 'mlProgram', 'nonMaximumSuppression'."
             )
     description = specification.description
@@ -108,21 +139,13 @@ def _load_model(specification: Any, contents: PackageContents, precision: Precis
     return CoreMLPipeline(stages, inputs, outputs, precision, str(contents.path))
 
 
-def _load_program(specification: Any, contents: PackageContents, precision: Precision) -> CoreMLProgram:
+def _load_program(
+    specification: Any, name: str, contents: PackageContents, precision: Precision
+) -> CoreMLProgram:
+    program = read_program(specification, contents.weights, contents.path)
     try:
-        program = load_mil(specification, specification.specificationVersion, str(contents.weights))
-    except Exception as error:
-        raise PackageError(f"coremltools cannot read the program in {contents.path}: {error}") from error
-    function, description = _main_function(program, specification)
-    lowered = lower(function)
-    inputs = read_inputs(description.input, lowered.input_types)
+        lowered = lower(program.functions[name])
+    except PackageError as error:
+        raise PackageError(f"Function {name!r} of {shown(contents.path)}: {error}") from error
+    inputs = read_inputs(interfaces(specification)[name].input, lowered.input_types, shown(contents.path))
     return CoreMLProgram(lowered, inputs, precision, str(contents.path))
-
-
-def _main_function(program: Any, specification: Any) -> tuple[Any, Any]:
-    """The function to run and the description of its interface; a package of several has a default one."""
-    description = specification.description
-    if not description.functions:
-        return program.functions["main"], description
-    name = description.defaultFunctionName or "main"
-    return program.functions[name], next(item for item in description.functions if item.name == name)

@@ -12,6 +12,7 @@ from coremltools.converters.mil.mil import types
 from torch import Tensor
 
 from lightning_compress.errors import PackageError
+from lightning_compress.package.explaining import reason
 from lightning_compress.runtime.ops.constexpr import modern_form
 from lightning_compress.runtime.overwriting import overwrite
 from lightning_compress.runtime.program import Block, Leaf, Output, Program, Shape, Step
@@ -41,8 +42,19 @@ TORCH_TYPES = {
 
 
 def lower(function: Any) -> Program:
-    """Lower a coremltools MIL function, as `milproto.load` returns it."""
-    return _Lowering(function).lower()
+    """Lower a coremltools MIL function, as `milproto.load` returns it.
+
+    Raises:
+        PackageError: Naming the operation that the runtime has not, or that is not what it takes.
+    """
+    lowering = _Lowering(function)
+    try:
+        return lowering.lower()
+    except PackageError:
+        raise
+    # coremltools' reader took the operation, but not all that it takes is what Core ML documents.
+    except Exception as error:
+        raise PackageError(f"{lowering.place} cannot be run: {reason(error)}") from error
 
 
 @dataclass
@@ -56,6 +68,7 @@ class _Lowering:
     shapes: dict[int, Shape] = field(default_factory=dict)
     class_labels: tuple[Any, ...] | None = None
     label_slot: int | None = None
+    place: str = "the program"
 
     def lower(self) -> Program:
         states = {name: var for name, var in self.function.inputs.items() if types.is_state(var.sym_type)}
@@ -100,6 +113,7 @@ class _Lowering:
         for operation in block.operations:
             if operation.op_type == "const":
                 continue
+            self.place = f"operation {operation.name!r} of type {operation.op_type!r}"
             step = self._step(operation)
             if operation.op_type.startswith("constexpr_"):
                 self.constants.update(step.results)
@@ -152,6 +166,10 @@ class _Lowering:
             self.class_labels = tuple(attributes["classes"])
             self.label_slot = results[0]
             probabilities = _shape(operation.inputs["probabilities"])
+            if not probabilities or probabilities[-1] not in (None, len(self.class_labels)):
+                raise PackageError(
+                    f"{self.place} has {len(self.class_labels)} labels for probabilities of shape {list(probabilities)}"
+                )
             self.shapes[results[0]], self.shapes[results[1]] = probabilities[:-1], probabilities
         return Step(
             op_type=operation.op_type,

@@ -40,6 +40,14 @@ class CoreMLProgram(nn.Module):
     `constants.w.lut`, and so on), so `state_dict()` holds LUTs and indices. Dense weights are made from them at the
     first run on a device, and kept outside of the state; `to`, `load_state_dict` and pickling drop them.
 
+    `load` makes it.
+
+    Args:
+        program: the lowered program.
+        inputs: what is checked before it runs.
+        precision: "float32" or "float16".
+        package: what errors call it.
+
     Attributes:
         inputs: the inputs, in order.
         output_names: names of the outputs, in order.
@@ -57,6 +65,7 @@ class CoreMLProgram(nn.Module):
         self.precision = precision
         self.package = package
         self.constants = nn.Module()
+        self._owners: dict[str, str] = {}
         self._leaf_paths = {leaf.slot: self._store(leaf) for leaf in program.leaves}
         self._program = replace(program, leaves=())
         self.states = nn.Module()
@@ -130,8 +139,9 @@ class CoreMLProgram(nn.Module):
         """Register a constant as a buffer and return the path to it."""
         holder, path = self.constants, "constants"
         if leaf.owner:
-            key = _attribute_name(holder, leaf.owner)
-            if key not in holder._modules:
+            key = self._owners.get(leaf.owner)
+            if key is None:
+                key = self._owners[leaf.owner] = _attribute_name(holder, leaf.owner)
                 holder.add_module(key, nn.Module())
             holder, path = holder.get_submodule(key), f"{path}.{key}"
         key = _attribute_name(holder, leaf.name)
@@ -191,7 +201,13 @@ class CoreMLProgram(nn.Module):
 
     def _present(self, output: Output, result: Any) -> Any:
         if output.label and self.class_labels is not None:
-            return [self.class_labels[index] for index in result.reshape(-1).tolist()]
+            positions = result.reshape(-1).tolist()
+            if max(positions, default=0) >= len(self.class_labels):
+                raise PackageError(
+                    f"{self.package} has {len(self.class_labels)} labels, and a probability for number "
+                    f"{max(positions)}."
+                )
+            return [self.class_labels[position] for position in positions]
         if self.precision == "float16" and output.type is torch.float16:
             return result.to(torch.float16)
         return result
@@ -236,8 +252,8 @@ def _merge(result: Any, shape: Shape) -> Any:
 
 
 def _attribute_name(holder: nn.Module, name: str) -> str:
-    """A name that `holder` can register: no dots, and not one that the class itself uses."""
+    """A name that `holder` can register: no dots, and none that it has or its class uses."""
     name = name.replace(".", "_")
-    while hasattr(nn.Module, name) or name in ("training",) or name in holder._buffers:
+    while not name or hasattr(holder, name):
         name += "_"
     return name

@@ -27,8 +27,9 @@ class SuppressionStage(nn.Module):
         output_names: names of the kept scores and of the kept boxes.
     """
 
-    def __init__(self, specification: Any) -> None:
+    def __init__(self, specification: Any, package: str) -> None:
         super().__init__()
+        self.package = package
         model = specification.nonMaximumSuppression
         labels = model.WhichOneof("ClassLabels")
         self.class_labels = tuple(getattr(model, labels).vector) if labels else None
@@ -60,7 +61,16 @@ class SuppressionStage(nn.Module):
         Returns:
             For each output a list with a tensor for each sample: scores [kept, classes] and boxes [kept, 4], best
             first.
+
+        Raises:
+            PackageError: when there are not as many boxes as scores.
         """
+        shapes = (tuple(confidence.shape), tuple(coordinates.shape))
+        if shapes[0][:-1] != shapes[1][:-1] or len(shapes[0]) not in (2, 3) or shapes[1][-1] != 4:
+            raise PackageError(
+                f"The suppression in {self.package} gets scores of shape {list(shapes[0])} and boxes of shape "
+                f"{list(shapes[1])}; it takes [boxes, classes] and [boxes, 4]."
+            )
         iou = self.iou_threshold if iou_threshold is None else iou_threshold
         least = self.confidence_threshold if confidence_threshold is None else confidence_threshold
         scores = (confidence if confidence.dim() == 3 else confidence.unsqueeze(0)).to(torch.float32)
@@ -80,6 +90,15 @@ class CoreMLPipeline(nn.Module):
 
     Call it as a `CoreMLProgram`. What non-maximum suppression returns differs in size from sample to sample, so its
     outputs are lists with a tensor for each sample. Its thresholds may be given by name, as in Core ML.
+
+    `load` makes it.
+
+    Args:
+        stages: the programs, and suppression, in order.
+        inputs: names of the inputs.
+        outputs: names of the outputs.
+        precision: "float32" or "float16".
+        package: what errors call it.
 
     Attributes:
         inputs: the inputs, in order, thresholds apart.
@@ -101,10 +120,9 @@ class CoreMLPipeline(nn.Module):
         self.output_names = tuple(outputs)
         self.precision = precision
         self.package = package
-        self.inputs: tuple[ProgramInput, ...] = tuple(
-            item for program in self._programs for item in program.inputs if item.name in inputs
-        )
-        self._check_features(stages, inputs)
+        taken = {item.name: item for program in self._programs for item in program.inputs}
+        self.inputs: tuple[ProgramInput, ...] = tuple(item for name, item in taken.items() if name in inputs)
+        self._check_features(stages, inputs, outputs)
         labelled = [stage.class_labels for stage in stages if stage.class_labels]
         self.class_labels = labelled[-1] if labelled else None
 
@@ -172,7 +190,7 @@ class CoreMLPipeline(nn.Module):
             )
         return value
 
-    def _check_features(self, stages: Sequence[Stage], inputs: Sequence[str]) -> None:
+    def _check_features(self, stages: Sequence[Stage], inputs: Sequence[str], outputs: Sequence[str]) -> None:
         known = set(inputs)
         for position, stage in enumerate(stages):
             if isinstance(stage, SuppressionStage):
@@ -186,3 +204,8 @@ class CoreMLPipeline(nn.Module):
                         "input nor an earlier model gives."
                     )
             known.update(stage.output_names)
+        for name in outputs:
+            if name not in known:
+                raise PackageError(
+                    f"The pipeline in {self.package} returns {name!r}, which neither an input nor a model of it gives."
+                )

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..normalization import Normalize, example_images
 from ..optimization import check_optimizer, one_cycle_of
+from ..ranges import require_between
 from .evaluation import Batch, ClassificationEvaluation
 from .network import resnet50
 
@@ -51,7 +52,10 @@ class ImageClassifier(ClassificationEvaluation):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__(num_classes)
-        check_optimizer(optimizer, learning_rate, warmup_fraction)
+        check_optimizer(
+            optimizer, learning_rate, warmup_fraction, weight_decay=weight_decay, momentum=momentum
+        )
+        require_between("label_smoothing", label_smoothing, 0, 1, below=True)
         self.save_hyperparameters()
         self.model = resnet50(num_classes, weights)
         self.normalize = Normalize()

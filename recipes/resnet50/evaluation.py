@@ -62,8 +62,10 @@ class ExportedClassifier(ClassificationEvaluation):
         batched: whether `exported` takes several images at once; else they go in one at a time.
 
     Example:
-        >>> package = lightning_compress.runtime.load("classifier.mlpackage")  # doctest: +SKIP
-        >>> trainer.test(ExportedClassifier(package, 10, white=255), datamodule=data)  # doctest: +SKIP
+        >>> package = runtime.load("classifier.mlpackage")
+        >>> evaluation = ExportedClassifier(package, 10, white=255)  # for `trainer.test(evaluation, datamodule=data)`
+        >>> evaluation.probabilities(images).shape
+        torch.Size([2, 10])
     """
 
     def __init__(

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torchvision.transforms import v2
 
+from ..ranges import require_between
+
 
 def resized(image_size: int, *, augment: list[Any] | None = None) -> Any:
     """For small pictures: resized as they are, after `augment`."""
@@ -24,6 +26,7 @@ def resized(image_size: int, *, augment: list[Any] | None = None) -> Any:
 
 def photo_training(image_size: int, *, smallest_crop: float, flip: bool) -> Any:
     """For photographs in training: a random crop of at least `smallest_crop` of the area, maybe mirrored."""
+    require_between("data.smallest_crop", smallest_crop, 0, 1, above=True)
     return v2.Compose(
         [
             v2.ToImage(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import math
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lightning_compress.counted import counted
 from lightning_compress.errors import ConfigurationError, DataError, did_you_mean
 
 from .dataset import AnnotatedImage, Objects
@@ -80,7 +81,7 @@ def read_coco(
         image = images[annotation["image_id"]]
         box = _corners(annotation["bbox"], image)
         if isinstance(box, list):
-            objects[image["id"]].append((box, label, int(annotation.get("iscrowd", 0))))
+            objects[image["id"]].append((box, label, _crowd(annotation, file)))
         elif invalid_boxes == "skip":
             skipped += 1
         else:
@@ -92,19 +93,37 @@ def read_coco(
     if skipped:
         logger.warning("%s: %d boxes without area or outside their images are left out.", file, skipped)
     annotated = [
-        AnnotatedImage(folder / images[key]["file_name"], _objects(objects.get(key, [])))
-        for key in sorted(images)
+        AnnotatedImage(_image_path(images[key], folder, file), _objects(objects.get(key, [])))
+        for key in sorted(images, key=lambda key: (isinstance(key, str), key))
     ]
     _check_files(annotated, file, folder)
     return CocoAnnotations(annotated, list(names.values()))
+
+
+def _image_path(image: Mapping[str, Any], folder: Path, file: Path) -> Path:
+    """The path of a listed image: below its folder, whatever the file says."""
+    name = image["file_name"]
+    path = Path(name) if isinstance(name, str) and name and "\0" not in name else None
+    if path is None or path.anchor or ".." in path.parts:
+        raise DataError(
+            f"{file}: image {image['id']} has file_name {name!r}; valid is a path below the image folder "
+            f"{str(folder)!r}. data.train_images and data.val_images name other folders."
+        )
+    return folder / path
 
 
 def _read_json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise DataError(f"Annotation file {str(file)!r} does not exist.")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        text = file.read_text(encoding="utf-8")
+        if not text.strip():
+            raise DataError(
+                f"Annotation file {str(file)!r} is empty; a COCO file with images and boxes is needed."
+            )
+        content = json.loads(text)
+    # JSON that is nested too deeply for Python's reader is a RecursionError.
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{file} is not JSON: {error}") from error
     if not isinstance(content, Mapping):
         raise DataError(f"{file} is not in COCO format: an object with {', '.join(_REQUIRED)} is needed.")
@@ -147,7 +166,7 @@ def _check_unique(ids: Sequence[Any], section: str, file: Path) -> None:
 
 def _categories(content: Mapping[str, Any], file: Path, chosen: Sequence[str] | None) -> dict[int, str]:
     names = {category["id"]: str(category["name"]) for category in content["categories"]}
-    names = dict(sorted(names.items()))
+    names = dict(sorted(names.items(), key=lambda item: (isinstance(item[0], str), item[0])))
     if not names:
         raise DataError(f"{file} lists no categories.")
     if chosen is None:
@@ -171,8 +190,15 @@ def _check_references(
     if annotation["category_id"] not in categories:
         raise DataError(
             f"{file}: annotation {annotation['id']} is of category {annotation['category_id']!r}; the file has "
-            f"{sorted(categories)[:10]}."
+            f"{sorted(categories, key=str)[:10]}."
         )
+
+
+def _crowd(annotation: Mapping[str, Any], file: Path) -> int:
+    crowd = annotation.get("iscrowd", 0)
+    if crowd not in (0, 1):
+        raise DataError(f"{file}: annotation {annotation['id']} has iscrowd {crowd!r}; valid are 0 and 1.")
+    return int(crowd)
 
 
 def _corners(box: Any, image: Mapping[str, Any]) -> list[float] | str:
@@ -195,7 +221,10 @@ def _corners(box: Any, image: Mapping[str, Any]) -> list[float] | str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    # JSON's integers have no end; no float is as large as some.
+    return abs(value) <= sys.float_info.max
 
 
 def _objects(entries: Sequence[tuple[list[float], int, int]]) -> Objects:
@@ -212,8 +241,8 @@ def _check_files(images: Sequence[AnnotatedImage], file: Path, folder: Path) -> 
     missing = [image.path.name for image in images if not image.path.is_file()]
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(images)} images that {file} lists are not in {str(folder)!r}: "
-            f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}."
+            f"Of the {counted(len(images), 'image')} that {file} lists, {len(missing):,} cannot be found in "
+            f"{str(folder)!r}: {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}."
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_compress.counted import counted
 from lightning_compress.errors import DataError
 
 from .annotations import (
@@ -97,15 +98,20 @@ class CocoDataModule(DetectionDataModule):
         if not self.root.is_dir():
             raise DataError(f"data.root={str(self.root)!r} is not a folder that exists.")
         train, val = self._read_split("train"), self._read_split("val")
+        learnable = with_objects(train.images)
+        if not learnable:
+            kept = "" if self.categories is None else f" of data.categories={self.categories}"
+            raise DataError(
+                f"{self._locate('train')[0]} has no object{kept} to learn from in any of "
+                f"{counted(len(train.images), 'image')}; boxes marked iscrowd do not count."
+            )
         if train.class_names != val.class_names:
             raise DataError(
                 f"The categories of the two splits in {self.root} differ: {train.class_names} in training, "
                 f"{val.class_names} in validation."
             )
         return (
-            ImageFileDataset(
-                with_objects(train.images), training_transform(self.image_size, **self.augmentation)
-            ),
+            ImageFileDataset(learnable, training_transform(self.image_size, **self.augmentation)),
             ImageFileDataset(val.images, evaluation_transform(self.image_size)),
             train.class_names,
         )

@@ -20,6 +20,7 @@ from torchvision.transforms import v2
 from lightning_compress.errors import DataError
 
 from ..datamodule import RecipeDataModule
+from ..ranges import require_between
 
 Sample = tuple[Tensor, dict[str, Tensor]]
 
@@ -144,6 +145,8 @@ def training_transform(image_size: int, *, flip: bool, smallest_crop: float, bri
             crop.
         brightness: brightness and contrast change by a factor of up to 1 more or less this.
     """
+    require_between("data.smallest_crop", smallest_crop, 0, 1, above=True)
+    require_between("data.brightness", brightness, 0)
     # Of the paper's least overlaps of a crop with an object only "any" and "no crop" are drawn: small objects never
     # reach the others, and torchvision then tries in vain, for 15 ms an image.
     cropping = [

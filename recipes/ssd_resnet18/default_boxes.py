@@ -11,6 +11,7 @@ from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_convert
 
+from lightning_compress.counted import counted
 from lightning_compress.errors import ConfigurationError
 
 #: Aspect ratios and scales of the SSD paper for 300 pixels. A scale is a share of the image's side.
@@ -80,11 +81,11 @@ def default_box_grids(
 def _generator(aspect_ratios: Sequence[Sequence[float]], scales: Sequence[float]) -> DefaultBoxGenerator:
     if len(aspect_ratios) != len(ASPECT_RATIOS):
         raise ConfigurationError(
-            f"aspect_ratios={list(aspect_ratios)!r} has {len(aspect_ratios)} entries; one for each of the "
-            f"{len(ASPECT_RATIOS)} feature maps is needed."
+            f"aspect_ratios={list(aspect_ratios)!r} has {counted(len(aspect_ratios), 'entry', 'entries')}; one for "
+            f"each of the {len(ASPECT_RATIOS)} feature maps is needed."
         )
     if len(scales) != len(SCALES):
         raise ConfigurationError(
-            f"scales={list(scales)!r} has {len(scales)} entries; {len(SCALES)} are needed."
+            f"scales={list(scales)!r} has {counted(len(scales), 'entry', 'entries')}; {len(SCALES)} are needed."
         )
     return DefaultBoxGenerator([list(ratios) for ratios in aspect_ratios], scales=list(scales))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..normalization import Normalize, example_images
 from ..optimization import check_optimizer, one_cycle_of
+from ..ranges import require_between
 from .decoding import BoxDecoder, DetectionThresholds
 from .default_boxes import ASPECT_RATIOS, SCALES, default_box_grids, default_boxes
 from .evaluation import Batch, DetectionEvaluation
@@ -66,7 +67,16 @@ class ObjectDetector(DetectionEvaluation):
         nms_threshold: float = 0.45,
     ) -> None:
         super().__init__(DetectionThresholds(score=score_threshold, iou=nms_threshold))
-        check_optimizer(optimizer, learning_rate, warmup_fraction)
+        check_optimizer(
+            optimizer, learning_rate, warmup_fraction, weight_decay=weight_decay, momentum=momentum
+        )
+        for name, value in (
+            ("iou_threshold", iou_threshold),
+            ("score_threshold", score_threshold),
+            ("nms_threshold", nms_threshold),
+        ):
+            require_between(name, value, 0, 1)
+        require_between("negatives_per_positive", negatives_per_positive, 0)
         self.save_hyperparameters()
         self.model = build_network(num_classes, aspect_ratios, weights)
         self.normalize = Normalize()

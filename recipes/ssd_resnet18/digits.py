@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lightning_compress.errors import ConfigurationError
 
+from ..ranges import require_between
 from .dataset import (
     DetectionDataModule,
     evaluation_transform,
@@ -45,6 +46,8 @@ class DigitsDetectionDataModule(DetectionDataModule):
         for name, value in (("train_images", train_images), ("val_images", val_images)):
             if value < 1:
                 raise ConfigurationError(f"data.{name}={value!r} must be at least 1.")
+        # numpy seeds its generators with nothing below 0.
+        require_between("data.seed", seed, 0)
         self.train_images = train_images
         self.val_images = val_images
         self.brightness = brightness

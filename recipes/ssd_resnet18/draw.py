@@ -20,6 +20,8 @@ from .evaluation import DetectionEvaluation
 #: Images are enlarged at least twice, and to this many pixels, before labels of this height are written.
 _CELL = 320
 _TEXT = 12
+#: Boxes drawn of an image: a detector that has hardly learnt finds hundreds.
+_MOST_BOXES = 20
 _COLORS = ("#ff3b30", "#0a84ff", "#b8860b", "#30d158", "#bf5af2", "#ff9f0a")
 
 
@@ -29,6 +31,7 @@ def draw_detections(
     class_names: Sequence[str],
     *,
     threshold: float = 0.3,
+    most_boxes: int = _MOST_BOXES,
     columns: int = 4,
 ) -> Tensor:
     """A grid of images with their detections, each with class and score.
@@ -38,13 +41,14 @@ def draw_detections(
         detections: for each image, as `DetectionEvaluation.detect` returns them.
         class_names: name of class 1, 2, ...
         threshold: detections of a smaller score are not drawn.
+        most_boxes: how many are drawn of an image, the best.
         columns: images in a row.
 
     Returns:
         3 x H x W in [0, 1].
     """
     cells = [
-        _draw(image, detection, class_names, threshold)
+        _draw(image, detection, class_names, threshold, most_boxes)
         for image, detection in zip(images, detections, strict=True)
     ]
     return cast(Tensor, make_grid(torch.stack(cells), nrow=columns, padding=4, pad_value=1.0))
@@ -57,6 +61,7 @@ def save_sample_detections(
     *,
     count: int = 8,
     threshold: float = 0.3,
+    most_boxes: int = _MOST_BOXES,
     columns: int = 4,
 ) -> Path:
     """Draws what a detector finds in the first validation images, and saves it as a PNG.
@@ -67,6 +72,7 @@ def save_sample_detections(
         path: of the file; its folder is made where it is missing.
         count: number of images.
         threshold: detections of a smaller score are not drawn.
+        most_boxes: how many are drawn of an image, the best.
         columns: images in a row.
     """
     images = data.sample_images(count)
@@ -75,19 +81,29 @@ def save_sample_detections(
     with torch.no_grad():
         detections = detector.detect(images.to(detector.device))
     detector.train(training)
-    grid = draw_detections(images, detections, data.class_names, threshold=threshold, columns=columns)
+    grid = draw_detections(
+        images,
+        detections,
+        data.class_names,
+        threshold=threshold,
+        most_boxes=most_boxes,
+        columns=columns,
+    )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_image(grid, path)
     return path
 
 
-def _draw(image: Tensor, detection: Detection, class_names: Sequence[str], threshold: float) -> Tensor:
+def _draw(
+    image: Tensor, detection: Detection, class_names: Sequence[str], threshold: float, most_boxes: int
+) -> Tensor:
     height, width = image.shape[-2:]
     scale = max(2.0, _CELL / max(height, width))
     enlarged = resize(image.cpu(), [round(height * scale), round(width * scale)], antialias=True).clamp(0, 1)
+    order = detection["scores"].argsort(descending=True)[:most_boxes].tolist()
     # The strongest detection comes last, so that its label lies on top.
-    shown = [index for index, score in enumerate(detection["scores"].tolist()) if score >= threshold][::-1]
+    shown = [index for index in order if detection["scores"][index] >= threshold][::-1]
     if not shown:
         return cast(Tensor, enlarged)
     boxes = (detection["boxes"][shown] * scale).cpu()
@@ -105,9 +121,9 @@ def _label(image: Tensor, boxes: Tensor, labels: Sequence[str], colors: Sequence
     picture = to_pil_image(image)
     draw = ImageDraw.Draw(picture)
     # Pillow's own font has no bold face.
-    font = ImageFont.truetype(
-        Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf", _TEXT
-    )
+    # And Pillow 10.0 takes no Path.
+    file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"
+    font = ImageFont.truetype(str(file), _TEXT)
     for (left, top, _, _), label, color in zip(boxes.tolist(), labels, colors, strict=True):
         width = draw.textlength(label, font=font) + 4
         x = max(0.0, min(left - 1, image.shape[-1] - width))

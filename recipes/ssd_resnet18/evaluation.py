@@ -106,8 +106,10 @@ class ExportedDetector(DetectionEvaluation):
         batched: whether `exported` takes several images at once; else they go in one at a time.
 
     Example:
-        >>> package = lightning_compress.runtime.load("detector.mlpackage")  # doctest: +SKIP
-        >>> trainer.test(ExportedDetector(package, white=255), datamodule=data)  # doctest: +SKIP
+        >>> package = runtime.load("detector.mlpackage")
+        >>> evaluation = ExportedDetector(package, white=255)  # for `trainer.test(evaluation, datamodule=data)`
+        >>> [sorted(detection) for detection in evaluation.detect(images)]
+        [['boxes', 'labels', 'scores'], ['boxes', 'labels', 'scores']]
     """
 
     def __init__(

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lightning_compress.errors import ConfigurationError, DataError
+from lightning_compress.errors import DataError
 
+from ..ranges import require_between
 from .dataset import (
     AnnotatedImage,
     DetectionDataModule,
@@ -62,8 +63,7 @@ class PennFudanDataModule(DetectionDataModule):
         super().__init__(
             num_classes=num_classes, image_size=image_size, batch_size=batch_size, num_workers=num_workers
         )
-        if not 0 < val_fraction < 1:
-            raise ConfigurationError(f"data.val_fraction={val_fraction!r} must lie between 0 and 1.")
+        require_between("data.val_fraction", val_fraction, 0, 1, above=True, below=True)
         self.root = Path(root).expanduser()
         self.val_fraction = val_fraction
         self.augmentation: dict[str, Any] = {

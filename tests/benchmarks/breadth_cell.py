@@ -11,8 +11,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch import nn
 
 from lightning_compress import (
     Compression,
@@ -25,8 +24,9 @@ from lightning_compress.errors import CompressionError
 from lightning_compress.methods import Method
 from lightning_compress.package.inspection import Layer
 from tests.benchmarks.breadth_networks import NETWORKS, Inputs
+from tests.training import BATCH, Training
 
-STEPS, BATCH = 2, 4
+STEPS = 2
 
 _SMALL = 2048
 """`weight_threshold`: weights of no more values than this stay dense under palettization."""
@@ -141,30 +141,6 @@ class Cell:
         return f"{self.network}, {self.method}: {self.outcome} in {self.seconds:.0f} s; {', '.join(numbers)} {reason}"
 
 
-class Training(L.LightningModule):
-    """Trains a network toward outputs of zero."""
-
-    def __init__(self, network: nn.Module, inputs: Inputs) -> None:
-        super().__init__()
-        self.model = network
-        self.inputs = inputs
-        self.example_input_array = inputs(1)
-
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        """Return the mean of the squares of all outputs."""
-        outputs = self.model(*batch)
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        return torch.stack([output.square().mean() for output in outputs]).sum()
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam at a small rate, so that random weights stay in the range of half precision."""
-        return torch.optim.Adam([p for p in self.parameters() if p.requires_grad], lr=1e-4)
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Noise."""
-        return DataLoader(TensorDataset(*self.inputs(STEPS * BATCH)), batch_size=BATCH)
-
-
 def calibrate(network: nn.Module, inputs: Inputs) -> None:
     """Give batch norms the statistics of a batch, so that random weights stay in the range of half precision.
 
@@ -196,7 +172,7 @@ def run_cell(network: str, method: str) -> Cell:
     trainer: L.Trainer | None = None
     with tempfile.TemporaryDirectory() as folder:
         try:
-            training = Training(*NETWORKS[network]())
+            training = Training(*NETWORKS[network](), steps=STEPS, learning_rate=1e-4)
             calibrate(training.model, training.inputs)
             export = CoreMLExport(Path(folder) / "net.mlpackage")
             compression = Compression(*METHODS[method].methods(), module="model", export=export)

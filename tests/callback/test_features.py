@@ -1,4 +1,4 @@
-"""Every feature of Lightning with every method: each cell of the README's matrix is what a fit says."""
+"""Every feature with every method: each cell of the matrix in tests/features/README.md is what a fit says."""
 
 from __future__ import annotations
 

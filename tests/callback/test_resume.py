@@ -32,9 +32,8 @@ from lightning_compress.callback.checkpoints import compression_states
 from lightning_compress.errors import ConfigurationError
 from tests.faults.jobs import JOBS, Job, package_bytes, run_apart
 from tests.features.cases import METHODS as CASES
-from tests.features.cases import Case, Digits
+from tests.features.cases import Case, Digits, equal
 from tests.features.cases import make_trainer as make_case_trainer
-from tests.features.features import equal
 
 METHODS = {
     "pruning": lambda: [
@@ -320,7 +319,7 @@ def test_a_fresh_process_has_only_the_checkpoint(tmp_path, name):
         "import sys, torch, lightning as L\n"
         "from lightning_compress import Compression\n"
         "from tests.features.cases import Digits, make_trainer\n"
-        "from tests.features.features import equal\n"
+        "from tests.features.cases import equal\n"
         "folder = sys.argv[1]\n"
         "lit = Digits()\n"
         "compression = Compression.load_from_checkpoint(folder + '/last.ckpt', lit)\n"

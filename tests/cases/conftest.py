@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.cases.fitting import METHODS, STEPS, Fitting
 
@@ -39,15 +38,6 @@ def fit(tmp_path: Path) -> Iterator[Fitting]:
         yield fitting
         if fitting.trainer is None or fitting.steps < STEPS:
             gc.collect()
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small modules are slower with more threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(params=METHODS)

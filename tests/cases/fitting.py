@@ -12,7 +12,6 @@ import lightning as L
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from lightning_compress import (
     Compression,
@@ -25,12 +24,11 @@ from lightning_compress import (
 from lightning_compress.errors import CompressionError
 from lightning_compress.methods import Method
 from lightning_compress.package.inspection import Layer
+from tests.training import Inputs, Training, outputs_of
 
 STEPS = 3
 LARGE = 256
 """Weights of this many values and two dimensions are looked at in the package."""
-
-Inputs = Callable[[int], Tensor]
 
 
 def of_shape(*shape: int) -> Inputs:
@@ -59,34 +57,6 @@ METHODS: dict[str, Callable[[], Method]] = {
     "quantized": int8_weights,
 }
 """A method of each technique, by what it makes of a tensor."""
-
-
-def outputs_of(result: Any) -> list[Tensor]:
-    """The tensors that a forward returned, in their order."""
-    if isinstance(result, Tensor):
-        return [result]
-    if isinstance(result, dict):
-        result = list(result.values())
-    return [tensor for part in result for tensor in outputs_of(part)]
-
-
-class Training(L.LightningModule):
-    """Trains the network that is its attribute `model` toward outputs of zero."""
-
-    def __init__(self, network: nn.Module, inputs: Inputs) -> None:
-        super().__init__()
-        self.model = network
-        self.inputs = inputs
-        self.example_input_array = inputs(1)
-
-    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        return torch.stack([output.float().square().mean() for output in outputs_of(self.model(batch))]).sum()
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam([p for p in self.parameters() if p.requires_grad], lr=1e-3)
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(self.inputs(4 * STEPS), batch_size=4)  # type: ignore[arg-type]
 
 
 @dataclass
@@ -200,7 +170,7 @@ class Fitting:
         """Fit `network` with `methods`, and export it."""
         export = CoreMLExport(self.folder / "net.mlpackage", wrapper=wrapper, card=False)
         compression = Compression(*methods, module="model", export=export)
-        return self.run(Training(network, inputs), compression, *callbacks)
+        return self.run(Training(network, inputs, steps=STEPS), compression, *callbacks)
 
     def run(self, training: Training, compression: Compression, *callbacks: L.Callback) -> Outcome:
         """Fit a LightningModule of one's own."""

@@ -9,11 +9,6 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="session")
 def build_network():
     """Builds a classifier of handwritten digits, large enough for its layers to be compressed."""

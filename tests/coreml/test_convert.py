@@ -125,7 +125,9 @@ def test_labels_make_a_classifier(network, digit):
 
 
 def test_labels_that_do_not_fit_the_output_are_refused(network, digit):
-    with pytest.raises(ConfigurationError, match=r"3 class_labels for an output of shape \(1, 10\)"):
+    with pytest.raises(
+        ConfigurationError, match=r"class_labels has 3 labels for an output of shape \(1, 10\)"
+    ):
         convert(network, digit, target=ct.target.iOS15, interface=Interface(class_labels=["a", "b", "c"]))
 
 

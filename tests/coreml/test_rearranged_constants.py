@@ -11,6 +11,7 @@ from torch.nn import functional
 from lightning_compress.coreml.convert import convert
 from lightning_compress.coreml.metadata_buffers import selected_tensors
 from lightning_compress.errors import CompressionError
+from lightning_compress.metadata_names import BY_VALUE, CONVERTED, METADATA_VERSION
 from lightning_compress.methods import DKMPalettization, LinearQuantization, MagnitudePruning
 from lightning_compress.methods.mechanism.preparation import PreparedModule
 from lightning_compress.package.inspection import inspect
@@ -158,3 +159,21 @@ def test_recurrent_layers_of_earlier_systems_are_refused_by_name(target):
     finalized, _ = compressed(RECURRENT["LSTM"]().eval(), METHODS["a palette"][0](), x)
     with pytest.raises(CompressionError, match=r"layer\.weight_ih_l0.*minimum_deployment_target=\"iOS18\""):
         convert(finalized, x, target=target)
+
+
+def named_by_value(module: nn.Module) -> None:
+    """Have the metadata looked for by values alone, as that of recurrent layers is."""
+    for owner in module.modules():
+        for name in [n for n in owner._buffers if n.startswith(f"{CONVERTED}/") and n != METADATA_VERSION]:
+            owner._buffers[name.replace(CONVERTED, BY_VALUE, 1)] = owner._buffers.pop(name)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("method", METHODS)
+def test_a_weight_that_a_conversion_cuts_along_its_columns_is_told_and_not_stored_dense(method):
+    torch.manual_seed(1)
+    x = torch.randn(SEQUENCE)
+    finalized, _ = compressed(Viewed("columns").eval(), METHODS[method][0](), x)
+    named_by_value(finalized)
+    with pytest.raises(CompressionError, match=r"'layer\.weight' would be stored dense"):
+        convert(finalized, x, target=ct.target.iOS18)

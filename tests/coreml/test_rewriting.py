@@ -5,51 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_compress.coreml import CoreMLExport
 from lightning_compress.coreml.convert import Interface, convert
-from lightning_compress.coreml.rewriting import prune_package, quantize_package
-from lightning_compress.errors import ConfigurationError, TargetError
+from lightning_compress.coreml.post_training import PostTrainingForm, compress_package
 from lightning_compress.package.inspection import inspect
-
-
-@pytest.fixture(scope="module")
-def package(build_network, digit, tmp_path_factory):
-    return CoreMLExport(tmp_path_factory.mktemp("float16") / "net.mlpackage").run(build_network(), digit).path
-
-
-def large_layers(model):
-    return [layer for layer in inspect(model).layers if layer.parameters > 2048]
-
-
-def test_a_package_is_pruned_to_the_sparsity_asked_for(package):
-    layers = large_layers(prune_package(package, 0.75))
-    assert {layer.technique for layer in layers} == {"pruned"}
-    assert [layer.sparsity for layer in layers] == pytest.approx([0.75] * len(layers), abs=0.01)
-
-
-@pytest.mark.parametrize("sparsity", [-0.1, 1.0, 75])
-def test_a_sparsity_outside_zero_and_one_is_refused(package, sparsity):
-    with pytest.raises(ConfigurationError, match=r"is not in \[0, 1\)"):
-        prune_package(package, sparsity)
-
-
-def test_a_package_is_quantized_with_a_scale_for_each_channel(package):
-    layers = large_layers(quantize_package(package))
-    assert {(layer.technique, layer.bits, layer.granularity) for layer in layers} == {
-        ("quantized", 8, "per channel")
-    }
-
-
-def test_four_bits_need_a_package_for_ios18(package, network, digit):
-    with pytest.raises(TargetError, match=r"cannot carry int4 weights; .*minimum_deployment_target='iOS18'"):
-        quantize_package(package, "int4")
-    layers = large_layers(quantize_package(convert(network, digit, target=ct.target.iOS18), "int4"))
-    assert {layer.bits for layer in layers} == {4}
-
-
-def test_an_unknown_type_is_refused(package):
-    with pytest.raises(ConfigurationError, match="dtype='int3' is unknown; valid are int8, int4"):
-        quantize_package(package, "int3")
 
 
 class Transposing(nn.Module):
@@ -75,6 +33,6 @@ def classifier(digit):
 
 
 def test_a_classifier_keeps_its_labels(classifier):
-    report = inspect(quantize_package(classifier))
+    report = inspect(compress_package(classifier, [PostTrainingForm(quantize="int8")])[0].model)
     assert report.labels == inspect(classifier).labels
     assert "quantized" in {layer.technique for layer in report.layers}

@@ -5,15 +5,10 @@ Its conversion tests run on macOS only, and its post-training and sensitive k-me
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
-import coremltools
 import pytest
 
-SHIPPED = Path(coremltools.__file__).parent / "test" / "optimize" / "torch"
+from tests.shipped_tests import run_shipped_tests
+
 FILES = ["test_palettizer.py", "test_palettization_api.py", "test_palettization_utils.py"]
 
 SWAP_FAKE_PALETTIZE = """
@@ -23,13 +18,11 @@ from lightning_compress.dkm import FakePalettize
 
 package.FakePalettize = fake_palettize.FakePalettize = palettizer._FakePalettize = FakePalettize
 """
-SWAP_PALETTIZER = f"""
-import sys
-sys.path.append({str(Path(__file__).parent)!r})
+SWAP_PALETTIZER = """
 import coremltools.optimize.torch.palettization as package
 from coremltools.optimize.torch.palettization import palettizer
 from coremltools.test.optimize.torch.palettization import palettization_utils
-from coremltools_adapter import DKMPalettizer, FakePalettize, PalettizerModules
+from tests.dkm.coremltools_adapter import DKMPalettizer, FakePalettize, PalettizerModules
 
 package.DKMPalettizer = palettizer.DKMPalettizer = DKMPalettizer
 package.FakePalettize = FakePalettize
@@ -60,20 +53,5 @@ LEFT_OUT = [
     ids=["FakePalettize", "DKMPalettization"],
 )
 def test_coremltools_own_tests_pass(tmp_path, swap, left_out):
-    (tmp_path / "swap.py").write_text(swap)
-    command = [sys.executable, "-m", "pytest", "-p", "swap", "-p", "no:cacheprovider", "-q", "-W", "ignore"]
-    command += [
-        "-c",
-        os.devnull,
-        "--rootdir",
-        str(SHIPPED),
-        *(str(SHIPPED / "palettization" / name) for name in FILES),
-    ]
-    for name in left_out:
-        command += ["--deselect", f"palettization/{name}"]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False
-    )
-    assert result.returncode == 0, result.stdout[-3000:]
-    assert f"{43 - len(left_out)} passed" in result.stdout
+    summary = run_shipped_tests(tmp_path, "palettization", FILES, swap, left_out=left_out)
+    assert summary.startswith(f"{43 - len(left_out)} passed")

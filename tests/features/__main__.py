@@ -1,4 +1,4 @@
-"""Fit every method with every feature, and write the matrix into the README: `python -m tests.features`."""
+"""Fit every method with every feature, and write the matrix into the README beside: `python -m tests.features`."""
 
 from __future__ import annotations
 

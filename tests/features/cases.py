@@ -184,3 +184,22 @@ class Case:
                 assert "palettized" in layer.technique, (name, layer)
                 assert layer.bits == 2
                 assert finalized.get_parameter(name).unique().numel() <= 4
+
+
+def steps_of(case: Case) -> int:
+    """Optimizer steps that the compression counted."""
+    return int(case.compression.state_dict()["progress"]["steps"])
+
+
+def weight(case: Case) -> Tensor:
+    """The weight of the convolution, in training."""
+    parameters = case.compression._require().module.parameters()
+    return next(parameter.detach() for parameter in parameters if parameter.dim() == 4)
+
+
+def equal(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    """Whether two state dicts are the same bit by bit."""
+    return first.keys() == second.keys() and all(
+        torch.equal(value, second[key]) if isinstance(value, Tensor) else value == second[key]
+        for key, value in first.items()
+    )

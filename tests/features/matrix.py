@@ -1,4 +1,4 @@
-"""The matrix of methods and features in the README, and the block that holds it."""
+"""The matrix of methods and features, and the block of the README beside this file that holds it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lightning_compress.markdown import markdown_table
 from tests.features.cases import METHODS
 from tests.features.features import FEATURES, outcome
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+README = Path(__file__).resolve().parent / "README.md"
 START, END = "<!-- features -->", "<!-- /features -->"
 
 
@@ -48,12 +48,12 @@ def _cell(outcome: str, reasons: list[str]) -> str:
 
 
 def readme_block(text: str) -> str:
-    """What the README holds between the two marks."""
+    """What a README holds between the two marks."""
     return text.partition(START)[2].partition(END)[0].strip()
 
 
 def readme_cells(text: str) -> dict[tuple[str, str], str]:
-    """The cells of the README's matrix, by feature and method."""
+    """The cells of a README's matrix, by feature and method."""
     rows = [line for line in readme_block(text).splitlines() if line.startswith("|")]
     methods = _cells(rows[0])[1:]
     return {
@@ -68,10 +68,6 @@ def _cells(row: str) -> list[str]:
 
 
 def write_block(block: str, path: Path = README) -> None:
-    """Put the matrix between the marks; without them, before the section on contributing."""
-    text = path.read_text()
-    if START not in text:
-        place = text.index("## Contributing")
-        text = f"{text[:place]}{START}\n{END}\n\n{text[place:]}"
-    before, _, rest = text.partition(START)
+    """Put the matrix between the marks."""
+    before, _, rest = path.read_text().partition(START)
     path.write_text(f"{before}{START}\n{block}\n{END}{rest.partition(END)[2]}")

@@ -6,15 +6,7 @@ what no longer exists: graphs traced by torch.fx with fused modules.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
-import coremltools
-
-ROOT = Path(__file__).parents[2]
-SHIPPED = Path(coremltools.__file__).parent / "test" / "optimize" / "torch"
+from tests.shipped_tests import run_shipped_tests
 
 FILES = ("test_quantizer.py", "test_observers.py", "test_learnable_fake_quantize.py")
 """Not test_configure.py, which looks at nodes of fx graphs and at the fused modules in them throughout, nor
@@ -38,13 +30,8 @@ REDUCED_RANGE = "not (test_learnable_fake_quantize and EMAMinMaxObserver-None-Tr
 
 
 def test_coremltools_own_tests_pass(tmp_path):
-    command = [sys.executable, "-m", "pytest", "-p", "tests.methods.coremltools_quantization"]
-    command += ["-p", "no:cacheprovider", "-q", "-W", "ignore", "-c", os.devnull, "--rootdir", str(SHIPPED)]
-    command += [str(SHIPPED / "quantization" / name) for name in FILES]
-    command += ["-k", " and ".join([REDUCED_RANGE, *(f"not {name}" for name in LEFT_OUT)])]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False
+    only = " and ".join([REDUCED_RANGE, *(f"not {name}" for name in LEFT_OUT)])
+    summary = run_shipped_tests(
+        tmp_path, "quantization", FILES, "import tests.methods.coremltools_quantization", only=only
     )
-    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
-    assert "105 passed" in result.stdout
+    assert summary.startswith("105 passed")

@@ -5,16 +5,10 @@ Its conversion tests run on macOS only, and `LayerwiseCompressor`'s concern anot
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
-import coremltools
+from tests.shipped_tests import run_shipped_tests
 
-REPOSITORY = Path(__file__).parents[2]
-SHIPPED = Path(coremltools.__file__).parent / "test" / "optimize" / "torch"
 FILES = ["test_magnitude_pruner.py", "test_pruning_scheduler.py", "test_base_pruner.py"]
 PASSED = 39
 
@@ -39,22 +33,6 @@ LEFT_OUT = [
 
 
 def test_coremltools_own_tests_pass(tmp_path):
-    (tmp_path / "swap.py").write_text(SWAP)
-    command = [sys.executable, "-m", "pytest", "-p", "swap", "-p", "no:cacheprovider", "-q", "-W", "ignore"]
-    command += [
-        "-c",
-        os.devnull,
-        "--rootdir",
-        str(SHIPPED),
-        *(str(SHIPPED / "pruning" / name) for name in FILES),
-    ]
-    for name in LEFT_OUT:
-        command += ["--deselect", f"pruning/{name}"]
-    paths = os.pathsep.join([str(tmp_path), str(REPOSITORY)])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False
-    )
-    assert result.returncode == 0, result.stdout[-3000:]
-    assert f"{PASSED} passed" in result.stdout
-    assert not re.search("failed|error|skipped", result.stdout)
+    summary = run_shipped_tests(tmp_path, "pruning", FILES, SWAP, left_out=LEFT_OUT)
+    assert summary.startswith(f"{PASSED} passed")
+    assert not re.search("failed|error|skipped", summary)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.coreml.conftest import _one_thread, build_network, digit, digits, network
+from tests.coreml.conftest import build_network, digit, digits, network
 
-__all__ = ["_one_thread", "build_network", "digit", "digits", "network"]
+__all__ = ["build_network", "digit", "digits", "network"]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,8 +14,6 @@ from PIL import Image
 from lightning_compress.errors import ConfigurationError, DataError
 from lightning_compress.recipes.ssd_resnet18 import CocoDataModule
 from lightning_compress.recipes.ssd_resnet18.annotations import read_coco
-
-PEDESTRIANS = Path(__file__).resolve().parents[2] / "../shared/data/pedestrians"
 
 
 def content() -> dict[str, Any]:
@@ -211,9 +210,29 @@ def test_a_file_that_is_not_json_is_refused(tmp_path) -> None:
         module(tmp_path).setup()
 
 
+@pytest.mark.parametrize("text", ["", "\n"])
+def test_an_empty_file_is_named(text, tmp_path) -> None:
+    write(tmp_path)
+    (tmp_path / "annotations_train.json").write_text(text)
+    with pytest.raises(DataError, match=r"Annotation file .*annotations_train\.json' is empty; a COCO file"):
+        module(tmp_path).setup()
+
+
+def test_a_file_without_objects_to_learn_from_is_named(tmp_path) -> None:
+    write(tmp_path, train={**content(), "annotations": content()["annotations"][1:2]})
+    with pytest.raises(
+        DataError, match=r"annotations_train\.json has no object to learn from in any of 3 images"
+    ):
+        module(tmp_path).setup()
+    with pytest.raises(DataError, match=r"no object of data\.categories=\['person'\] to learn from"):
+        module(tmp_path, categories=["person"], num_classes=1).setup()
+
+
 def test_missing_images_are_named(tmp_path) -> None:
     (write(tmp_path) / "val" / "2.jpg").unlink()
-    with pytest.raises(DataError, match=r"1 of 3 images.*annotations_val\.json.*2\.jpg"):
+    with pytest.raises(
+        DataError, match=r"Of the 3 images that .*annotations_val\.json lists, 1 cannot be found in .*2\.jpg"
+    ):
         module(tmp_path).setup()
 
 
@@ -243,9 +262,68 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path) -> None:
         next(iter(module(tmp_path).val_dataloader()))
 
 
-@pytest.mark.skipif(not PEDESTRIANS.is_dir(), reason="the pedestrian frames are not here")
-def test_the_pedestrians_are_read() -> None:
-    annotations = read_coco(PEDESTRIANS / "annotations_val.json", PEDESTRIANS / "val")
-    assert annotations.class_names == ["person"]
-    assert len(annotations.images) == 35
-    assert sum(len(image.objects.labels) for image in annotations.images) == 201
+def test_photographs_and_their_boxes_are_read(photographs) -> None:
+    annotations = read_coco(photographs / "annotations_val.json", photographs / "val")
+    written = json.loads((photographs / "annotations_val.json").read_text())
+    assert annotations.class_names == [category["name"] for category in written["categories"]]
+    assert len(annotations.images) == len(written["images"])
+    for image, described in zip(annotations.images, written["images"], strict=True):
+        assert image.path == photographs / "val" / described["file_name"]
+        boxes = [entry["bbox"] for entry in written["annotations"] if entry["image_id"] == described["id"]]
+        corners = [[left, top, left + width, top + height] for left, top, width, height in boxes]
+        np.testing.assert_array_equal(image.objects.boxes, np.array(corners, np.float32))
+        assert image.objects.labels.tolist() == [1] * len(boxes)
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret.jpg", "a/../../secret.jpg", "/etc/passwd", "", "nul\0.jpg", 7, None]
+)
+def test_a_file_name_that_leaves_its_folder_is_refused(name: Any, tmp_path) -> None:
+    Image.new("RGB", (64, 48)).save(tmp_path / "secret.jpg")
+    outside = content()
+    outside["images"][0]["file_name"] = name
+    with pytest.raises(DataError, match=r"image 3 has file_name .*valid is a path below the image folder"):
+        module(write(tmp_path, outside)).setup()
+
+
+def test_a_file_name_may_name_a_folder_below(tmp_path) -> None:
+    inside = content()
+    inside["images"][0]["file_name"] = "more/3.jpg"
+    write(tmp_path, inside)
+    (tmp_path / "train" / "more").mkdir()
+    (tmp_path / "train" / "3.jpg").rename(tmp_path / "train" / "more" / "3.jpg")
+    module(tmp_path).setup()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["annotations"][0].update(iscrowd="x"), "has iscrowd 'x'; valid are 0 and 1"),
+        (
+            lambda c: c["annotations"][0].update(bbox=[0, 0, 10**400, 5]),
+            "is not a list of four finite numbers",
+        ),
+        (lambda c: c["images"][0].update(width=10**400), "valid are pixels, more than 0"),
+    ],
+)
+def test_numbers_and_marks_of_another_kind_are_refused(change: Any, message: str, tmp_path) -> None:
+    damaged = content()
+    change(damaged)
+    with pytest.raises(DataError, match=message):
+        module(write(tmp_path, damaged)).setup()
+
+
+def test_ids_may_be_numbers_and_texts(tmp_path) -> None:
+    mixed = content()
+    mixed["images"][0]["id"] = "three"
+    mixed["categories"][0]["id"] = mixed["annotations"][2]["category_id"] = "dog"
+    data = module(write(tmp_path, mixed, mixed))
+    data.setup()
+    assert data.class_names == ["person", "dog"]
+
+
+def test_annotations_nested_too_deeply_are_no_json(tmp_path) -> None:
+    write(tmp_path)
+    (tmp_path / "annotations_train.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match="is not JSON"):
+        module(tmp_path).setup()

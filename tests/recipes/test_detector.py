@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import coremltools as ct
 import pytest
 import torch
@@ -26,7 +24,6 @@ from lightning_compress.recipes.ssd_resnet18 import (
 from lightning_compress.recipes.ssd_resnet18.export import cut_at_edges
 from lightning_compress.runtime import load
 
-PEDESTRIANS = Path(__file__).resolve().parents[2] / "../shared/data/pedestrians"
 SIDE = 64
 
 
@@ -185,13 +182,13 @@ def test_class_labels_are_refused_as_data(trainer, detector: ObjectDetector) -> 
         trainer(fast_dev_run=True).fit(detector, DigitsDataModule(image_size=SIDE))
 
 
-@pytest.mark.skipif(not PEDESTRIANS.is_dir(), reason="the pedestrian frames are not here")
-def test_real_frames_in_coco_format_train(trainer) -> None:
+def test_photographs_in_coco_format_train(trainer, photographs) -> None:
     torch.manual_seed(0)
-    data = CocoDataModule(str(PEDESTRIANS), image_size=96, batch_size=4)
+    data = CocoDataModule(str(photographs), image_size=96, batch_size=4)
     fit = trainer(fast_dev_run=True, gradient_clip_val=10.0)
     fit.fit(ObjectDetector(1, 96), data)
     assert torch.isfinite(fit.callback_metrics["train/loss"])
+    assert 0 <= fit.callback_metrics["val/map"] <= 1
 
 
 def test_pictures_show_detections_above_the_threshold(data) -> None:
@@ -213,6 +210,23 @@ def test_pictures_show_detections_above_the_threshold(data) -> None:
     assert (first != 0.5).any()
     assert (second == 0.5).all()
     assert not torch.equal(shown, both)
+
+
+def test_pictures_show_the_best_boxes_alone(data) -> None:
+    images = torch.full((1, 3, SIDE, SIDE), 0.5)
+    left, top = torch.meshgrid(torch.arange(0, SIDE - 8, 4.0), torch.arange(0, SIDE - 8, 4.0), indexing="ij")
+    corners = torch.stack([left.flatten(), top.flatten()], dim=1)
+    scores = torch.linspace(0.3, 0.99, len(corners))
+    many = {
+        "boxes": torch.cat([corners, corners + 8], dim=1),
+        "scores": scores,
+        "labels": torch.ones(len(corners), dtype=torch.int64),
+    }
+    best = {key: value[-20:] for key, value in many.items()}
+    assert len(corners) > 20
+    shown = draw_detections(images, [many], ["digit"])
+    assert torch.equal(shown, draw_detections(images, [best], ["digit"]))
+    assert not torch.equal(shown, draw_detections(images, [many], ["digit"], most_boxes=100))
 
 
 def test_a_picture_of_samples_is_saved(detector: ObjectDetector, data, tmp_path) -> None:

@@ -109,7 +109,7 @@ def test_default_boxes_are_torchvisions() -> None:
 def test_another_number_of_scales_or_aspect_ratios_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"scales=\[0\.1, 0\.2\] has 2 entries; 7"):
         default_boxes(SIDE, scales=[0.1, 0.2])
-    with pytest.raises(ConfigurationError, match=r"aspect_ratios=.* has 1 entries; .*6 feature maps"):
+    with pytest.raises(ConfigurationError, match=r"aspect_ratios=.* has 1 entry; .*6 feature maps"):
         SSDResNet18(1, aspect_ratios=[[2]])
 
 

@@ -18,9 +18,12 @@ from lightning_compress.runtime.module import CoreMLProgram
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
-    logging.getLogger("coremltools").setLevel(logging.ERROR)
+def _quiet():
+    logger = logging.getLogger("coremltools")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    yield
+    logger.setLevel(level)
 
 
 class Programs:

@@ -27,7 +27,7 @@ from lightning_compress.commands.train.processes import end_processes, is_alone,
 from lightning_compress.commands.train.progress import JobProgress, StepClock
 from lightning_compress.commands.train.rehearsal import rehearse_job, widths
 from lightning_compress.commands.train.state import JobState, write_whole
-from lightning_compress.console import output_console
+from lightning_compress.console import output_console, print_whole
 from lightning_compress.coreml.card import METRICS
 from lightning_compress.coreml.metadata import add_metadata
 from lightning_compress.coreml.post_training import palettize_package
@@ -318,8 +318,8 @@ class TrainingJob:
         if not is_first():
             return []
         if self.results:
-            _console.print(results_table(self.results))
-            _console.print(f"results, packages and pictures: {self.folder}")
+            print_whole(results_table(self.results))
+            _say(f"results, packages and pictures: {self.folder}")
         return self.results
 
 

@@ -20,7 +20,7 @@ from lightning_compress.callback.finishing import rehearse
 from lightning_compress.callback.placement import Placement
 from lightning_compress.commands.measuring import measure, without_notices
 from lightning_compress.commands.train.building import FITS, Building, check_checkpoint
-from lightning_compress.coreml.post_training import require_palettizable, require_widths
+from lightning_compress.coreml.post_training import PostTrainingForm, require_compressible
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.methods.mechanism.joining import in_order
 from lightning_compress.methods.mechanism.preparation import PreparedModule
@@ -61,7 +61,6 @@ def widths(building: Building) -> list[int]:
 
     Raises:
         ConfigurationError: They are no list, or one is no width that Core ML has.
-        TargetError: The deployment target cannot carry one.
     """
     given = building.config.post_training_bits
     if given is None:
@@ -72,10 +71,14 @@ def widths(building: Building) -> list[int]:
         )
     bits: list[int] = list(given)
     try:
-        require_widths(bits)
+        _forms(bits)
     except ConfigurationError as error:
         raise ConfigurationError(f"post_training_bits={bits}: {error}") from error
     return bits
+
+
+def _forms(bits: Sequence[int]) -> list[PostTrainingForm]:
+    return [PostTrainingForm(palettize=width) for width in bits]
 
 
 def _rehearse_float(building: Building, bits: Sequence[int], exports: bool) -> None:
@@ -90,7 +93,7 @@ def _rehearse_float(building: Building, bits: Sequence[int], exports: bool) -> N
 
     def try_package(package: Path) -> None:
         if bits:
-            require_palettizable(package, bits)
+            require_compressible(package, _forms(bits))
         _try_measuring(building, package)
 
     export.rehearse(building.network(module), cast(Any, module.example_input_array), further=try_package)

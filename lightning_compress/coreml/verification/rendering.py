@@ -6,12 +6,17 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_compress.coreml.verification.comparison import OutputDifference, Verification
+from lightning_compress.untrusted_text import plain_text
 
 
 def verification_table(verification: Verification) -> Table:
     """One row for each output."""
     table = Table(
-        title=f"{verification.package}, {verification.samples} samples, run by {verification.runner}",
+        title=Text(
+            plain_text(
+                f"{verification.package}, {verification.samples} samples, run by {verification.runner}"
+            )
+        ),
         title_justify="left",
     )
     table.add_column("output", overflow="fold")
@@ -31,7 +36,7 @@ def verification_table(verification: Verification) -> Table:
     table.add_column("")
     for output in verification.outputs:
         table.add_row(
-            Text(output.name),
+            Text(plain_text(output.name)),
             f"{output.largest_value:.4g}",
             _in_pixels(output, output.largest),
             f"{output.relative:.2e}",

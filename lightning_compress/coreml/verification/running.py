@@ -18,6 +18,7 @@ from lightning_compress.coreml.quiet import quiet_quantization
 from lightning_compress.coreml.tolerance import Tolerance
 from lightning_compress.coreml.verification.comparison import holds_labels
 from lightning_compress.coreml.verification.samples import off_by_rounding
+from lightning_compress.counted import counted
 from lightning_compress.errors import PackageError, VerificationError
 from lightning_compress.package.opening import open_package
 from lightning_compress.runtime import CoreMLProgram, load
@@ -46,7 +47,8 @@ def reference_outputs(
             tensors = list(_tensors(module(*sample)))
             if len(tensors) != len(names):
                 raise VerificationError(
-                    f"the module returns {len(tensors)} tensors, and the package has {len(names)} outputs: "
+                    f"the module returns {counted(len(tensors), 'tensor')}, and the package has "
+                    f"{counted(len(names), 'output')}: "
                     f"{', '.join(names)}"
                 )
             results.append(dict(zip(names, tensors, strict=True)))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from lightning_compress.counted import counted
 from lightning_compress.errors import CompressionError, WeightError
 from lightning_compress.metadata_names import BY_VALUE, CONVERTED
 from lightning_compress.methods.mechanism.copies import copy_module
@@ -85,9 +86,9 @@ def _complete_inputs(finalized: nn.Module) -> None:
     techniques = list(input_techniques(finalized))
     if techniques and all(technique.is_blind for _, _, technique in techniques):
         raise CompressionError(
-            f"inputs cannot be compressed: none of {len(techniques)} observers has seen a value. Observe earlier in "
-            "the fit, or train longer; where a network reads the weights of its layers and never calls them, compress "
-            "its weights alone"
+            f"inputs cannot be compressed: none of {counted(len(techniques), 'observer')} has seen a value. "
+            "Observe earlier in the fit, or train longer; where a network reads the weights of its layers and never "
+            "calls them, compress its weights alone"
         )
     _tell_of_silent_layers(finalized, techniques)
     for layer, name, technique in techniques:
@@ -106,8 +107,8 @@ def _tell_of_silent_layers(
     silent = list(dict.fromkeys(names[layer] for layer, _, _ in techniques if layer not in heard))
     if silent:
         _logger.warning(
-            "the inputs of %d layers stay as they are, because these layers were never called: %s%s",
-            len(silent),
+            "the inputs of %s stay as they are, because nothing called them: %s%s",
+            counted(len(silent), "layer"),
             ", ".join(silent[:5]),
             ", ..." if len(silent) > 5 else "",
         )

@@ -112,7 +112,9 @@ class Method(abc.ABC):
             CompressionError: As before a fit: names that match nothing, values that no tensor can have.
 
         Example:
-            >>> DKMPalettization(module_type_configs={"Conv2d": {"n_bits": 2}}).select(torchvision.models.resnet18())
+            >>> method = DKMPalettization(module_type_configs={"Conv2d": {"n_bits": 2}})
+            >>> sorted(method.select(torchvision.models.resnet18()))[:2]
+            ['conv1', 'layer1.0.conv1']
         """
         refuse_hooked_weights(module)
         references = find_tensors(module)

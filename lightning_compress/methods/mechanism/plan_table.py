@@ -20,13 +20,13 @@ class PlannedRow:
     """What is done to one tensor.
 
     Attributes:
-        name: Its dotted names, several for a tied weight.
+        names: Its dotted names, several for a tied weight.
         numel: Number of its elements.
         treatment: What is done to it, or why nothing is.
         is_compressed: Whether anything is.
     """
 
-    name: str
+    names: tuple[str, ...]
     numel: int
     treatment: str
     is_compressed: bool
@@ -62,7 +62,7 @@ def plan_table(
                 str(len(members)),
                 f"{count:,}",
                 format_bytes(2 * count),
-                _shortened([row.name for row in members]),
+                _shortened([" = ".join(row.names) for row in members]),
             )
     ways: dict[str, list[str]] = {}
     for layer, way in inputs:

@@ -95,7 +95,7 @@ class PreparedModule:
             left = "; ".join(reasons) or "no technique asks for it"
             # Of a joint compression that takes a tensor in part, the rest is told too.
             treatment = (f"{done} alone: {left}" if reasons else done) if chain else left
-            rows.append(PlannedRow(" = ".join(reference.names), reference.numel, treatment, bool(chain)))
+            rows.append(PlannedRow(reference.names, reference.numel, treatment, bool(chain)))
         inputs = [
             (layer.name or type(layer.module).__name__, technique.label)
             for layer in self.plan.layers
@@ -103,6 +103,15 @@ class PreparedModule:
             if name == f"{layer.name}.{layer.kind.inputs[0]}".lstrip(".")
         ]
         return rows, inputs
+
+    def dense_reasons(self) -> dict[str, str]:
+        """Why tensors stay as they are, by each of their dotted names."""
+        return {
+            name: row.treatment
+            for row in self.planned_rows()[0]
+            if not row.is_compressed
+            for name in row.names
+        }
 
     # A fit.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,6 +29,7 @@ class LayerSummary:
         name: Dotted name of the parameter.
         parameters: Number of weights.
         technique: `"dense"`, or what was done, such as `"pruned + palettized"`.
+        dense_reason: Why it is dense, if it is and that is known.
         bits: Bits a stored value takes: 16, those of an index, or those of an integer.
         sparsity: Fraction of zeros.
         bytes_before: Bytes at float16.
@@ -41,23 +43,34 @@ class LayerSummary:
     sparsity: float
     bytes_before: int
     bytes_after: int
+    dense_reason: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as plain types."""
         return asdict(self)
 
 
-def summarize(module: nn.Module) -> list[LayerSummary]:
-    """Summarize the parameters of a finalized module that have two or more dimensions."""
+def summarize(module: nn.Module, dense_reasons: Mapping[str, str] | None = None) -> list[LayerSummary]:
+    """Summarize the parameters of a finalized module that have two or more dimensions.
+
+    Args:
+        module: A finalized module.
+        dense_reasons: Why parameters are not compressed, by their dotted names.
+    """
+    reasons = dense_reasons or {}
     return [
-        _summarize_parameter(submodule, f"{name}.{parameter_name}".lstrip("."), parameter_name, parameter)
+        _summarize_parameter(
+            submodule, f"{name}.{parameter_name}".lstrip("."), parameter_name, parameter, reasons
+        )
         for name, submodule in module.named_modules()
         for parameter_name, parameter in submodule.named_parameters(recurse=False)
         if parameter.dim() > 1
     ]
 
 
-def _summarize_parameter(module: nn.Module, name: str, key: str, parameter: torch.Tensor) -> LayerSummary:
+def _summarize_parameter(
+    module: nn.Module, name: str, key: str, parameter: torch.Tensor, reasons: Mapping[str, str]
+) -> LayerSummary:
     stored = read_stored(module, key)
     count = parameter.numel()
     nonzero = int(parameter.count_nonzero())
@@ -86,6 +99,7 @@ def _summarize_parameter(module: nn.Module, name: str, key: str, parameter: torc
         sparsity=1 - nonzero / count if count else 0.0,
         bytes_before=count * _HALF,
         bytes_after=math.ceil(kept / entry * bits / 8) + extra + mask,
+        dense_reason="" if techniques else reasons.get(name, ""),
     )
 
 
@@ -94,7 +108,8 @@ def summary_table(layers: list[LayerSummary], title: str = "Compression by layer
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("layer", overflow="fold", min_width=12)
     for heading in ("weights", "technique", "bits", "zeros", "float16", "stored"):
-        table.add_column(heading, justify="left" if heading == "technique" else "right", no_wrap=True)
+        in_words = heading == "technique"
+        table.add_column(heading, justify="left" if in_words else "right", no_wrap=not in_words)
     for layer in layers:
         table.add_row(*_cells(layer))
     count = sum(layer.parameters for layer in layers)
@@ -119,9 +134,9 @@ def summary_table(layers: list[LayerSummary], title: str = "Compression by layer
 
 def _cells(layer: LayerSummary) -> list[RenderableType]:
     return [
-        Text(layer.name.removesuffix(".weight")),
+        Text(layer.name),
         f"{layer.parameters:,}",
-        layer.technique,
+        Text(f"{layer.technique}: {layer.dense_reason}" if layer.dense_reason else layer.technique),
         str(layer.bits),
         f"{layer.sparsity:.1%}",
         format_bytes(layer.bytes_before),

@@ -17,18 +17,12 @@ from lightning_compress.coreml.verification import (
     random_samples,
     reference_outputs,
     run_in_coreml,
-    run_in_torch,
     verification_table,
 )
-from lightning_compress.coreml.verification.running import disturbed_outputs, program_of
+from lightning_compress.coreml.verification.running import disturbed_outputs
 from lightning_compress.errors import PackageError, VerificationError
 from lightning_compress.package import decompressed_weights
 from lightning_compress.package.targets import Capability
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
@@ -227,24 +221,6 @@ def test_random_samples_are_the_same_on_each_call_and_unlike_one_another():
 def test_core_ml_is_asked_for_on_macos_alone(tmp_path):
     with pytest.raises(PackageError, match="Core ML runs on macOS alone"):
         run_in_coreml(tmp_path / "net.mlpackage", [])
-
-
-@pytest.mark.skipif(sys.platform != "darwin", reason="Core ML runs on macOS alone")
-def test_core_ml_computes_what_the_runtime_does(digit_network, digits, tmp_path):
-    image = ImageInput(scale=1 / 255, color_layout="GRAYSCALE")
-    export = CoreMLExport(
-        tmp_path / "net.mlpackage",
-        image=image,
-        class_labels=[str(label) for label in range(10)],
-        wrapper=softmax_outputs,
-    )
-    path = export.run(digit_network.eval(), digits[:1]).path
-    samples = random_samples(digits[:1], image).package
-    ours = run_in_torch(program_of(path), samples)
-    for one, other in zip(ours, run_in_coreml(path, samples), strict=True):
-        torch.testing.assert_close(
-            one["classLabel_probs"].flatten(), other["classLabel_probs"], atol=1e-2, rtol=0
-        )
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from coremltools._deps import kmeans1d
 
 from lightning_compress import runtime
 from lightning_compress.coreml import CoreMLExport, softmax_outputs
-from lightning_compress.coreml.post_training import Palettizer, palettize_package
+from lightning_compress.coreml.post_training import PostTrainingForm, palettize_package
+from lightning_compress.coreml.post_training.tensors import DenseWeight
 from lightning_compress.coreml.quiet import quiet_conversion
 from lightning_compress.errors import ConfigurationError, PackageError, TargetError
 from lightning_compress.package.inspection import decompressed_weights, inspect
@@ -117,18 +118,21 @@ def test_a_classifier_can_be_palettized_and_keeps_its_labels_and_metadata(networ
 
 
 def test_widths_that_core_ml_has_not_are_refused(package):
-    with pytest.raises(ConfigurationError, match="n_bits=5"):
+    with pytest.raises(ConfigurationError, match="palettize=5"):
         palettize_package(package, [4, 5])
     with pytest.raises(ConfigurationError, match="n_bits is empty"):
         palettize_package(package, [])
 
 
 def test_a_package_without_large_weights_is_refused(package):
-    with pytest.raises(PackageError, match="no dense float16 weight of more than 100000 elements"):
+    with pytest.raises(
+        PackageError,
+        match="no dense weight of two or more dimensions with more than weight_threshold=100,000",
+    ):
         palettize_package(package, [4], weight_threshold=100_000)
 
 
 def test_fewer_values_than_entries_are_kept_exactly():
     weight = np.array([[0.5, -0.25, 0.0, -0.0, 0.5]] * 3, dtype=np.float16)
-    palette = Palettizer(weight).palette(2)
-    np.testing.assert_array_equal(palette.entries[palette.indices], weight)
+    stored = DenseWeight(weight, 0, 1).stored(PostTrainingForm(palettize=2))
+    np.testing.assert_array_equal(stored.values(), weight)

@@ -1,0 +1,49 @@
+"""The subcommands: what each is for, and which key a lone path stands for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand of `lightning-compress`.
+
+    Attributes:
+        summary: What it does, in a line.
+        path_key: The key whose value may be given alone, without `key=`; None where there is no such key.
+        example: How it is called.
+    """
+
+    summary: str
+    path_key: str | None
+    example: str
+
+
+COMMANDS = {
+    "train": Command(
+        "train a recipe, compress it, export packages, and compare their size and quality",
+        None,
+        "lightning-compress train recipe=ssd_resnet18 compression=palettize_2bit",
+    ),
+    "export": Command(
+        "write the package of a checkpoint, without training",
+        "ckpt",
+        "lightning-compress export last.ckpt recipe=ssd_resnet18",
+    ),
+    "compress": Command(
+        "compress the weights of a Core ML package that is there, without data, and show what that changes",
+        "package",
+        "lightning-compress compress net.mlpackage palettize=[6,4,2]",
+    ),
+    "inspect": Command(
+        "show what a Core ML package holds: operations, weights, compression, inputs and outputs",
+        "package",
+        "lightning-compress inspect net.mlpackage",
+    ),
+    "verify": Command(
+        "compare a Core ML package with its torch model, output by output and by its metric",
+        "package",
+        "lightning-compress verify net.mlpackage recipe=ssd_resnet18 checkpoint=last.ckpt",
+    ),
+}

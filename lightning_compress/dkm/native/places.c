@@ -1,0 +1,136 @@
+/* Passes over the places of weights: into the bins of a grid, and from functions known by their chords. As passes.py. */
+
+#include "passes.h"
+
+#include <string.h>
+
+#define CHUNK 512 /* Weights whose bins are computed at once. */
+
+/* A pass over the places of G groups, (G, count), with a table for the bins of each: what is not used is NULL. */
+typedef struct {
+    int64_t next, parts;
+    const float *places, *values;
+    int64_t groups, count, size, skip_zeros;
+    const double *starts, *steps;
+    double *tables;
+    const float *intercepts, *slopes;
+    float *results;
+} Pass;
+
+/* Bins of a chunk of weights. */
+INLINE void find_bins(const float *places, int64_t count, float start, float scale, int32_t size, int32_t *bins)
+{
+    const int32_t last = size - 1;
+    for (int64_t i = 0; i < count; i++) {
+        int32_t bin = (int32_t)((places[i] - start) * scale);
+        bin = bin < 0 ? 0 : bin;
+        bins[i] = bin > last ? last : bin;
+    }
+}
+
+/* One chunk of each kind of pass, its bins known. */
+
+INLINE void count_chunk(const Pass *pass, int64_t length, const float *own, const float *values, const int32_t *bins,
+                        double *table)
+{
+    if (values) {
+        for (int64_t i = 0; i < length; i++) {
+            double *entry = table + 2 * (int64_t)bins[i];
+            entry[0] += values[i];
+            entry[1] += (double)values[i] * own[i];
+        }
+    } else if (pass->skip_zeros) {
+        for (int64_t i = 0; i < length; i++) {
+            double *entry = table + 2 * (int64_t)bins[i];
+            entry[0] += own[i] != 0;
+            entry[1] += own[i];
+        }
+    } else {
+        for (int64_t i = 0; i < length; i++) {
+            double *entry = table + 2 * (int64_t)bins[i];
+            entry[0] += 1;
+            entry[1] += own[i];
+        }
+    }
+}
+
+INLINE void interpolate_chunk(int64_t length, const float *restrict own, const int32_t *restrict bins,
+                              const float *restrict intercept, const float *restrict slope, float *restrict result)
+{
+    for (int64_t i = 0; i < length; i++)
+        result[i] = intercept[bins[i]] + slope[bins[i]] * own[i];
+}
+
+INLINE void chain_chunk(int64_t length, const float *restrict own, const float *restrict given,
+                        const int32_t *restrict bins, const float *restrict first, const float *restrict first_slope,
+                        const float *restrict second, const float *restrict second_slope, float *restrict result)
+{
+    for (int64_t i = 0; i < length; i++) {
+        const int32_t bin = bins[i];
+        result[i] = (first[bin] + first_slope[bin] * own[i]) * given[i] + (second[bin] + second_slope[bin] * own[i]);
+    }
+}
+
+FAST static void pass_parts(void *data)
+{
+    Pass *pass = data;
+    int32_t bins[CHUNK];
+    for (int64_t part = TAKE(&pass->next); part < pass->parts; part = TAKE(&pass->next)) {
+        const int64_t first = pass->count * part / pass->parts, end = pass->count * (part + 1) / pass->parts;
+        for (int64_t group = 0; group < pass->groups; group++) {
+            const float start = (float)pass->starts[group], scale = (float)(1 / pass->steps[group]);
+            const int64_t table = group * pass->size, other = (pass->groups + group) * pass->size;
+            for (int64_t begin = first; begin < end; begin += CHUNK) {
+                const int64_t length = end - begin < CHUNK ? end - begin : CHUNK, at = group * pass->count + begin;
+                const float *own = pass->places + at, *values = pass->values ? pass->values + at : NULL;
+                find_bins(own, length, start, scale, (int32_t)pass->size, bins);
+                if (pass->tables)
+                    count_chunk(pass, length, own, values, bins,
+                                pass->tables + 2 * (part * pass->groups * pass->size + table));
+                else if (values)
+                    chain_chunk(length, own, values, bins, pass->intercepts + table, pass->slopes + table,
+                                pass->intercepts + other, pass->slopes + other, pass->results + at);
+                else
+                    interpolate_chunk(length, own, bins, pass->intercepts + table, pass->slopes + table,
+                                      pass->results + at);
+            }
+        }
+    }
+}
+
+/* Sums over bins of values, or of ones, and of their products with places: tables (parts, G, size, 2), the first the result. */
+EXPORT int count_places(Fork fork, int64_t parts, const float *places, const float *values, int64_t groups,
+                         int64_t count, const double *starts, const double *steps, int64_t size, int64_t skip_zeros,
+                         double *tables)
+{
+    memset(tables, 0, (size_t)(2 * parts * groups * size) * sizeof(double));
+    Pass pass = {0, parts, places, values, groups, count, size, skip_zeros, starts, steps, tables, NULL, NULL, NULL};
+    run(fork, parts, pass_parts, &pass);
+    for (int64_t part = 1; part < parts; part++)
+        for (int64_t i = 0; i < 2 * groups * size; i++)
+            tables[i] += tables[2 * part * groups * size + i];
+    return 0;
+}
+
+/* A function known by its chords, at every place. */
+EXPORT int interpolate(Fork fork, int64_t parts, const float *places, int64_t groups, int64_t count,
+                        const double *starts, const double *steps, int64_t size, const float *intercepts,
+                        const float *slopes, float *results)
+{
+    Pass pass = {0, parts, places, NULL, groups, count, size, 0, starts, steps, NULL, intercepts, slopes, results};
+    run(fork, parts, pass_parts, &pass);
+    return 0;
+}
+
+/* first * upstream + second at every place, of two functions known by their chords, (2, G, size). */
+EXPORT int chain(Fork fork, int64_t parts, const float *places, const float *upstream, int64_t groups, int64_t count,
+                  const double *starts, const double *steps, int64_t size, const float *intercepts,
+                  const float *slopes, float *results)
+{
+    Pass pass = {0, parts, places, upstream, groups, count, size, 0, starts, steps, NULL, intercepts, slopes, results};
+    run(fork, parts, pass_parts, &pass);
+    return 0;
+}
+
+/* What a loader of Python extensions looks for; the functions above are called without one. */
+EXPORT void *PyInit__passes(void) { return NULL; }
