@@ -67,7 +67,7 @@ def main() -> None:
     """Run the calls given as JSON; prints how they ended as JSON."""
     import torch
 
-    import lightning_compress.commands.train
+    import lightning_compress.commands.train  # noqa: F401
     import tests.commands.tiny  # noqa: F401
 
     torch.set_num_threads(1)

@@ -126,7 +126,7 @@ class Continuation(Checkpoint):
         newest = newest_checkpoint(self.folder) if trainer.is_global_zero else None
         is_saved = newest is not None and newest[1] == trainer.global_step
         if not trainer.strategy.broadcast(is_saved):
-            trainer.save_checkpoint(self.folder / _ENDED)
+            trainer.save_checkpoint(self.folder / _ENDED, weights_only=False)
         self.stops.waits = False
         if self._is_asked(trainer):
             self._stop()
@@ -138,7 +138,7 @@ class Continuation(Checkpoint):
         )
 
     def _save(self, trainer: L.Trainer) -> None:
-        trainer.save_checkpoint(self.folder / STOPPED)
+        trainer.save_checkpoint(self.folder / STOPPED, weights_only=False)
         self._is_saved = True
 
     def _stop(self) -> None:

@@ -64,7 +64,7 @@ class JobState:
             content = json.loads(path.read_text())
             version = content["version"]
             if version == _VERSION:
-                state.stages = {entry["name"]: _stage(entry) for entry in content["stages"]}
+                state.stages = {entry["name"]: _stage(entry, folder) for entry in content["stages"]}
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise ConfigurationError(
                 f"{str(path)!r} is damaged ({type(error).__name__}: {error}), so that the job cannot go on from it; "
@@ -83,8 +83,15 @@ class JobState:
         """Write down that a stage is finished."""
         digests = {str(path.relative_to(self.folder)): digest(path) for path in files}
         self.stages[name] = FinishedStage(name, round(seconds, 2), digests, list(results))
-        content = {"version": _VERSION, "stages": [asdict(stage) for stage in self.stages.values()]}
+        content = {"version": _VERSION, "stages": [self._entry(stage) for stage in self.stages.values()]}
         write_whole(self.folder / FILE, (json.dumps(content, indent=2) + "\n").encode())
+
+    def _entry(self, stage: FinishedStage) -> dict[str, Any]:
+        """A stage as JSON; paths are those below the folder, so that it can be moved."""
+        entry = asdict(stage)
+        for result in entry["results"]:
+            result["package"] = os.path.relpath(result["package"], self.folder)
+        return entry
 
     def check_files(self) -> None:
         """Find out whether what the finished stages wrote is still there.
@@ -131,10 +138,12 @@ def write_whole(path: Path, content: bytes) -> None:
     partial.replace(path)
 
 
-def _stage(entry: dict[str, Any]) -> FinishedStage:
+def _stage(entry: dict[str, Any], folder: Path) -> FinishedStage:
     return FinishedStage(
         entry["name"],
         float(entry["seconds"]),
         {str(name): str(value) for name, value in entry["files"].items()},
-        [Result(**result) for result in entry["results"]],
+        [
+            Result(**{**result, "package": str(folder / result["package"])}) for result in entry["results"]
+        ],
     )
