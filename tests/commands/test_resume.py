@@ -102,7 +102,10 @@ def test_finished_stages_are_not_run_again(jobs):
     assert "stage 1 of 5" not in again
     assert "stage 2 of 5" not in again
     assert "stage 3 of 5: palettization after training" in again
-    assert "going on from step 2, SIGKILL/compressed_fit/checkpoints/last.ckpt" in ended["SIGKILL resumed"].output
+    assert (
+        "going on from step 2, SIGKILL/compressed_fit/checkpoints/last.ckpt"
+        in ended["SIGKILL resumed"].output
+    )
 
 
 def test_the_bar_of_the_job_says_which_stage_of_how_many_it_is_and_how_long_it_takes(jobs):

@@ -10,7 +10,6 @@ import signal
 from collections import Counter
 from typing import Any
 
-import lightning as L
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -113,11 +112,19 @@ class Evaluator(ExportedClassifier):
         reach("measure")
 
 
-class Untrainable(Classifier):
-    """Has an output that no package can hold."""
+class _Rank(nn.Module):
+    """Torch computes it, and Core ML has no operation for it."""
 
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.linalg.eigvals(self.model(images)[:, :4].reshape(-1, 2, 2)).real
+    def forward(self, values: Tensor) -> Tensor:
+        return values * torch.linalg.matrix_rank(values[:, :4].reshape(-1, 2, 2))[:, None]
 
 
-__all__ = ["WORDS", "Classifier", "Evaluator", "Export", "L", "Untrainable"]
+class Unexportable(Classifier):
+    """A network that can be trained and that no package can hold."""
+
+    def __init__(self, num_classes: int, image_size: int, **settings: Any) -> None:
+        super().__init__(num_classes, image_size, **settings)
+        self.model.append(_Rank())
+
+
+__all__ = ["WORDS", "Classifier", "Evaluator", "Export", "Unexportable"]

@@ -143,7 +143,5 @@ def _stage(entry: dict[str, Any], folder: Path) -> FinishedStage:
         entry["name"],
         float(entry["seconds"]),
         {str(name): str(value) for name, value in entry["files"].items()},
-        [
-            Result(**{**result, "package": str(folder / result["package"])}) for result in entry["results"]
-        ],
+        [Result(**{**result, "package": str(folder / result["package"])}) for result in entry["results"]],
     )
