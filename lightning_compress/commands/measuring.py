@@ -11,6 +11,8 @@ import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
 from torchmetrics import Metric
 
+from lightning_compress.errors import ConfigurationError, did_you_mean
+
 
 def measure(
     evaluation: L.LightningModule,
@@ -30,12 +32,15 @@ def measure(
         folder: Where a Trainer may write.
         fast_dev_run: As Lightning's.
         limit_batches: As Lightning's `limit_test_batches`.
+
+    Raises:
+        ConfigurationError: The metric is not logged.
     """
     for part in evaluation.modules():
         if isinstance(part, Metric):
             # Other processes of a DDP fit do not take part; `sync_on_compute` is read when a metric is made.
             part.distributed_available_fn = _alone
-    with _without_notices():
+    with without_notices():
         trainer = L.Trainer(
             accelerator="cpu",
             devices=1,
@@ -48,7 +53,13 @@ def measure(
             callbacks=[RichProgressBar()],
         )
         trainer.test(evaluation, datamodule=data, verbose=False)
-    return float(trainer.callback_metrics[f"test/{metric}"])
+    logged = {str(name).removeprefix("test/"): value for name, value in trainer.callback_metrics.items()}
+    if metric not in logged:
+        raise ConfigurationError(
+            f"recipe.metric={metric!r} is not among what {type(evaluation).__name__} logs in a test"
+            f"{did_you_mean(metric, logged)} Logged are {', '.join(sorted(logged)) or 'none'}."
+        )
+    return float(logged[metric])
 
 
 def _alone() -> bool:
@@ -56,7 +67,7 @@ def _alone() -> bool:
 
 
 @contextmanager
-def _without_notices() -> Iterator[None]:
+def without_notices() -> Iterator[None]:
     """Lightning introduces itself for each Trainer; once a fit is enough."""
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     level = logger.level

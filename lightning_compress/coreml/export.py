@@ -204,6 +204,7 @@ class CoreMLExport:
         capabilities: Collection[Capability] = (),
         *,
         reference: nn.Module | None = None,
+        further: Callable[[Path], None] | None = None,
     ) -> None:
         """Do all that `run` does but for writing the package and judging its numbers, which training will change.
 
@@ -214,6 +215,7 @@ class CoreMLExport:
             example_inputs: What to call it with.
             capabilities: What the compression needs of the package.
             reference: What the package will be compared with in the end; by default `module`.
+            further: Called with a package that will be gone afterwards: what else will be done with the real one.
 
         Raises:
             CompressionError: As `run` raises it.
@@ -227,6 +229,8 @@ class CoreMLExport:
                 self._warn_of_overflow(
                     self.compare(package, compared, example_inputs, capabilities, finalized=module)
                 )
+            if further is not None:
+                further(package)
 
     def _warn_of_overflow(self, verification: Verification) -> None:
         broken = [output.name for output in verification.outputs if not math.isfinite(output.largest)]

@@ -6,6 +6,7 @@ that it can go.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -27,6 +28,19 @@ def replaced(owner: object, name: str, value: object) -> Iterator[None]:
         yield
     finally:
         setattr(owner, name, original)
+
+
+@contextmanager
+def names_of_their_own() -> Iterator[None]:
+    """Number the operations without a name from 0.
+
+    coremltools 9 begins to count after each conversion, and counts what is loaded in between, so that the same model is
+    another file in a process that has looked at packages before.
+    """
+    from coremltools.converters.mil.mil import Builder
+
+    with replaced(Builder, "name_count", defaultdict(int)):
+        yield
 
 
 @contextmanager
@@ -53,7 +67,7 @@ def patched_converter() -> Iterator[None]:
         matched = match_pattern(graph_pass, operation)
         return matched if matched is not None and _have_equal_levels(*matched) else None
 
-    with ExitStack() as stack:
+    with names_of_their_own(), ExitStack() as stack:
         stack.enter_context(replaced(int_op_canonicalization, "match_pattern", match_equal_levels))
         stack.enter_context(replaced(converter.TorchConverter, "_construct_compression_op", write))
         yield

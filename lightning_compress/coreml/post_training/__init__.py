@@ -4,6 +4,7 @@ from lightning_compress.coreml.post_training.compression import (
     CompressedPackage,
     compress_package,
     palettize_package,
+    require_compressible,
 )
 from lightning_compress.coreml.post_training.configured import configured_package, read_configuration
 from lightning_compress.coreml.post_training.form import PostTrainingForm
@@ -15,4 +16,5 @@ __all__ = [
     "configured_package",
     "palettize_package",
     "read_configuration",
+    "require_compressible",
 ]

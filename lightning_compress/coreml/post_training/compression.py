@@ -27,6 +27,7 @@ from lightning_compress.coreml.rewriting import (
     model_of_program,
     raised_to,
 )
+from lightning_compress.coreml.workarounds import names_of_their_own
 from lightning_compress.errors import ConfigurationError, PackageError
 from lightning_compress.package.inspection import weight_names
 from lightning_compress.package.layer_metadata import LAYERS, LayerMetadata, read_layer_metadata
@@ -109,8 +110,8 @@ def _in_forms(
     versions = [raised_to(opened, form.capabilities, minimum_deployment_target) for form in forms]
     weights: list[DenseWeight] = []
     results = []
-    with quiet_conversion():
-        for form, version in zip(forms, versions, strict=True):
+    for form, version in zip(forms, versions, strict=True):
+        with quiet_conversion(), names_of_their_own():
             # Read anew for each form: replacing a weight changes the program, and reading costs little.
             program = opened.program(max(version, LOWEST_SPECIFICATION))
             opset = opset_of(program)
@@ -125,6 +126,32 @@ def _in_forms(
             weights = weights or [dense_weight(constant) for constant in chosen]
             results.append(_compressed(opened, program, form, list(zip(chosen, weights, strict=True)), dense))
     return results
+
+
+def require_compressible(
+    package: str | Path | ct.models.MLModel,
+    forms: Sequence[PostTrainingForm],
+    *,
+    weight_threshold: int = WEIGHT_THRESHOLD,
+) -> None:
+    """Find out quickly whether `compress_package` will succeed, but for weights that are not finite.
+
+    Args:
+        package: Path of an `.mlpackage` folder, or a converted model.
+        forms: How the weights are to be stored.
+        weight_threshold: Weights with no more elements stay dense.
+
+    Raises:
+        TargetError: If the package's target cannot carry a form.
+        PackageError: If the package cannot be read, or holds no dense weight that large.
+    """
+    opened = open_package(package)
+    version = max([LOWEST_SPECIFICATION, *(raised_to(opened, form.capabilities, None) for form in forms)])
+    with quiet_conversion():
+        program = opened.program(version)
+        opset = opset_of(program)
+        if all(reason_to_leave(constant, weight_threshold, opset) for constant in dense_constants(program)):
+            raise _nothing(opened, program, weight_threshold)
 
 
 def palettize_package(

@@ -1,0 +1,201 @@
+"""The folder of a job: one of its own, or the one in which an earlier job stands."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from lightning_compress.commands.train.processes import is_first
+from lightning_compress.commands.train.state import FILE, write_whole
+from lightning_compress.errors import ConfigurationError
+
+if sys.platform != "win32":
+    import fcntl
+
+HYDRA = ".hydra"
+"""Where a folder holds the configuration of its job, as Hydra's own folders do."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a job runs, and what it was told.
+
+    Attributes:
+        path: The folder, absolute.
+        config: The configuration of the job.
+        is_resumed: Whether a job has stood there before.
+    """
+
+    path: Path
+    config: DictConfig
+    is_resumed: bool
+
+
+@contextlib.contextmanager
+def run_folder(config: DictConfig) -> Iterator[RunFolder]:
+    """The folder that a composed configuration asks for, held against other jobs until the end.
+
+    With `resume` it is that folder, with the configuration that lies in it. Without, it is Hydra's, to which a number
+    is added where the name comes from the time and another job has it.
+
+    Raises:
+        ConfigurationError: The folder holds results, or is that of a running job; or with `resume`, it holds no job, or
+            overrides were given that would change it.
+    """
+    hydra = HydraConfig.get()
+    path = Path(hydra.runtime.output_dir)
+    overrides = [str(override) for override in hydra.overrides.task]
+    is_resumed = not OmegaConf.is_missing(config, "resume") and config.resume is not None
+    if not is_first():
+        # The first process has chosen the folder, and Lightning handed it on.
+        yield RunFolder(path, _stored(path) if is_resumed else config, is_resumed)
+        return
+    if is_resumed:
+        stored = _stored(path)
+        _refuse_changes(path, config, stored, overrides)
+        lock = _lock(path)
+        if lock is None:
+            raise ConfigurationError(
+                f"the job in {shown(path)!r} is still running; end it before you resume it"
+            )
+    else:
+        stored = config
+        is_named = any(
+            re.match(r"\+*hydra\.(run\.dir|sweep\.dir|sweep\.subdir)=", word)
+            for word in hydra.overrides.hydra
+        )
+        path, lock = _claim(path) if not is_named else (path, _claim_named(path))
+        write_whole(path / HYDRA / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(overrides)).encode())
+        write_whole(path / HYDRA / "config.yaml", OmegaConf.to_yaml(config).encode())
+        _tell_hydra(path)
+    with lock:
+        yield RunFolder(path, stored, is_resumed)
+
+
+def resume_command(path: Path) -> str:
+    """The command that goes on with the job in a folder."""
+    return f"lightning-compress train resume={shlex.quote(shown(path))}"
+
+
+def shown(path: Path) -> str:
+    """A path as short as it can be typed where the command was."""
+    with contextlib.suppress(ValueError):
+        return str(path.relative_to(Path.cwd()))
+    return str(path)
+
+
+def _stored(path: Path) -> DictConfig:
+    file = path / HYDRA / "config.yaml"
+    if not file.is_file():
+        # Hydra has made the folder if it was not there.
+        with contextlib.suppress(OSError):
+            path.rmdir()
+        raise ConfigurationError(
+            f"resume={shown(path)!r} holds no job: there is no {HYDRA}/config.yaml in it; give the folder that a "
+            "job of lightning-compress train has printed, such as outputs/ssd_resnet18/2026-01-31_12-00-00"
+        )
+    try:
+        return cast(DictConfig, OmegaConf.load(file))
+    except Exception as error:
+        raise ConfigurationError(f"{str(file)!r} cannot be read: {error}") from error
+
+
+def _refuse_changes(path: Path, config: DictConfig, stored: DictConfig, overrides: list[str]) -> None:
+    """A job goes on as it began: what was typed beside `resume` may only say the same again."""
+    file = path / HYDRA / "overrides.yaml"
+    before = [str(word) for word in OmegaConf.load(file)] if file.is_file() else []
+    changes = [
+        word
+        for word in overrides
+        if not word.startswith(("resume=", "+resume="))
+        and word not in before
+        and not _same(config, stored, word)
+    ]
+    if changes:
+        raise ConfigurationError(
+            f"{' '.join(changes)} would change the job in {shown(path)!r}, and resume goes on with its own "
+            "configuration; leave that out, or start a new job"
+        )
+
+
+def _same(config: DictConfig, stored: DictConfig, override: str) -> bool:
+    key, _, _ = override.lstrip("+~").partition("=")
+    missing: Any = object()
+    now, then = (OmegaConf.select(tree, key, default=missing) for tree in (config, stored))
+    # A group's choice is no value: what it brings stands elsewhere.
+    is_value = now is not missing and not isinstance(now, DictConfig) and now is not None
+    return is_value and now == then
+
+
+def _claim(path: Path) -> tuple[Path, IO[bytes]]:
+    """The first of `path`, `path-2`, ... that no job has."""
+    for number in range(1, 1000):
+        candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        candidate.mkdir(parents=True, exist_ok=True)
+        lock = _lock(candidate)
+        if lock is not None and not _results_in(candidate):
+            return candidate, lock
+        if lock is not None:
+            lock.close()
+    raise ConfigurationError(
+        f"{shown(path)!r} and 998 folders beside it have jobs; set hydra.run.dir to another"
+    )
+
+
+def _claim_named(path: Path) -> IO[bytes]:
+    lock = _lock(path)
+    if lock is None:
+        raise ConfigurationError(
+            f"another job is running in {shown(path)!r}; name another folder with hydra.run.dir=..."
+        )
+    found = _results_in(path)
+    if found:
+        lock.close()
+        raise ConfigurationError(
+            f"{shown(path)!r} holds results of a job ({', '.join(found[:3])}); go on with it by\n"
+            f"  {resume_command(path)}\nor name another folder with hydra.run.dir=..."
+        )
+    return lock
+
+
+def _results_in(path: Path) -> list[str]:
+    """What a job has left there, apart from its configuration."""
+    names = [FILE, "results.json", *sorted(package.name for package in path.glob("*.mlpackage"))]
+    checkpoints = [str(file.relative_to(path)) for file in sorted(path.glob("*/checkpoints/*.ckpt"))]
+    return [name for name in names if (path / name).exists()] + checkpoints
+
+
+def _lock(path: Path) -> IO[bytes] | None:
+    """Hold the folder until the file returned is closed or this process ends; None if another process holds it."""
+    (path / HYDRA).mkdir(parents=True, exist_ok=True)
+    file = (path / HYDRA / "lock").open("wb")
+    if sys.platform == "win32":
+        return file
+    try:
+        # Not flock: workers of a loader would inherit that lock, and they outlive a killed job for some seconds.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        file.close()
+        return None
+    except OSError:
+        # Some network file systems lock no files.
+        return file
+    return file
+
+
+def _tell_hydra(path: Path) -> None:
+    """Let Hydra's configuration say where the job runs: Lightning starts the other processes of a fit with it."""
+    hydra = cast(DictConfig, HydraConfig.instance().cfg)
+    with read_write(hydra.hydra), open_dict(hydra.hydra):
+        hydra.hydra.run.dir = os.fspath(path)
+        hydra.hydra.runtime.output_dir = os.fspath(path)

@@ -1,0 +1,125 @@
+"""The command in processes of its own, forked from one that has imported everything: an import takes longer than a job.
+
+    python -m tests.commands.processes '[{"words": ["train", "resume=run"], "stop_at": "train:3:SIGINT"}]'
+
+runs one after the other in the present folder, and prints how each ended as JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of the command.
+
+    Attributes:
+        words: After `lightning-compress`.
+        stop_at: Where a signal comes, as `tests.commands.tiny` understands it.
+        together: Whether the next call is not to wait for this one.
+    """
+
+    words: Sequence[str]
+    stop_at: str = ""
+    together: bool = False
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a call ended.
+
+    Attributes:
+        code: The exit status, negative for a signal.
+        output: What it printed, errors too.
+    """
+
+    code: int
+    output: str
+
+
+def run_calls(*calls: Call, folder: Path, timeout: float = 500) -> list[Ended]:
+    """Run the command several times, away from this process's threads."""
+    root = Path(__file__).resolve().parents[2]
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.commands.processes", json.dumps([asdict(call) for call in calls])],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
+    )
+    if result.returncode:
+        raise RuntimeError(result.stderr[-3000:])
+    return [Ended(**entry) for entry in json.loads(result.stdout.splitlines()[-1])]
+
+
+def main() -> None:
+    """Run the calls given as JSON; prints how they ended as JSON."""
+    import torch
+
+    import lightning_compress.commands.train  # noqa: F401
+    import tests.commands.tiny  # noqa: F401
+
+    torch.set_num_threads(1)
+    calls = [Call(**entry) for entry in json.loads(sys.argv[1])]
+    running: list[tuple[int, str]] = []
+    ended: list[Ended] = []
+    for call in calls:
+        running.append(_start(call))
+        if not call.together:
+            ended += [_wait(*process) for process in running]
+            running = []
+    print(json.dumps([asdict(one) for one in ended]))
+
+
+def _start(call: Call) -> tuple[int, str]:
+    descriptor, log = tempfile.mkstemp()
+    sys.stdout.flush()
+    identifier = os.fork()
+    if identifier == 0:
+        _child(call, descriptor)
+    os.close(descriptor)
+    return identifier, log
+
+
+def _wait(identifier: int, log: str) -> Ended:
+    code = os.waitstatus_to_exitcode(os.waitpid(identifier, 0)[1])
+    output = Path(log).read_text(errors="replace")
+    os.unlink(log)
+    return Ended(code, output)
+
+
+def _child(call: Call, descriptor: int) -> None:
+    from lightning_compress.cli import main as command
+
+    code = 1
+    try:
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        os.environ["STOP_AT"] = call.stop_at
+        sys.argv = ["lightning-compress", *call.words]
+        command()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""A recipe small enough to be stopped in each of its stages, which ends its own process where it is told to.
+
+`STOP_AT=validate:2:SIGKILL` sends the signal when the point `validate` is reached for the second time in a process.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_compress.recipes.normalization import Normalize, example_images
+from lightning_compress.recipes.optimization import one_cycle_of
+from lightning_compress.recipes.resnet50.evaluation import (
+    Batch,
+    ClassificationEvaluation,
+    ExportedClassifier,
+)
+from lightning_compress.recipes.resnet50.export import ClassifierExport
+
+WORDS = [
+    "recipe=resnet50",
+    "recipe.module._target_=tests.commands.tiny.Classifier",
+    "recipe.wrapper._target_=tests.commands.tiny.Export",
+    "recipe.evaluator._target_=tests.commands.tiny.Evaluator",
+    "data.image_size=32",
+    "data.batch_size=8",
+    "trainer.accelerator=cpu",
+    "trainer.limit_train_batches=6",
+    "trainer.limit_val_batches=2",
+    "trainer.log_every_n_steps=1",
+    "float_fit.trainer.max_epochs=2",
+    "compressed_fit.trainer.max_epochs=2",
+    "post_training_bits=[4,2]",
+    "callbacks.progress_bar=null",
+]
+"""What makes `train` a job of seconds: two epochs of six steps a fit."""
+
+_reached: Counter[str] = Counter()
+
+
+def reach(point: str) -> None:
+    """Send the signal that the environment asks for, if this is its point."""
+    _reached[point] += 1
+    wanted, _, rest = os.environ.get("STOP_AT", "").partition(":")
+    count, _, name = rest.partition(":")
+    if wanted == point and _reached[point] == int(count):
+        os.kill(os.getpid(), getattr(signal, name))
+
+
+class Classifier(ClassificationEvaluation):
+    """A convolutional network with dropout, on the recipe's data and schedule."""
+
+    def __init__(self, num_classes: int, image_size: int, **settings: Any) -> None:
+        super().__init__(num_classes)
+        self.save_hyperparameters()
+        self.hparams.update({key: value for key, value in settings.items() if key in _OF_SCHEDULE})
+        self.model = nn.Sequential(
+            nn.Conv2d(3, 32, 3, stride=2, padding=1),
+            nn.BatchNorm2d(32),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 3, stride=2, padding=1),
+            nn.BatchNorm2d(64),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Dropout(0.2),
+            nn.Linear(256, num_classes),
+        )
+        self.normalize = Normalize()
+        self.example_input_array = example_images(image_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images)
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        reach("validate")
+        return self(self.normalize(images)).float().softmax(dim=-1)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        reach("train")
+        images, labels = batch
+        loss = F.cross_entropy(self(self.normalize(images)), labels)
+        self.log("train/loss", loss, batch_size=len(images))
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return one_cycle_of(self)
+
+
+_OF_SCHEDULE = ("optimizer", "learning_rate", "weight_decay", "momentum", "warmup_fraction")
+
+
+class Export(ClassifierExport):
+    """The recipe's form of a package: it is made for each conversion."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__(network)
+        reach("export")
+
+
+class Evaluator(ExportedClassifier):
+    """Measures a package: it is made for each."""
+
+    def __init__(self, exported: nn.Module, num_classes: int, **settings: Any) -> None:
+        super().__init__(exported, num_classes, **settings)
+        reach("measure")
+
+
+class _Rank(nn.Module):
+    """Torch computes it, and Core ML has no operation for it."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values * torch.linalg.matrix_rank(values[:, :4].reshape(-1, 2, 2))[:, None]
+
+
+class Unexportable(Classifier):
+    """A network that can be trained and that no package can hold."""
+
+    def __init__(self, num_classes: int, image_size: int, **settings: Any) -> None:
+        super().__init__(num_classes, image_size, **settings)
+        self.model.append(_Rank())
+
+
+__all__ = ["WORDS", "Classifier", "Evaluator", "Export", "Unexportable"]
