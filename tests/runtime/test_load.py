@@ -20,7 +20,7 @@ from torch import nn
 
 from lightning_compress import runtime
 from lightning_compress.coreml.quiet import quiet_conversion
-from lightning_compress.errors import PackageError
+from lightning_compress.errors import ConfigurationError, PackageError
 from lightning_compress.runtime.execution import Arithmetic
 from lightning_compress.runtime.module import CoreMLProgram
 
@@ -285,7 +285,7 @@ def test_a_wrong_input_says_what_is_right(detector_package, images, call, messag
 
 
 def test_an_unknown_precision_lists_the_valid_ones(detector_package):
-    with pytest.raises(ValueError, match="'bfloat16' is unknown; valid: float32, float16"):
+    with pytest.raises(ConfigurationError, match="'bfloat16' is unknown; valid are float32, float16"):
         runtime.load(detector_package, precision="bfloat16")
 
 
