@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig
+from rich.text import Text
 
 from lightning_compress.callback.reporting import package_line
 from lightning_compress.commands.measuring import measure
@@ -330,4 +331,4 @@ def _say(text: str) -> None:
 
 @rank_zero_only
 def _announce(text: str) -> None:
-    _console.rule(f"[bold]{text}", align="left")
+    _console.rule(Text(text, "bold"), align="left")
