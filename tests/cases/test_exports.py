@@ -232,5 +232,7 @@ def test_a_course_that_depends_on_values_is_told_or_right(fit, methods):
         outcome.check_right()
 
 
-def test_a_dictionary_is_refused_with_the_wrapper_that_picks_outputs(fit):
-    assert "wrapper" in fit.refusal(DictionaryOfEvaluation(), of_shape(32), palettized())
+def test_a_dictionary_of_outputs_is_exported_by_its_names(fit):
+    outcome = fit(DictionaryOfEvaluation(), of_shape(32), palettized())
+    assert outcome.compression.exported is not None
+    assert [output.name for output in outcome.compression.exported.report.outputs] == ["out", "aux"]

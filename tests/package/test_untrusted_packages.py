@@ -13,7 +13,7 @@ from torch import nn
 
 from lightning_compress import runtime
 from lightning_compress.coreml.convert import convert
-from lightning_compress.errors import PackageError
+from lightning_compress.errors import CompressionError, PackageError
 from lightning_compress.package.inspection import inspect
 from lightning_compress.package.save import save_package
 
@@ -72,9 +72,16 @@ def test_a_loop_of_links_is_refused(package, name):
     refused(package, "incomplete|is not a Core ML package|outside its package")
 
 
-@pytest.mark.parametrize(
-    "path", ["", "nul\0.mlpackage", "\ud800.mlpackage", "n" * 300, "n/" * 3000, "~nobody-of-this-name"]
-)
+@pytest.mark.parametrize("path", ["", "nul\0.mlpackage"])
+def test_a_path_that_none_can_be_is_refused(path):
+    for read in (inspect, runtime.load):
+        with pytest.raises(
+            CompressionError, match="valid is a path|no Core ML package|is not a Core ML package"
+        ):
+            read(path)
+
+
+@pytest.mark.parametrize("path", ["\ud800.mlpackage", "n" * 300, "n/" * 3000, "~nobody-of-this-name"])
 def test_a_path_that_can_be_none_is_refused(path):
     refused(path, "There is no Core ML package|is not a Core ML package")
 

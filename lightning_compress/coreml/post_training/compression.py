@@ -120,7 +120,7 @@ def _in_forms(
                 for constant in dense_constants(program)
             ]
             chosen = [constant for constant, reason in found if reason is None]
-            dense = {constant.name: reason for constant, reason in found if reason is not None}
+            dense = {_name(constant): reason for constant, reason in found if reason is not None}
             if not chosen:
                 raise _nothing(opened, program, weight_threshold)
             weights = weights or [dense_weight(constant) for constant in chosen]
@@ -195,7 +195,7 @@ def _compressed(
 ) -> CompressedPackage:
     done = []
     for constant, weight in members:
-        name, variable = constant.name, constant.outputs[0]
+        name, variable = _name(constant), constant.outputs[0]
         reason = weight.reason_against(form)
         if reason is not None:
             dense[name] = reason
@@ -216,6 +216,11 @@ def _compressed(
     model = model_of_program(opened, program)
     _write_down(model, program, dense)
     return CompressedPackage(form, model, tuple(done), dense)
+
+
+def _name(constant: Any) -> str:
+    """The name of a constant's value, which is not always that of the operation."""
+    return str(constant.outputs[0].name)
 
 
 def _write_down(model: ct.models.MLModel, program: Any, dense: Mapping[str, str]) -> None:
