@@ -232,5 +232,10 @@ def test_a_course_that_depends_on_values_is_told_or_right(fit, methods):
         outcome.check_right()
 
 
-def test_a_dictionary_is_refused_with_the_wrapper_that_picks_outputs(fit):
-    assert "wrapper" in fit.refusal(DictionaryOfEvaluation(), of_shape(32), palettized())
+@pytest.mark.parametrize(
+    ("network", "names"), [(DictionaryOfEvaluation, ["out", "aux"]), (DictionaryAlways, ["out"])]
+)
+def test_a_dictionary_is_exported_with_its_keys_as_names(fit, network, names):
+    outcome = fit(network(), of_shape(32), palettized())
+    outcome.check_right()
+    assert [feature.name for feature in outcome.compression.exported.report.outputs] == names
