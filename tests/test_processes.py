@@ -43,8 +43,11 @@ def test_all_processes_hold_the_same_tensors_after_each_epoch(tmp_path, world_si
 def test_an_export_that_fails_ends_every_process_with_its_error(tmp_path):
     job = Job("pruning", str(tmp_path / "job"), world_size=2, failing_export=True)
     assert run_apart(job) == [[1, 1]]
-    assert "ValueError: this network has no such output" in log(job, 0)
-    assert "CompressionError: rank 0 failed: ValueError: this network has no such output" in log(job, 1)
+    told = "wrapper=failing of CoreMLExport failed on Network: ValueError: this network has no such output"
+    assert f"ConfigurationError: {told}" in log(job, 0)
+    assert f"CompressionError: rank 0 failed: ConfigurationError: {told}" in log(job, 1)
+    # The rehearsal on rank 0 has told it, before the first step.
+    assert not list((tmp_path / "job").rglob("*.ckpt"))
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import Callback
 from lightning_utilities.core.rank_zero import rank_zero_only, rank_zero_warn
 from torch import nn
 from torch.utils.hooks import RemovableHandle
@@ -36,6 +37,7 @@ from lightning_compress.callback.fit import (
 from lightning_compress.callback.prepared import PreparingCallback
 from lightning_compress.callback.reporting import package_line, print_layers, print_plan
 from lightning_compress.callback.strategies import check_precision, check_strategy
+from lightning_compress.errors import ConfigurationError
 from lightning_compress.methods.mechanism.preparation import PreparedModule
 from lightning_compress.methods.mechanism.probe import WeightErrorProbe
 from lightning_compress.methods.mechanism.schedule import FitLength
@@ -97,6 +99,7 @@ class Compression(PreparingCallback):
                 freezes_batch_norm=any(method.freezes_batch_norm for method in self.methods),
             )
             self._prepare(pl_module)
+            self._refuse_others(callbacks_of(trainer))
             prepared = self._require()
             self._exact = ExactState(pl_module, prepared.own_tensors())
             self._progress.is_resumed = False
@@ -113,6 +116,16 @@ class Compression(PreparingCallback):
                 self._prepare(module)
 
         self._loading = pl_module.register_load_state_dict_pre_hook(before_loading)  # type: ignore[no-untyped-call]
+
+    def _refuse_others(self, callbacks: list[Callback]) -> None:
+        """Refuse another compression around this module, which would finalize it without this one."""
+        module = self._require().module
+        for other in callbacks:
+            if isinstance(other, PreparingCallback) and other is not self and other.prepares(module):
+                raise ConfigurationError(
+                    f"{self._path!r} is already prepared for compression by another Compression of the Trainer; use "
+                    "one for a module and all within it, with several methods and module_name_configs"
+                )
 
     @rank_zero_only
     def _announce(self, prepared: PreparedModule) -> None:

@@ -227,6 +227,13 @@ class PreparingCallback(Callback):
         with nice_to_have("the compression by layer"):
             self.layers = summarize(finished.finalized, self._require().dense_reasons())
 
+    def prepares(self, module: nn.Module) -> bool:
+        """Whether a module is the one prepared, or stands within it, or around it."""
+        if self._prepared is None:
+            return False
+        own = self._prepared.module
+        return any(part is module for part in own.modules()) or any(part is own for part in module.modules())
+
     def _require(self) -> PreparedModule:
         if self._prepared is None:
             raise CompressionError(

@@ -34,6 +34,9 @@ from lightning_compress.package.versions import exclusive
 _PREVIEW = "com.apple.coreml.model.preview.type"
 """The metadata by which Xcode knows how to try a model."""
 
+_FAR = 10
+"""How many times the difference allowed after training is told before it: a number that half precision cannot hold."""
+
 _PIXELS = 5
 """Half precision moves the boxes of a hardly trained detector by more than a pixel on images that are no photographs; a
 wrong program moves them far. On real images `lightning-compress verify` asks for one pixel."""
@@ -208,7 +211,7 @@ class CoreMLExport:
     ) -> None:
         """Do all that `run` does but for writing the package and judging its numbers, which training will change.
 
-        A package whose outputs overflow in half precision is warned of.
+        A package whose outputs overflow in half precision, or are far from what the module computes, is warned of.
 
         Args:
             module: A finalized module as it is before training; it is not changed.
@@ -225,19 +228,30 @@ class CoreMLExport:
         with tempfile.TemporaryDirectory() as folder:
             package = save_package(model, Path(folder) / "rehearsal.mlpackage")
             if self.verify:
-                compared = module if reference is None else reference
-                self._warn_of_overflow(
-                    self.compare(package, compared, example_inputs, capabilities, finalized=module)
+                self._warn_of_precision(
+                    self.compare(package, module, example_inputs, capabilities), capabilities
                 )
+                if reference is not None:
+                    # A wrapper may do for a finalized module what it cannot do for one in training.
+                    self.compare(package, reference, example_inputs, capabilities, finalized=module)
             if further is not None:
                 further(package)
 
-    def _warn_of_overflow(self, verification: Verification) -> None:
-        broken = [output.name for output in verification.outputs if not math.isfinite(output.largest)]
-        if broken and self.compute_precision == "float16":
+    def _warn_of_precision(self, verification: Verification, capabilities: Collection[Capability]) -> None:
+        if self.compute_precision != "float16":
+            return
+        # Quantized inputs have seen no data yet, so that any rounding may move them by a step.
+        judged = Capability.INT8_ACTIVATIONS not in capabilities
+        broken = [
+            output.name
+            for output in verification.outputs
+            if not math.isfinite(output.largest)
+            or (judged and not output.is_labels and output.largest > _FAR * output.allowed)
+        ]
+        if broken:
             warnings.warn(
-                f"before training, the outputs {broken} of the package overflow or are NaN in half precision where the "
-                "module's are not; if they still do after it, set compute_precision='float32'",
+                f"before training, the outputs {broken} of the package overflow in half precision or are far from the "
+                "module's; if they still are after it, set compute_precision='float32'",
                 stacklevel=2,
             )
 
