@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lightning_compress import Compression, CoreMLExport, LinearQuantization, MagnitudePruning
 from tests.cases.fitting import (
     METHODS,
+    STEPS,
     TableBeforeTraining,
     Training,
     int8_weights,
@@ -254,11 +255,11 @@ class WithHead(Training):
     """Trains a backbone and a head that is a layer itself."""
 
     def __init__(self, head: nn.Module) -> None:
-        super().__init__(nn.Linear(64, 64), of_shape(64))
+        super().__init__(nn.Linear(64, 64), of_shape(64), steps=STEPS)
         self.head = head
 
-    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        return self.head(self.model(batch)).square().mean()
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        return self.head(self.model(*batch)).square().mean()
 
 
 @pytest.mark.parametrize(
