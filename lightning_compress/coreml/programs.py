@@ -45,6 +45,13 @@ def opset_of(program: Any) -> ct.target:
     return next(iter(program.functions.values())).opset_version
 
 
+def is_early_recurrent(variable: Any, opset: ct.target) -> bool:
+    """Whether a recurrent layer takes a variable, of an operation set in which its weights must be dense."""
+    return opset < ct.target.iOS18 and any(
+        operation.op_type in ("lstm", "gru", "rnn") for operation in consumers(variable)
+    )
+
+
 def consumers(variable: Any) -> list[Any]:
     """The operations that take a variable, each once."""
     return list({id(operation): operation for operation in variable.child_ops}.values())

@@ -24,6 +24,7 @@ from lightning_compress.coreml.programs import (
     blocks_of,
     consumers,
     inside,
+    is_early_recurrent,
     numpy_type,
     opset_of,
     replace_variable,
@@ -42,8 +43,6 @@ _FEWEST = 64
 
 _TELLING = 3
 """A constant of fewer distinct values than this, zero aside, such as a mask, tells nothing of where they came from."""
-
-_RECURRENT = ("lstm", "gru", "rnn")
 
 
 class FoldTranspose(AbstractGraphPass):  # type: ignore[misc]
@@ -102,7 +101,7 @@ class RecognizeConstants(AbstractGraphPass):  # type: ignore[misc]
                 if takers and all(taker.op_type.startswith("constexpr_") for taker in takers):
                     # A palette or a scale of a constant that is stored compressed.
                     continue
-                early = opset < ct.target.iOS18 and any(taker.op_type in _RECURRENT for taker in takers)
+                early = is_early_recurrent(variable, opset)
                 found = None if early or variable in block.outputs else sources.rearranged(variable.val)
                 if found is None:
                     _require_unselected(variable, sources, opset, early)

@@ -16,6 +16,7 @@ from lightning_compress.callback import Compression
 from lightning_compress.callback.checkpoints import read_checkpoint
 from lightning_compress.callback.finishing import export_in_rehearsal
 from lightning_compress.commands.recipe import recipe_export
+from lightning_compress.copying import copy_whole
 from lightning_compress.coreml.export import CoreMLExport
 from lightning_compress.errors import ConfigurationError, did_you_mean
 from lightning_compress.methods.mechanism.method import Method
@@ -83,7 +84,7 @@ class Building:
 
     def network(self, module: L.LightningModule) -> torch.nn.Module:
         """A copy of the recipe's network, on the CPU and in evaluation mode."""
-        return copy.deepcopy(module.get_submodule(self.config.recipe.network)).cpu().eval()
+        return copy_whole(module.get_submodule(self.config.recipe.network)).cpu().eval()
 
     def compression(self) -> Compression:
         """The callback of the fit with compression; `train` has rehearsed the export itself."""

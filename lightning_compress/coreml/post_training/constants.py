@@ -10,11 +10,9 @@ import torch
 from coremltools.optimize._utils import select_input_output_channel_axis
 
 from lightning_compress.coreml.post_training.tensors import DenseWeight
-from lightning_compress.coreml.programs import consumers
+from lightning_compress.coreml.programs import is_early_recurrent
 from lightning_compress.finite import require_finite
 from lightning_compress.package.weights import iterate_operations
-
-_RECURRENT = ("lstm", "gru", "rnn")
 
 
 def dense_constants(program: Any) -> list[Any]:
@@ -37,8 +35,7 @@ def reason_to_leave(constant: Any, weight_threshold: int, opset: ct.target) -> s
     size = constant.outputs[0].val.size
     if size <= weight_threshold:
         return f"no more than {weight_threshold:,} weights"
-    takers = consumers(constant.outputs[0])
-    if opset < ct.target.iOS18 and any(taker.op_type in _RECURRENT for taker in takers):
+    if is_early_recurrent(constant.outputs[0], opset):
         return "recurrent layers take compressed weights from iOS18 on"
     return None
 
