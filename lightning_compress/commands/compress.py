@@ -14,9 +14,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from lightning_compress.arguments import require_one_of
 from lightning_compress.commands.output import write_json
 from lightning_compress.commands.samples import package_samples
 from lightning_compress.console import literal, print_whole
+from lightning_compress.coreml.convert import PRECISIONS
 from lightning_compress.coreml.post_training import (
     PostTrainingForm,
     compress_package,
@@ -34,7 +36,6 @@ from lightning_compress.package.rendering import format_bytes, storage
 from lightning_compress.package.save import require_writable, save_package
 
 _FORM = ("prune", "palettize", "quantize", "group_size", "block_size")
-_PRECISIONS = ("float16", "float32")
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,7 @@ def run(config: DictConfig) -> list[Smaller]:
     Raises:
         CompressionError: Before anything is written, naming what is wrong and what is valid.
     """
-    if config.precision not in _PRECISIONS:
-        raise ConfigurationError(
-            f"precision={config.precision!r} is unknown; valid are {', '.join(_PRECISIONS)}"
-        )
+    require_one_of("precision", config.precision, PRECISIONS)
     original = inspect(config.package)
     samples = package_samples(original, config.inputs, config.samples).package
     models = list(_models(config))

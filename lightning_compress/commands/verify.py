@@ -12,9 +12,11 @@ from omegaconf import DictConfig
 from rich.table import Table
 from rich.text import Text
 
+from lightning_compress.arguments import require_one_of
 from lightning_compress.commands.output import write_json
 from lightning_compress.commands.reference import Reference, reference_of_recipe, reference_of_saved_module
 from lightning_compress.console import literal, print_whole
+from lightning_compress.coreml.convert import PRECISIONS
 from lightning_compress.coreml.detector import COORDINATES
 from lightning_compress.coreml.verification import (
     Verification,
@@ -29,8 +31,6 @@ from lightning_compress.coreml.verification.running import disturbed_outputs, ou
 from lightning_compress.errors import ConfigurationError, VerificationError
 from lightning_compress.package.inspection import inspect
 from lightning_compress.runtime import load
-
-_PRECISIONS = ("float16", "float32")
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,7 @@ def run(config: DictConfig) -> None:
         raise ConfigurationError(
             "package is empty; give the path of an .mlpackage: lightning-compress verify net.mlpackage ..."
         )
-    if config.precision not in _PRECISIONS:
-        raise ConfigurationError(
-            f"precision={config.precision!r} is unknown; valid are {', '.join(_PRECISIONS)}"
-        )
+    require_one_of("precision", config.precision, PRECISIONS)
     report = inspect(config.package)
     reference = (
         reference_of_recipe(config, report)
