@@ -16,8 +16,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from lightning_compress.errors import PackageError
-
 if sys.platform != "win32":
     import fcntl
 
@@ -78,7 +76,7 @@ def read_one_version(package: object, read: Callable[[], Value]) -> Value:
         read: Reads it; called again if the package was replaced, whatever came of it.
 
     Raises:
-        PackageError: What `read` raises of a package that stayed.
+        Exception: What `read` raises of a package that stayed: `PackageError` where the package is at fault.
     """
     if not isinstance(package, (str, os.PathLike)):
         return read()
@@ -87,7 +85,8 @@ def read_one_version(package: object, read: Callable[[], Value]) -> Value:
         before = _identity(path)
         try:
             value = read()
-        except PackageError:
+        # Of two versions read as one, anything may be wrong: a file that another has not, a record cut in two.
+        except Exception:
             if _identity(path) == before and not _is_between_renames(path):
                 raise
             time.sleep(_PAUSE)
