@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from ..datamodule import check_task
+from ..data.datamodule import check_task
 
 Batch = tuple[Tensor, Tensor]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, resize, to_dtype, to_pil_image
 from torchvision.utils import draw_bounding_boxes, make_grid, save_image
 
-from ..datamodule import RecipeDataModule
+from ..data.datamodule import RecipeDataModule
 from .decoding import Detection
 from .evaluation import DetectionEvaluation
 

@@ -19,7 +19,7 @@ from lightning_compress.coreml.detector import (
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.runtime import CoreMLPipeline
 
-from ..datamodule import check_task
+from ..data.datamodule import check_task
 from .decoding import Detection, DetectionThresholds, select_detections
 
 Batch = tuple[Tensor, list[dict[str, Tensor]]]

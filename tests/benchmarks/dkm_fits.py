@@ -22,7 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_compress import Compression, DKMPalettization
-from lightning_compress.recipes.resnet50 import DigitsDataModule, ImageClassifier
+from lightning_compress.recipes.data.labels import DigitsDataModule
+from lightning_compress.recipes.resnet50 import ImageClassifier
 
 _KERNELS = ("histogram", "coremltools")
 

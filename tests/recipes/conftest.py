@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightning_compress.recipes.ssd_resnet18.digits_on_photographs import DigitScenes
+from lightning_compress.recipes.data.boxes.digits_on_photographs import DigitScenes
 
 _PEDESTRIANS = Path(__file__).resolve().parents[2] / "../shared/data/pedestrians"
 """Frames of an outdoor camera, tried too where somebody has laid them beside the repository."""

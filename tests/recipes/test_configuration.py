@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from lightning_compress.recipes import resnet50, ssd_resnet18
-from lightning_compress.recipes.datamodule import RecipeDataModule
+from lightning_compress.recipes.data.datamodule import RecipeDataModule
 
 APPLICATION = """
 defaults:

@@ -11,11 +11,10 @@ from lightning_compress.coreml import CoreMLExport, ImageInput, NonMaximumSuppre
 from lightning_compress.coreml.convert import Interface, convert
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.package.save import save_package
-from lightning_compress.recipes.resnet50 import DigitsDataModule
+from lightning_compress.recipes.data.boxes import CocoDataModule, DigitsDetectionDataModule
+from lightning_compress.recipes.data.labels import DigitsDataModule
 from lightning_compress.recipes.ssd_resnet18 import (
-    CocoDataModule,
     DetectorExport,
-    DigitsDetectionDataModule,
     ExportedDetector,
     ObjectDetector,
     draw_detections,

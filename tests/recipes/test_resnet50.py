@@ -9,14 +9,14 @@ from lightning_compress.coreml import ImageInput
 from lightning_compress.coreml.convert import Interface, convert
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.package.save import save_package
+from lightning_compress.recipes.data.boxes import DigitsDetectionDataModule
+from lightning_compress.recipes.data.labels import DigitsDataModule
 from lightning_compress.recipes.resnet50 import (
     ClassifierExport,
-    DigitsDataModule,
     ExportedClassifier,
     ImageClassifier,
     resnet50,
 )
-from lightning_compress.recipes.ssd_resnet18 import DigitsDetectionDataModule
 from lightning_compress.runtime import load
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from lightning_compress.errors import DataError
 
-from ..ranges import require_between
+from ...ranges import require_between
 from .dataset import (
     AnnotatedImage,
     DetectionDataModule,

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from lightning_compress.errors import ConfigurationError, DataError
-from lightning_compress.recipes.digits import read_digits
-from lightning_compress.recipes.resnet50 import (
+from lightning_compress.recipes.data.digits import read_digits
+from lightning_compress.recipes.data.labels import (
     DigitsDataModule,
     FashionMNISTDataModule,
     ImageFolderDataModule,

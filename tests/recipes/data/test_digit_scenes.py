@@ -8,9 +8,9 @@ import torch
 from torchvision.ops import box_iou
 
 from lightning_compress.errors import ConfigurationError
-from lightning_compress.recipes.ssd_resnet18 import DigitsDetectionDataModule
-from lightning_compress.recipes.ssd_resnet18.dataset import evaluation_transform
-from lightning_compress.recipes.ssd_resnet18.digits_on_photographs import DigitScenes
+from lightning_compress.recipes.data.boxes import DigitsDetectionDataModule
+from lightning_compress.recipes.data.boxes.dataset import evaluation_transform
+from lightning_compress.recipes.data.boxes.digits_on_photographs import DigitScenes
 
 
 def scenes(split: str = "train", *, side: int = 160, seed: int = 0, count: int = 40) -> DigitScenes:

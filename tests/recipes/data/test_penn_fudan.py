@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from lightning_compress.errors import ConfigurationError, DataError
-from lightning_compress.recipes.ssd_resnet18 import PennFudanDataModule
-from lightning_compress.recipes.ssd_resnet18.penn_fudan import read_penn_fudan
+from lightning_compress.recipes.data.boxes import PennFudanDataModule
+from lightning_compress.recipes.data.boxes.penn_fudan import read_penn_fudan
 
 ANNOTATION = """# Compatible with PASCAL Annotation Version 1.00
 Image filename : "PennFudanPed/PNGImages/{name}.png"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lightning_compress.errors import ConfigurationError
 
-from ..ranges import require_between
+from ...ranges import require_between
 from .dataset import (
     DetectionDataModule,
     evaluation_transform,

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from lightning_compress.errors import ConfigurationError, DataError
-from lightning_compress.recipes.ssd_resnet18 import CocoDataModule
-from lightning_compress.recipes.ssd_resnet18.annotations import read_coco
+from lightning_compress.recipes.data.boxes import CocoDataModule
+from lightning_compress.recipes.data.boxes.annotations import read_coco
 
 
 def content() -> dict[str, Any]:

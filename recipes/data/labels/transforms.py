@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torchvision.transforms import v2
 
-from ..ranges import require_between
+from ...ranges import require_between
 
 
 def resized(image_size: int, *, augment: list[Any] | None = None) -> Any:

@@ -19,8 +19,8 @@ from torchvision.transforms import v2
 
 from lightning_compress.errors import DataError
 
+from ...ranges import require_between
 from ..datamodule import RecipeDataModule
-from ..ranges import require_between
 
 Sample = tuple[Tensor, dict[str, Tensor]]
 

@@ -1,0 +1,1 @@
+"""Data sets, by what they hold: `labels` of whole images, `boxes` around objects."""
