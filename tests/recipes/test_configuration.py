@@ -9,6 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from lightning_compress.recipes import resnet50, ssd_resnet18
+from lightning_compress.recipes.data import boxes, labels
 from lightning_compress.recipes.data.datamodule import RecipeDataModule
 
 APPLICATION = """
@@ -47,8 +48,8 @@ def configured(tmp_path: Path):
 @pytest.mark.parametrize(
     ("recipe", "module", "data"),
     [
-        ("resnet50", resnet50.ImageClassifier, resnet50.DigitsDataModule),
-        ("ssd_resnet18", ssd_resnet18.ObjectDetector, ssd_resnet18.DigitsDetectionDataModule),
+        ("resnet50", resnet50.ImageClassifier, labels.DigitsDataModule),
+        ("ssd_resnet18", ssd_resnet18.ObjectDetector, boxes.DigitsDetectionDataModule),
     ],
 )
 def test_a_recipe_brings_its_module_its_data_and_its_export(configured, recipe, module, data) -> None:
@@ -87,7 +88,7 @@ def test_an_experiment_chooses_recipe_and_data(configured) -> None:
 
 def test_the_command_line_has_the_last_word(configured) -> None:
     config = configured("experiment=own", "data=penn_fudan", "data.root=somewhere")
-    assert isinstance(instantiate(config.data), ssd_resnet18.PennFudanDataModule)
+    assert isinstance(instantiate(config.data), boxes.PennFudanDataModule)
 
 
 def test_the_detection_recipe_draws_what_it_finds(configured, tmp_path) -> None:

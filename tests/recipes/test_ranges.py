@@ -5,6 +5,7 @@ from torch import nn
 
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.recipes import resnet50, ssd_resnet18
+from lightning_compress.recipes.data import boxes
 from lightning_compress.recipes.ranges import require_between
 
 
@@ -52,6 +53,4 @@ def test_settings_of_the_classifier_are_refused_when_it_is_made():
 @pytest.mark.parametrize("setting", [{"brightness": -1}, {"seed": -1}])
 def test_settings_of_the_data_are_refused_before_training(setting):
     with pytest.raises(ConfigurationError, match="out of range"):
-        ssd_resnet18.DigitsDetectionDataModule(image_size=64, train_images=1, val_images=1, **setting).setup(
-            "fit"
-        )
+        boxes.DigitsDetectionDataModule(image_size=64, train_images=1, val_images=1, **setting).setup("fit")
