@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -42,6 +44,26 @@ class Normalize(nn.Module):
         return (images - self.mean) * self.scale
 
 
+class Normalized(nn.Module):
+    """A network behind its normalization, so that it takes images as they are, in training and in apps.
+
+    Args:
+        network: takes normalized images.
+
+    Shapes:
+        Input: N x 3 x H x W, RGB in [0, 1]. Output: what the network returns.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.normalize = Normalize()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Any:
+        """What the network returns for normalized images."""
+        return self.network(self.normalize(images))
+
+
 def example_images(image_size: int) -> Tensor:
-    """A batch of one normalized random image, the same on each call: 1 x 3 x size x size, float32."""
-    return torch.randn(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    """A batch of one random image in [0, 1], the same on each call: 1 x 3 x size x size, float32."""
+    return torch.rand(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_compress.errors import ConfigurationError, did_you_mean
+from lightning_compress.state_dicts import misfits, without_prefix
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ def read_weights(weights: str, enum: Any) -> dict[str, Tensor]:
     Args:
         weights: a name of torchvision's enum (`IMAGENET1K_V2`, `DEFAULT`), which is downloaded once and kept
             by `torch.hub`, or the path of a file that `torch.save` wrote: a state dict, or a Lightning
-            checkpoint whose network is the attribute `model`.
+            checkpoint of a module that holds the network.
         enum: torchvision's `WeightsEnum` of the architecture.
 
     Raises:
@@ -59,10 +60,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         raise ConfigurationError(f"weights={str(path)!r} cannot be read as a state dict: {error}") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        prefix = "model."
-        content = {
-            k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)
-        }
+        content = content["state_dict"]
     if (
         not isinstance(content, Mapping)
         or not content
@@ -70,7 +68,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     ):
         raise ConfigurationError(
             f"weights={str(path)!r} holds no state dict: a mapping of parameter names to tensors is needed, "
-            "or a Lightning checkpoint whose network is the attribute `model`."
+            "or a Lightning checkpoint."
         )
     return dict(content)
 
@@ -91,6 +89,7 @@ def load_weights(
         ConfigurationError: missing or unexpected names, other shapes.
     """
     own = network.state_dict()
+    state = without_prefix(state, own)
     different = [name for name in own if name in state and own[name].shape != state[name].shape]
     if replaceable is not None and different and all(name.startswith(replaceable) for name in different):
         logger.info(
@@ -98,22 +97,7 @@ def load_weights(
         )
         state = {name: value for name, value in state.items() if name not in different}
         own = {name: value for name, value in own.items() if name not in different}
-        different = []
-    # Files older than torch 0.4.1 have no counter of batches, which only a momentum of None reads.
-    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in state if name not in own]
-    problems = [
-        f"{len(names)} {kind}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
-        for kind, names in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            (
-                "of another shape",
-                [f"{n} {tuple(state[n].shape)} instead of {tuple(own[n].shape)}" for n in different],
-            ),
-        )
-        if names
-    ]
+    problems = misfits(state, own)
     if problems:
         raise ConfigurationError(
             f"weights={source!r} do not fit {type(network).__name__}: {'; '.join(problems)}."

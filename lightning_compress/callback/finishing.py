@@ -98,9 +98,12 @@ def export_in_rehearsal(export: CoreMLExport) -> CoreMLExport:
     It must not replace a package that somebody ships, and a network after one step may overflow in half precision:
     nothing to judge a package by.
     """
-    path = Path(export.path)
-    path = path.with_name(f"{path.stem}.fast_dev_run{path.suffix}")
-    return dataclasses.replace(export, path=path, verify=False)
+    return dataclasses.replace(export, path=path_in_rehearsal(Path(export.path)), verify=False)
+
+
+def path_in_rehearsal(path: Path) -> Path:
+    """Where such a fit writes its package."""
+    return path.with_name(f"{path.stem}.fast_dev_run{path.suffix}")
 
 
 class InputRecorder:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import lightning as L
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from lightning_compress.callback import Compression
 from lightning_compress.callback.reporting import package_line, print_layers
-from lightning_compress.commands.recipe import recipe_export, recipe_module
+from lightning_compress.commands.recipe import Recipe
 from lightning_compress.coreml.export import ExportedPackage
 from lightning_compress.errors import ConfigurationError
 
@@ -28,12 +26,13 @@ def run(config: DictConfig) -> ExportedPackage:
             "ckpt is empty; give a checkpoint of a fit with compression: lightning-compress export last.ckpt "
             "recipe=ssd_resnet18"
         )
-    data: L.LightningDataModule = instantiate(config.data)
-    data.prepare_data()
-    data.setup("fit")
+    recipe = Recipe(config)
+    recipe.data.prepare_data()
+    recipe.data.setup("fit")
+    module = recipe.module()
     path = Path(config.path or f"{Path(config.ckpt).stem}.mlpackage")
     compression = Compression.load_from_checkpoint(
-        config.ckpt, recipe_module(config), export=recipe_export(config, data, path)
+        config.ckpt, module, example_inputs=recipe.example_inputs(module), export=recipe.export(path, module)
     )
     compression.finalize()
     assert compression.exported is not None

@@ -1,21 +1,28 @@
-"""How well a package or a module does the job: a recipe's metric on its validation data."""
+"""How well a package or a module does the job: the metric that a LightningModule's own validation logs."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torchmetrics import Metric
 
+from lightning_compress.commands.calls import Call, CallRecorder
+from lightning_compress.commands.recipe import Recipe
 from lightning_compress.errors import ConfigurationError, did_you_mean
+from lightning_compress.tasks import InPlace
 
 
 def measure(
-    evaluation: L.LightningModule,
+    module: L.LightningModule,
     data: L.LightningDataModule,
     metric: str,
     folder: Path,
@@ -23,43 +30,126 @@ def measure(
     fast_dev_run: bool | int = False,
     limit_batches: int | float | None = None,
 ) -> float:
-    """Test on this machine, in this process alone.
+    """Validate, or test, on this machine, in this process alone.
 
     Args:
-        evaluation: Logs the metric in its test.
-        data: Where the test's batches come from.
-        metric: Which one, such as "map", logged as "test/map".
+        module: Logs the metric in its validation, or in its test.
+        data: Where the batches come from.
+        metric: Which one, by the name under which it is logged, such as "val/map".
         folder: Where a Trainer may write.
         fast_dev_run: As Lightning's.
-        limit_batches: As Lightning's `limit_test_batches`.
+        limit_batches: As Lightning's `limit_val_batches`.
 
     Raises:
         ConfigurationError: The metric is not logged.
     """
-    for part in evaluation.modules():
+    for part in module.modules():
         if isinstance(part, Metric):
             # Other processes of a DDP fit do not take part; `sync_on_compute` is read when a metric is made.
             part.distributed_available_fn = _alone
-    with without_notices():
-        trainer = L.Trainer(
-            accelerator="cpu",
-            devices=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            fast_dev_run=fast_dev_run,
-            limit_test_batches=limit_batches,
-            default_root_dir=str(folder),
-            callbacks=[RichProgressBar()],
+    logged: dict[str, Any] = {}
+    for kind in _kinds(module, data, metric):
+        with without_notices():
+            trainer = L.Trainer(
+                accelerator="cpu",
+                devices=1,
+                logger=False,
+                enable_checkpointing=False,
+                enable_model_summary=False,
+                fast_dev_run=fast_dev_run,
+                limit_val_batches=limit_batches,
+                limit_test_batches=limit_batches,
+                default_root_dir=str(folder),
+                callbacks=[RichProgressBar()],
+            )
+            run = trainer.validate if kind == "validation" else trainer.test
+            run(module, datamodule=data, verbose=False)
+        if metric in trainer.callback_metrics:
+            return float(trainer.callback_metrics[metric])
+        logged |= trainer.callback_metrics
+    raise ConfigurationError(
+        f"recipe.metric={metric!r} is not among what {type(module).__name__} logs in validation or test"
+        f"{did_you_mean(metric, logged)} Logged are {', '.join(sorted(logged)) or 'none'}; what is logged in training "
+        "alone cannot be measured on a package."
+    )
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a package finds in the first samples of the validation data, drawn where its task has a picture.
+
+    Attributes:
+        path: Of the PNG file.
+        count: How many samples; 0 for no picture.
+        threshold: Least confidence that is drawn.
+    """
+
+    path: Path
+    count: int
+    threshold: float
+
+
+def measure_package(
+    recipe: Recipe,
+    module: L.LightningModule,
+    package: Path,
+    folder: Path,
+    *,
+    precision: str = "float16",
+    fast_dev_run: bool | int = False,
+    limit_batches: int | float | None = None,
+    picture: Picture | None = None,
+) -> float:
+    """The metric of a package, by the validation of a LightningModule in which it stands for the network.
+
+    Args:
+        recipe: Says what the network is, and its task.
+        module: Used up by this: the package takes the place of its network.
+        package: Path of the package.
+        folder: Where a Trainer may write.
+        precision: As `runtime.load` takes it.
+        fast_dev_run: As Lightning's.
+        limit_batches: As Lightning's `limit_val_batches`.
+        picture: What to draw beside.
+
+    Raises:
+        ConfigurationError: The metric is not logged, or the validation asks for more than the network's outputs.
+    """
+    placed = recipe.in_place(module, package, precision)
+    with CallRecorder(placed, samples=picture.count if picture is not None else 0) as recorder:
+        value = measure(
+            module, recipe.data, recipe.metric, folder, fast_dev_run=fast_dev_run, limit_batches=limit_batches
         )
-        trainer.test(evaluation, datamodule=data, verbose=False)
-    logged = {str(name).removeprefix("test/"): value for name, value in trainer.callback_metrics.items()}
-    if metric not in logged:
+    if picture is not None and picture.count and placed.image is not None and recorder.calls:
+        _draw(recipe, placed, recorder.calls, picture)
+    return value
+
+
+def _draw(recipe: Recipe, placed: InPlace, calls: Sequence[Call], picture: Picture) -> None:
+    inputs = [placed.inputs(*call.arguments, **call.named) for call in calls]
+    first = [torch.cat(tensors)[: picture.count] for tensors in zip(*inputs, strict=True)]
+    picture.path.parent.mkdir(parents=True, exist_ok=True)
+    recipe.task.draw(
+        first[0], placed.outputs(first), recipe.classes, picture.path, threshold=picture.threshold
+    )
+
+
+def _kinds(module: L.LightningModule, data: L.LightningDataModule, metric: str) -> list[str]:
+    """How the module can be measured, the more likely way first."""
+    found = [
+        kind
+        for kind, step, loader in (
+            ("validation", "validation_step", "val_dataloader"),
+            ("test", "test_step", "test_dataloader"),
+        )
+        if is_overridden(step, module) and is_overridden(loader, data, L.LightningDataModule)
+    ]
+    if not found:
         raise ConfigurationError(
-            f"recipe.metric={metric!r} is not among what {type(evaluation).__name__} logs in a test"
-            f"{did_you_mean(metric, logged)} Logged are {', '.join(sorted(logged)) or 'none'}."
+            f"{type(module).__name__} cannot be measured: it needs a validation_step that logs "
+            f"recipe.metric={metric!r}, and {type(data).__name__} a val_dataloader (or test_step and test_dataloader)"
         )
-    return float(logged[metric])
+    return sorted(found, key=lambda kind: not metric.startswith(kind[:3]))
 
 
 def _alone() -> bool:

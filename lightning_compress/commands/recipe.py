@@ -1,17 +1,28 @@
-"""What a recipe's configuration says about its packages."""
+"""What a composed configuration says about a network: its module, its data, its task, and how its packages are made."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
+import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import nn
 
+from lightning_compress.callback.placement import Placement
+from lightning_compress.commands.calls import CallRecorder, as_example_inputs
+from lightning_compress.copying import copy_whole
 from lightning_compress.coreml.export import CoreMLExport
+from lightning_compress.coreml.structure import ExampleInputs, input_names
+from lightning_compress.errors import CompressionError, ConfigurationError, did_you_mean
+from lightning_compress.runtime import load
+from lightning_compress.tasks import InPlace, Task
 
 TRAINING = "training"
 """Key in a package's metadata of the configuration that it was trained with, a JSON object."""
@@ -19,43 +30,212 @@ TRAINING = "training"
 _OF_TRAINING = ("seed", "recipe", "data", "compression", "float_fit", "compressed_fit", "trainer")
 
 
-def recipe_export(config: DictConfig, data: L.LightningDataModule, path: Path) -> CoreMLExport:
-    """How a recipe's network is exported: its wrapper, its labels, and what it was trained with.
+class Recipe:
+    """A LightningModule of one's own or of a recipe, with its data.
 
     Args:
-        config: Composed of a recipe, an export and a compression.
-        data: The recipe's data after `setup`, which knows the names of the classes.
-        path: Where to write the package.
+        config: Composed of a recipe, a task, data and an export.
+
+    Raises:
+        ConfigurationError: Something in it cannot be built.
     """
-    wrapper = instantiate(config.recipe.wrapper)
-    labels = list(getattr(data, "class_names", []))
-    classifier = bool(labels) and config.export.get("nms") is None and config.recipe.task == "classification"
-    suppressed = bool(labels) and config.export.get("nms") is not None
-    export: CoreMLExport = instantiate(
-        config.export,
-        path=str(path),
-        wrapper=wrapper,
-        input_names=list(wrapper.func.input_names),
-        # The outputs of a classifier with labels have names of their own.
-        output_names=None if classifier else list(wrapper.func.output_names),
-        class_labels=labels if classifier or suppressed else None,
-        _convert_="all",
-    )
-    metadata = {
-        **(export.user_metadata or {}),
-        "recipe": config.recipe.name,
-        "compression": path.stem,
-        TRAINING: json.dumps(_training(config)),
-    }
-    if labels:
-        metadata["classes"] = ",".join(labels)
-    return dataclasses.replace(export, user_metadata=metadata)
+
+    def __init__(self, config: DictConfig) -> None:
+        self.config = config
+        self.metric = str(config.recipe.metric)
+        self.task: Task = instantiate(config.recipe.task, _convert_="all")
+        if not isinstance(self.task, Task):
+            raise ConfigurationError(
+                f"recipe.task is a {type(self.task).__name__}; valid is a Task, such as task=classification"
+            )
+
+    @functools.cached_property
+    def data(self) -> L.LightningDataModule:
+        """The data; they are not set up by this.
+
+        Raises:
+            ConfigurationError: They are no LightningDataModule.
+        """
+        data = instantiate(self.config.data)
+        if not isinstance(data, L.LightningDataModule):
+            raise ConfigurationError(
+                f"data._target_={self.config.data._target_} makes a {type(data).__name__}; "
+                "a LightningDataModule is needed"
+            )
+        return data
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, where the task or the data, once set up, know them."""
+        return self.task.names_of_classes(self.data)
+
+    def module(self, own: DictConfig | None = None) -> L.LightningModule:
+        """A new LightningModule.
+
+        Args:
+            own: The entries of one fit, over those of the recipe.
+
+        Raises:
+            ConfigurationError: It is none, or has no part that `recipe.network` names.
+        """
+        settings = self.config.recipe.module
+        module = instantiate(settings if own is None else merged(settings, own), _convert_="all")
+        if not isinstance(module, L.LightningModule):
+            raise ConfigurationError(
+                f"recipe.module._target_={settings._target_} makes a {type(module).__name__}; "
+                "a LightningModule is needed"
+            )
+        self.network_path(module)
+        return module
+
+    def network_path(self, module: L.LightningModule) -> str:
+        """The dotted path of the network that is compressed and exported.
+
+        Raises:
+            ConfigurationError: `recipe.network` is no part of the module, or is not given and there are several.
+        """
+        path: str | None = self.config.recipe.get("network")
+        try:
+            return Placement.find(module, path).path
+        except CompressionError as error:
+            names = [name for name, _ in module.named_modules() if name]
+            children = [
+                name for name, child in module.named_children() if next(child.parameters(), None) is not None
+            ]
+            listed = ", ".join(children) or "none; build them in __init__ or configure_model"
+            if path is None:
+                problem = (
+                    "recipe.network is not given, and the module has not exactly one child with parameters."
+                )
+                raise ConfigurationError(f"{problem} Those of {type(module).__name__}: {listed}.") from error
+            raise ConfigurationError(
+                f"recipe.network={path!r} is no module of {type(module).__name__}{did_you_mean(path, names)} "
+                f"Its parts with parameters are {listed}."
+            ) from error
+
+    def network(self, module: L.LightningModule) -> nn.Module:
+        """The network, where it stands."""
+        return Placement.find(module, self.network_path(module)).module
+
+    def network_copy(self, module: L.LightningModule) -> nn.Module:
+        """A copy of the network, on the CPU and in evaluation mode."""
+        return copy_whole(self.network(module)).cpu().eval()
+
+    def example_inputs(self, module: L.LightningModule) -> ExampleInputs:
+        """What the network is called with when the module is called with its `example_input_array`.
+
+        Raises:
+            ConfigurationError: There is no `example_input_array`, or the module's forward fails on it.
+        """
+        example = module.example_input_array
+        if example is None:
+            raise ConfigurationError(
+                f"{type(module).__name__} has no example_input_array, so that its network cannot be exported; set it "
+                "in __init__ to a batch of one input, such as self.example_input_array = torch.zeros(1, 3, 224, 224)"
+            )
+        network = self.network(module)
+        mode = module.training
+        module.eval()
+        try:
+            with CallRecorder(network, samples=1) as recorder, torch.no_grad():
+                if isinstance(example, dict):
+                    module(**example)
+                else:
+                    module(*(example if isinstance(example, tuple | list) else (example,)))
+        except CompressionError:
+            raise
+        except Exception as error:
+            raise ConfigurationError(
+                f"forward of {type(module).__name__} fails on its example_input_array: {type(error).__name__}: {error}"
+            ) from error
+        finally:
+            module.train(mode)
+        if not recorder.calls:
+            raise ConfigurationError(
+                f"forward of {type(module).__name__} does not call {self.network_path(module)!r} when it is called "
+                "with its example_input_array; let it, or set recipe.network to what it calls"
+            )
+        return as_example_inputs(network, recorder.calls[0])
+
+    def export(self, path: Path, module: L.LightningModule) -> CoreMLExport:
+        """How the package of the network is made.
+
+        Args:
+            path: Where to write it.
+            module: Whose network it is.
+        """
+        asked: CoreMLExport = instantiate(self.config.export, path=str(path), _convert_="all")
+        classes = self.classes
+        if asked.input_names is None:
+            network = self.network(module)
+            names = input_names(network, self.example_inputs(module))
+            if asked.image is not None:
+                names[0] = "image"
+            asked = dataclasses.replace(asked, input_names=names)
+        export = self.task.interface(asked, classes)
+        metadata = {
+            **(export.user_metadata or {}),
+            "recipe": self.config.recipe.name,
+            "compression": path.stem,
+            TRAINING: json.dumps(_training(self.config)),
+        }
+        if classes:
+            metadata["classes"] = ",".join(classes)
+        return dataclasses.replace(export, user_metadata=metadata)
+
+    def in_place(self, module: L.LightningModule, package: Path, precision: str = "float16") -> InPlace:
+        """A package put where the network of a module stands, which is changed by this.
+
+        Args:
+            module: A module that nobody else uses.
+            package: Made of its network.
+            precision: As `runtime.load` takes it.
+
+        Returns:
+            What stands there now.
+        """
+        network = self.network(module)
+        path = self.network_path(module)
+        export = self.export(package, module)
+        placed = InPlace(
+            load(package, precision=cast(Any, precision)),
+            network,
+            self.example_inputs(module),
+            self.task,
+            export.image,
+        )
+        _refuse_other_ways(module, network, path)
+        module.set_submodule(path, placed)
+        return placed
 
 
-def recipe_module(config: DictConfig, own: DictConfig | None = None) -> L.LightningModule:
-    """The recipe's LightningModule, with the entries of one fit over those of the recipe."""
-    merged = config.recipe.module if own is None else OmegaConf.merge(config.recipe.module, own)
-    return cast(L.LightningModule, instantiate(merged, _convert_="all"))
+def _refuse_other_ways(module: L.LightningModule, network: nn.Module, path: str) -> None:
+    """A part of the network that the module holds under another name would be measured as it was before compression."""
+    parts = {id(part): name for name, part in network.named_modules()}
+    for name, part in list(module.named_modules(remove_duplicate=False)):
+        if id(part) in parts and name != path and not name.startswith(f"{path}."):
+            module.set_submodule(name, _NotInPackage(f"{path}.{parts[id(part)]}".rstrip("."), name))
+
+
+class _NotInPackage(nn.Module):
+    def __init__(self, path: str, name: str) -> None:
+        super().__init__()
+        self.path = path
+        self.name = name
+
+    def forward(self, *_: Any, **__: Any) -> Any:
+        raise ConfigurationError(
+            f"validation calls {self.name!r}, which is {self.path!r} of the network, and a package cannot give parts "
+            "of the network; let the validation step call the network alone"
+        )
+
+
+def merged(base: DictConfig, own: DictConfig) -> DictConfig:
+    """`base` with the entries of one fit, which may add keys."""
+    result = copy.deepcopy(base)
+    with open_dict(result):
+        result.merge_with(own)
+    return result
 
 
 def _training(config: DictConfig) -> dict[str, Any]:

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import lightning as L
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_compress.callback import Compression
 from lightning_compress.callback.checkpoints import compression_states, read_checkpoint
-from lightning_compress.commands.measuring import measure
-from lightning_compress.commands.recipe import recipe_export, recipe_module
+from lightning_compress.commands.calls import CallRecorder
+from lightning_compress.commands.measuring import measure, measure_package
+from lightning_compress.commands.recipe import Recipe
 from lightning_compress.commands.samples import package_samples
+from lightning_compress.commands.weights import load_weights
+from lightning_compress.coreml.image import ImageInput
+from lightning_compress.coreml.structure import Arguments
 from lightning_compress.coreml.tolerance import TIMES_ROUNDING, Tolerance
 from lightning_compress.coreml.trace import convertible_copy
 from lightning_compress.coreml.verification import Samples
 from lightning_compress.coreml.verification.samples import image_samples
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.package.inspection import PackageReport
+from lightning_compress.tasks.in_place import as_pixels
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,8 @@ class Reference:
         samples: What both are run on.
         tolerance: How far they may be apart.
         pixel: One pixel in the unit of a detector's coordinates, or None.
-        measure: From something that computes the outputs, what a white pixel is in its input, and a folder to
-            write in, to the task's metric; None where there is no task.
+        measure: The task's metric of the trained module and of the package, with a folder to write in; None where there
+            is no task.
     """
 
     module: nn.Module
@@ -44,7 +49,7 @@ class Reference:
     samples: Samples
     tolerance: Tolerance
     pixel: float | None = None
-    measure: Callable[[nn.Module, float, Path], float] | None = None
+    measure: Callable[[Path], tuple[float, float]] | None = None
 
 
 def reference_of_recipe(config: DictConfig, report: PackageReport) -> Reference:
@@ -54,27 +59,32 @@ def reference_of_recipe(config: DictConfig, report: PackageReport) -> Reference:
         ConfigurationError: If there is no checkpoint, or it does not fit the recipe.
         DataError: If the data is missing or malformed.
     """
-    data: L.LightningDataModule = instantiate(config.data)
-    data.prepare_data()
-    data.setup("fit")
-    export = recipe_export(config, data, Path(config.package))
-    module = recipe_module(config)
-    trained, finalized = _networks(config, module)
-    size = (config.data.image_size, config.data.image_size)
-    images = (_validation_images(data, config.samples) * 255).round()
-    tolerance = export.tolerance_for(size, quantized_activations="quantize" in report.operations)
+    recipe = Recipe(config)
+    recipe.data.prepare_data()
+    recipe.data.setup("fit")
+    lit = recipe.module()
+    export = recipe.export(Path(config.package), lit)
+    trained, finalized = _networks(config, recipe, lit)
+    samples = _validation_samples(recipe, lit, export.image, config.samples)
+    first = samples.module[0][0]
+    size = None if export.image is None else (first.shape[-2], first.shape[-1])
 
-    def measure_with(exported: nn.Module, white: float, folder: Path) -> float:
-        evaluation: L.LightningModule = instantiate(config.recipe.evaluator, white=white)(exported)
-        return measure(evaluation, data, config.recipe.metric, folder, limit_batches=config.limit_batches)
+    def measured(folder: Path) -> tuple[float, float]:
+        limit = config.limit_batches
+        # First the module: the package takes the place of its network.
+        of_module = measure(lit, recipe.data, recipe.metric, folder, limit_batches=limit)
+        package = Path(config.package)
+        return of_module, measure_package(
+            recipe, lit, package, folder, precision=config.precision, limit_batches=limit
+        )
 
     return Reference(
         module=convertible_copy(export.wrapped(trained)),
         finalized=convertible_copy(export.wrapped(finalized)),
-        samples=image_samples(list(torch.split(images, 1)), export.image),
-        tolerance=tolerance,
-        pixel=1 / max(size) if config.recipe.task == "detection" else None,
-        measure=measure_with,
+        samples=samples,
+        tolerance=export.tolerance_for(size, quantized_activations="quantize" in report.operations),
+        pixel=recipe.task.pixel(export, size),
+        measure=measured,
     )
 
 
@@ -91,37 +101,51 @@ def reference_of_saved_module(config: DictConfig, report: PackageReport) -> Refe
     return Reference(module, module, samples, Tolerance(times_rounding=times))
 
 
-def _validation_images(data: L.LightningDataModule, count: int) -> Tensor:
-    images: list[Tensor] = []
-    for batch in data.val_dataloader():
-        images += torch.split(batch[0], 1)
-        if len(images) >= count:
-            break
-    return torch.cat(images[:count])
+def _validation_samples(
+    recipe: Recipe, lit: L.LightningModule, image: ImageInput | None, count: int
+) -> Samples:
+    """What the network is called with in the first validation steps, one sample each; images as whole pixels."""
+    network = recipe.network(lit)
+    with CallRecorder(network, samples=count) as recorder, tempfile.TemporaryDirectory() as folder:
+        batches = max(1, -(-count // max(1, getattr(recipe.data, "batch_size", 1) or 1)))
+        measure(lit, recipe.data, recipe.metric, Path(folder), limit_batches=batches)
+    arguments = Arguments(network, recipe.example_inputs(lit))
+    calls = [arguments.tensors(call.arguments, call.named) for call in recorder.calls]
+    joined = [torch.cat(tensors)[:count] for tensors in zip(*calls, strict=True)]
+    if not joined:
+        raise ConfigurationError(
+            f"validation of {type(lit).__name__} does not call its network {recipe.network_path(lit)!r}, so that there "
+            "is nothing to compare the package on"
+        )
+    samples = list(zip(*(torch.split(tensor, 1) for tensor in joined), strict=True))
+    if image is None:
+        return Samples(samples, samples)
+    pixels = [as_pixels(sample[0], image).clamp(0, 255).round() for sample in samples]
+    pairs = [
+        image_samples([picture], image, sample[1:]) for picture, sample in zip(pixels, samples, strict=True)
+    ]
+    return Samples(
+        [sample for pair in pairs for sample in pair.package],
+        [sample for pair in pairs for sample in pair.module],
+    )
 
 
-def _networks(config: DictConfig, module: L.LightningModule) -> tuple[nn.Module, nn.Module]:
+def _networks(config: DictConfig, recipe: Recipe, lit: L.LightningModule) -> tuple[nn.Module, nn.Module]:
     """The network as it was trained, and finalized; one and the same where nothing was compressed."""
+    network = recipe.network_path(lit)
     if config.checkpoint is None:
         if config.recipe.module.get("weights") is None:
             raise ConfigurationError(
                 "checkpoint is empty, so there is no torch model to compare the package with; give a checkpoint of "
                 "the recipe's fit, or pretrained weights by recipe.module.weights"
             )
-        network = module.get_submodule(config.recipe.network)
-        return network, network
+        return recipe.network(lit), recipe.network(lit)
     checkpoint = read_checkpoint(config.checkpoint)
     if compression_states(checkpoint):
-        compression = Compression.load_from_checkpoint(config.checkpoint, module)
+        compression = Compression.load_from_checkpoint(config.checkpoint, lit)
         return compression.trained(), compression.finalize()
-    try:
-        module.load_state_dict(checkpoint["state_dict"])
-    except RuntimeError as error:
-        raise ConfigurationError(
-            f"checkpoint={str(config.checkpoint)!r} does not fit recipe={config.recipe.name}: {error}"
-        ) from error
-    network = module.get_submodule(config.recipe.network)
-    return network, network
+    load_weights(Path(config.checkpoint), "checkpoint", lit, network)
+    return recipe.network(lit), recipe.network(lit)
 
 
 def _saved_module(path: str | None, report: PackageReport) -> nn.Module:

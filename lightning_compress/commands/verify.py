@@ -30,7 +30,6 @@ from lightning_compress.coreml.verification import (
 from lightning_compress.coreml.verification.running import disturbed_outputs, output_names, program_of
 from lightning_compress.errors import ConfigurationError, VerificationError
 from lightning_compress.package.inspection import inspect
-from lightning_compress.runtime import load
 
 
 @dataclass(frozen=True)
@@ -116,14 +115,9 @@ def _verifications(config: DictConfig, reference: Reference) -> list[Verificatio
 def _metric(config: DictConfig, reference: Reference) -> MetricComparison | None:
     if reference.measure is None or not config.metric:
         return None
-    package = load(config.package, precision=config.precision)
     with tempfile.TemporaryDirectory() as folder:
-        return MetricComparison(
-            name=config.recipe.metric,
-            module=reference.measure(reference.module, 1.0, Path(folder)),
-            package=reference.measure(package, 255.0, Path(folder)),
-            allowed=config.metric_tolerance,
-        )
+        of_module, of_package = reference.measure(Path(folder))
+    return MetricComparison(config.recipe.metric, of_module, of_package, config.metric_tolerance)
 
 
 def _metric_table(metric: MetricComparison) -> Table:

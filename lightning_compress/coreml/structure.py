@@ -82,6 +82,79 @@ def by_position(module: nn.Module, example_inputs: ExampleInputs) -> nn.Module:
     return _with_forward(module, call)
 
 
+class Arguments:
+    """How a module is called: by position, by name, or both, as an export of it was.
+
+    Args:
+        module: The module.
+        example_inputs: What it was exported with.
+
+    Raises:
+        ConfigurationError: Its forward does not take them.
+    """
+
+    def __init__(self, module: nn.Module, example_inputs: ExampleInputs) -> None:
+        self.name = type(module).__name__
+        self._signature = inspect.signature(module.forward)
+        self._example = example_inputs
+        arguments, named = _as_call(example_inputs)
+        self._expected = self._bound(arguments, named)
+        # In the order of the package's inputs.
+        self._order = list(named) if named else list(self._expected)
+
+    def call(self, module: nn.Module) -> Any:
+        """What a module returns for the example inputs."""
+        arguments, named = _as_call(self._example)
+        return module(*arguments, **named)
+
+    def tensors(self, arguments: Sequence[Any], named: Mapping[str, Any]) -> list[Tensor]:
+        """The tensors of a call in the order of the package's inputs.
+
+        Raises:
+            ConfigurationError: The call lacks an input, or has one that the package has not.
+        """
+        given = self._bound(arguments, named)
+        surplus = [
+            name
+            for name, value in given.items()
+            if name not in self._expected and any(True for _ in _tensors_of(value))
+        ]
+        found = [tensor for name in self._order for tensor in _tensors_of(given.get(name))]
+        needed = [tensor for name in self._order for tensor in _tensors_of(self._expected[name])]
+        if surplus or len(found) != len(needed):
+            problem = f"with {surplus}" if surplus else f"with {len(found)} tensors"
+            raise ConfigurationError(
+                f"{self.name} is called {problem}, and was exported with {len(needed)} tensors in {self._order}; "
+                "example_input_array must hold what the network is called with in validation"
+            )
+        return found
+
+    def _bound(self, arguments: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            bound = self._signature.bind(*arguments, **named)
+        except TypeError as error:
+            raise ConfigurationError(
+                f"{self.name} cannot be called with its example inputs: {error}"
+            ) from error
+        kinds = {name: parameter.kind for name, parameter in self._signature.parameters.items()}
+        flat: dict[str, Any] = {}
+        for name, value in bound.arguments.items():
+            flat |= value if kinds[name] is inspect.Parameter.VAR_KEYWORD else {name: value}
+        return flat
+
+
+def _as_call(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(example_inputs, Tensor):
+        return (example_inputs,), {}
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    return tuple(example_inputs), {}
+
+
+def _tensors_of(value: Any) -> list[Tensor]:
+    return [tensor for _, tensor in _tensors_in(value)]
+
+
 def take_apart(outputs: Any, name: str) -> list[Tensor]:
     """The tensors that a forward has returned, in order; None is left out.
 

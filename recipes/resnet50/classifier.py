@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..normalization import Normalize, example_images
+from ..normalization import Normalized, example_images
 from ..optimization import check_optimizer, one_cycle_of
 from ..ranges import require_between
 from .evaluation import Batch, ClassificationEvaluation
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class ImageClassifier(ClassificationEvaluation):
     """Trains ResNet50 on batches of images in [0, 1], N x 3 x H x W, and their labels, N.
 
-    The network is the attribute `model`: it takes normalized images, and compression applies to it
-    (`Compression(..., module="model")`).
+    The network is the attribute `model`: it takes images, normalizes them and returns logits. It is what is compressed
+    and exported (`Compression(..., module="model")`).
 
     Args:
         num_classes: number of classes.
@@ -57,23 +57,18 @@ class ImageClassifier(ClassificationEvaluation):
         )
         require_between("label_smoothing", label_smoothing, 0, 1, below=True)
         self.save_hyperparameters()
-        self.model = resnet50(num_classes, weights)
-        self.normalize = Normalize()
+        self.model = Normalized(resnet50(num_classes, weights))
         self.label_smoothing = label_smoothing
         self.example_input_array = example_images(image_size)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Class logits, N x classes, of normalized images."""
+        """Class logits, N x classes, of images in [0, 1], N x 3 x H x W."""
         return cast(Tensor, self.model(images))
-
-    def probabilities(self, images: Tensor) -> Tensor:
-        """Class probabilities, N x classes, of images in [0, 1], N x 3 x H x W."""
-        return cast(Tensor, self(self.normalize(images))).float().softmax(dim=-1)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Cross-entropy of a batch."""
         images, labels = batch
-        loss = F.cross_entropy(self(self.normalize(images)), labels, label_smoothing=self.label_smoothing)
+        loss = F.cross_entropy(self(images), labels, label_smoothing=self.label_smoothing)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(images))
         return loss
 

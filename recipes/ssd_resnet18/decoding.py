@@ -1,18 +1,14 @@
-"""From the network's outputs to boxes, and from boxes to detections."""
+"""From the network's outputs to boxes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder
-from torchvision.ops import batched_nms, box_convert, clip_boxes_to_image
-
-Detection = dict[str, Tensor]
 
 #: torchvision's SSD scales its regression targets by these.
 BOX_CODER = BoxCoder(weights=(10.0, 10.0, 5.0, 5.0))
@@ -61,49 +57,3 @@ class BoxDecoder(nn.Module):
 
     def _buffer(self, name: str, index: int, value: Tensor) -> None:
         self.register_buffer(f"{name}_{index}", value, persistent=False)
-
-
-class DetectionThresholds(NamedTuple):
-    """How detections are chosen from scored boxes; the values are torchvision's for its SSD.
-
-    Attributes:
-        score: smaller scores are dropped.
-        iou: of two boxes of a class that overlap more, the weaker is dropped (non-maximum suppression).
-        candidates: how many boxes of each class enter non-maximum suppression.
-        detections: how many detections an image may have.
-    """
-
-    score: float = 0.01
-    iou: float = 0.45
-    candidates: int = 400
-    detections: int = 200
-
-
-def select_detections(
-    scores: Tensor,
-    boxes: Tensor,
-    image_size: tuple[int, int],
-    thresholds: DetectionThresholds = DetectionThresholds(),  # noqa: B008  # immutable
-) -> Detection:
-    """Chooses the detections of one image.
-
-    Args:
-        scores: A x classes, background left out.
-        boxes: A x 4, centre x, centre y, width, height in shares of the image's sides.
-        image_size: height and width in pixels.
-        thresholds: how to choose.
-
-    Returns:
-        `boxes` n x 4 as corners in pixels, `scores` n in descending order, `labels` n counted from 1, as
-        torchvision's detectors count.
-    """
-    height, width = image_size
-    corners = box_convert(boxes, "cxcywh", "xyxy") * boxes.new_tensor([width, height, width, height])
-    corners = clip_boxes_to_image(corners, image_size)
-    best, candidates = scores.topk(min(thresholds.candidates, len(scores)), dim=0)
-    keep = best > thresholds.score
-    chosen_scores = best[keep]
-    chosen_boxes = corners[candidates[keep]]
-    labels = torch.arange(1, scores.shape[1] + 1, device=scores.device).expand_as(best)[keep]
-    order = batched_nms(chosen_boxes, chosen_scores, labels, thresholds.iou)[: thresholds.detections]
-    return {"boxes": chosen_boxes[order], "scores": chosen_scores[order], "labels": labels[order]}

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ..normalization import Normalize, example_images
+from lightning_compress.tasks.detections import DetectionThresholds
+
+from ..normalization import example_images
 from ..optimization import check_optimizer, one_cycle_of
 from ..ranges import require_between
-from .decoding import BoxDecoder, DetectionThresholds
-from .default_boxes import ASPECT_RATIOS, SCALES, default_box_grids, default_boxes
+from .default_boxes import ASPECT_RATIOS, SCALES, default_boxes
 from .evaluation import Batch, DetectionEvaluation
 from .loss import MultiBoxLoss
+from .model import Detector
 from .network import build_network
 
 if TYPE_CHECKING:
@@ -24,8 +26,8 @@ class ObjectDetector(DetectionEvaluation):
     """Trains an SSD on ResNet18 on batches of images in [0, 1], N x 3 x H x W, and a list of N targets.
 
     A target holds `boxes`, n x 4 corners in pixels, `labels`, n, counted from 1 (0 is the background), and in
-    evaluation optionally `iscrowd`, n. The network is the attribute `model`: it takes normalized images, and
-    compression applies to it (`Compression(..., module="model")`).
+    evaluation optionally `iscrowd`, n. The network is the attribute `model`: it takes images and returns scored boxes,
+    and is what is compressed and exported (`Compression(..., module="model")`).
 
     Args:
         num_classes: object classes; the background is not counted.
@@ -78,9 +80,9 @@ class ObjectDetector(DetectionEvaluation):
             require_between(name, value, 0, 1)
         require_between("negatives_per_positive", negatives_per_positive, 0)
         self.save_hyperparameters()
-        self.model = build_network(num_classes, aspect_ratios, weights)
-        self.normalize = Normalize()
-        self.decoder = BoxDecoder(default_box_grids(image_size, scales, aspect_ratios))
+        self.model = Detector(
+            build_network(num_classes, aspect_ratios, weights), image_size, scales, aspect_ratios
+        )
         self.loss = MultiBoxLoss(
             default_boxes(image_size, scales, aspect_ratios),
             image_size,
@@ -90,19 +92,14 @@ class ObjectDetector(DetectionEvaluation):
         self.example_input_array = example_images(image_size)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Class logits and box regression of normalized images; see `SSDResNet18`."""
-        logits, regression = self.model(images)
-        return logits, regression
-
-    def scores_and_boxes(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Scored boxes of images in [0, 1]; see `DetectionEvaluation`."""
-        logits, regression = self(self.normalize(images))
-        return logits.float().softmax(dim=-1)[..., 1:], self.decoder(regression.float())
+        """Scored boxes of images in [0, 1]; see `Detector`."""
+        confidence, coordinates = self.model(images)
+        return confidence, coordinates
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The multibox loss of a batch."""
         images, targets = batch
-        losses = self.loss(*self(self.normalize(images)), targets)
+        losses = self.loss(*self.model.predictions(images), targets)
         loss: Tensor = losses["classification"] + losses["bbox_regression"]
         self.log_dict({f"train/{name}_loss": value for name, value in losses.items()}, batch_size=len(images))
         self.log("train/loss", loss, prog_bar=True, batch_size=len(images))

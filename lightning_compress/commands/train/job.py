@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lightning as L
 import numpy as np
-import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 from rich.text import Text
 
 from lightning_compress.callback.reporting import package_line
-from lightning_compress.commands.measuring import measure
+from lightning_compress.commands.measuring import Picture, measure_package
 from lightning_compress.commands.results import Result, results_table, write_results
 from lightning_compress.commands.train.building import FITS, Building
 from lightning_compress.commands.train.continuation import STOPPED, Continuation, newest_checkpoint
@@ -27,14 +25,14 @@ from lightning_compress.commands.train.logs import carry_on_log, logged_rows
 from lightning_compress.commands.train.processes import end_processes, is_alone, is_first
 from lightning_compress.commands.train.progress import JobProgress, StepClock
 from lightning_compress.commands.train.rehearsal import rehearse_job, widths
-from lightning_compress.commands.train.state import JobState, write_whole
+from lightning_compress.commands.train.state import JobState
+from lightning_compress.commands.train.weights import FitWeights
 from lightning_compress.console import output_console, print_whole
 from lightning_compress.coreml.card import METRICS
 from lightning_compress.coreml.metadata import add_metadata
 from lightning_compress.coreml.post_training import palettize_package
 from lightning_compress.package.save import save_package
 from lightning_compress.processes import on_rank_zero
-from lightning_compress.runtime import load
 from lightning_compress.stopping import Stopped, Stops
 
 _console = output_console()
@@ -66,7 +64,7 @@ class TrainingJob:
         self.building = Building(config, folder)
         self.progress: JobProgress | None = None
         self._is_resumed = is_resumed
-        self._weights: Mapping[str, torch.Tensor] | None = None
+        self.weights = FitWeights(self.building)
         self._continuation: Continuation | None = None
         self._launcher: Any = None
 
@@ -176,39 +174,19 @@ class TrainingJob:
         module = self.building.float_module()
         if self.config.float_fit.enabled:
             self._fit(FLOAT_FIT, module)
-        self._weights = {key: value.detach().cpu().clone() for key, value in module.state_dict().items()}
-        self._finish(FLOAT_FIT, self._save_weights)
-
-    def _save_weights(self) -> tuple[list[Path], list[Result]]:
-        content = io.BytesIO()
-        torch.save({"state_dict": self._weights}, content)
-        write_whole(self._weights_file, content.getvalue())
-        return [self._weights_file], []
-
-    @property
-    def _weights_file(self) -> Path:
-        return self.folder / FLOAT_FIT / "weights.ckpt"
-
-    def _float_module(self, stage: str) -> L.LightningModule:
-        """The module of a stage with the weights that the float fit has ended with."""
-        module = self.building.module(stage)
-        if self._weights is None:
-            self._weights = torch.load(self._weights_file, map_location="cpu", weights_only=True)[
-                "state_dict"
-            ]
-        assert self._weights is not None
-        module.load_state_dict(self._weights)
-        return module
+        self.weights.keep(FLOAT_FIT, module)
+        self._finish(FLOAT_FIT, lambda: ([self.weights.write(FLOAT_FIT)], []))
 
     def _float_package(self) -> None:
         def work() -> tuple[list[Path], list[Result]]:
-            module = self._float_module(FLOAT_FIT)
-            export = self.building.export(FLOAT16)
+            module = self.weights.module(FLOAT_FIT, FLOAT_FIT)
+            export = self.building.export(FLOAT16, module)
             # As the callback does: after the one step of a rehearsal a network may overflow in half precision.
             export = dataclasses.replace(export, verify=export.verify and not self.building.is_rehearsal)
-            package = export.run(self.building.network(module), cast(Any, module.example_input_array))
+            recipe = self.building.recipe
+            package = export.run(recipe.network_copy(module), recipe.example_inputs(module))
             _console.print(package_line(package))
-            return [package.path], [self._measure(FLOAT16, package.path)]
+            return [package.path], [self._measure(FLOAT16, package.path, FLOAT_FIT)]
 
         self._finish(FLOAT16, work)
 
@@ -219,29 +197,25 @@ class TrainingJob:
             for width, model in models.items():
                 name = f"post_training_{width}bit"
                 files.append(save_package(model, self.building.package(name)))
-                results.append(self._measure(name, files[-1]))
+                results.append(self._measure(name, files[-1], FLOAT_FIT))
                 write_results([*self.results, *results], self.folder)
             return files, results
 
         self._finish(POST_TRAINING, work)
 
     def _compressed_fit(self) -> None:
-        module = self._float_module(COMPRESSED_FIT)
-        compression = self.building.compression()
-        self._fit(COMPRESSED_FIT, module, compression)
-
-        def work() -> tuple[list[Path], list[Result]]:
-            # The package is changed once it is measured.
-            return [], []
-
-        self._finish(COMPRESSED_FIT, work)
+        module = self.weights.module(FLOAT_FIT, COMPRESSED_FIT)
+        self._fit(COMPRESSED_FIT, module, self.building.compression(module))
+        # Of the network the package tells, which is no file of this stage: it is changed once it is measured.
+        self.weights.keep(COMPRESSED_FIT, module, without=self.building.recipe.network_path(module))
+        self._finish(COMPRESSED_FIT, lambda: ([self.weights.write(COMPRESSED_FIT)], []))
 
     def _compressed_package(self) -> None:
         name = self.config.compression.name
 
         def work() -> tuple[list[Path], list[Result]]:
             package = self.building.compressed_package()
-            return [package], [self._measure(name, package)]
+            return [package], [self._measure(name, package, COMPRESSED_FIT)]
 
         self._finish(COMPRESSED, work)
 
@@ -284,16 +258,16 @@ class TrainingJob:
 
         on_rank_zero(finish)
 
-    def _measure(self, name: str, package: Path) -> Result:
-        """Run the package, as it is typed, over the validation data on this machine, and draw what it finds."""
+    def _measure(self, name: str, package: Path, fit: str) -> Result:
+        """Run the package, as it is typed, in the module of a fit on this machine, and draw what it finds."""
         config = self.config
-        evaluation = self.building.evaluation(load(package, precision="float16"))
-        value = measure(
-            evaluation,
-            self.building.data,
-            config.recipe.metric,
+        value = measure_package(
+            self.building.recipe,
+            self.weights.module(fit, fit),
+            package,
             self.folder,
             fast_dev_run=config.trainer.fast_dev_run,
+            picture=Picture(self.folder / f"{name}.png", config.pictures.count, config.pictures.threshold),
         )
         metric = config.recipe.metric.rpartition("/")[2]
         report = add_metadata(
@@ -301,16 +275,6 @@ class TrainingJob:
             {"compression": name, METRICS: json.dumps({metric: value})},
             card=bool(config.export.card),
         )
-        draw = self.building.picture()
-        if draw is not None:
-            pictures = config.pictures
-            draw(
-                evaluation,
-                self.building.data,
-                self.folder / f"{name}.png",
-                count=pictures.count,
-                threshold=pictures.threshold,
-            )
         return Result(
             name, report.package_bytes, report.weight_bytes, metric=metric, value=value, package=str(package)
         )

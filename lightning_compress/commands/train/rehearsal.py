@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
 
 from omegaconf import ListConfig
 
@@ -17,15 +15,15 @@ from lightning_compress.callback.checkpoints import (
     select_state,
 )
 from lightning_compress.callback.finishing import rehearse
+from lightning_compress.callback.inputs import as_inputs
 from lightning_compress.callback.placement import Placement
-from lightning_compress.commands.measuring import measure, without_notices
+from lightning_compress.commands.measuring import Picture, measure_package, without_notices
 from lightning_compress.commands.train.building import FITS, Building, check_checkpoint
 from lightning_compress.coreml.post_training import PostTrainingForm, require_compressible
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.methods.mechanism.joining import in_order
 from lightning_compress.methods.mechanism.preparation import PreparedModule
 from lightning_compress.methods.mechanism.schedule import FitLength
-from lightning_compress.runtime import load
 
 
 def rehearse_job(building: Building, *, exports: bool) -> float:
@@ -48,7 +46,6 @@ def rehearse_job(building: Building, *, exports: bool) -> float:
     with without_notices():
         for stage in FITS if building.methods else FITS[:1]:
             building.trainer(stage)
-    building.picture()
     bits = widths(building)
     _rehearse_float(building, bits, exports)
     if building.methods:
@@ -86,7 +83,7 @@ def _rehearse_float(building: Building, bits: Sequence[int], exports: bool) -> N
     module = building.float_module()
     if stage.enabled and stage.ckpt_path is not None:
         check_checkpoint(stage.ckpt_path, "float_fit.ckpt_path", module)
-    export = building.export("float16")
+    export = building.export("float16", module)
     export.validate()
     if not exports:
         return
@@ -96,33 +93,37 @@ def _rehearse_float(building: Building, bits: Sequence[int], exports: bool) -> N
             require_compressible(package, _forms(bits))
         _try_measuring(building, package)
 
-    export.rehearse(building.network(module), cast(Any, module.example_input_array), further=try_package)
+    recipe = building.recipe
+    export.rehearse(recipe.network_copy(module), recipe.example_inputs(module), further=try_package)
 
 
 def _try_measuring(building: Building, package: Path) -> None:
-    config = building.config
-    evaluation = building.evaluation(load(package, precision="float16"))
-    measure(evaluation, building.data, config.recipe.metric, package.parent, limit_batches=1)
-    draw = building.picture()
-    if draw is not None:
-        with tempfile.TemporaryDirectory() as folder:
-            picture = Path(folder) / "picture.png"
-            draw(evaluation, building.data, picture, count=1, threshold=config.pictures.threshold)
+    pictures = building.config.pictures
+    measure_package(
+        building.recipe,
+        building.module("float_fit"),
+        package,
+        package.parent,
+        limit_batches=1,
+        picture=Picture(package.parent / "picture.png", min(1, pictures.count), pictures.threshold),
+    )
 
 
 def _rehearse_compressed(building: Building, exports: bool) -> None:
-    stage, network = building.config.compressed_fit, building.config.recipe.network
+    stage = building.config.compressed_fit
     module = building.module("compressed_fit")
+    network = building.recipe.network_path(module)
     if stage.ckpt_path is not None:
         _check_compressed_checkpoint(building, str(stage.ckpt_path), network)
+    inputs = as_inputs(building.recipe.example_inputs(module), "example_input_array")
     prepared = PreparedModule(Placement.find(module, network).module, building.methods)
     steps = building.steps("compressed_fit")
     if steps is not None and steps > 0:
         prepared.resolve_schedule(FitLength(steps, rehearsal=building.is_rehearsal))
-    export = building.export(building.config.compression.name)
+    export = building.export(building.config.compression.name, module)
     export.validate(prepared.capabilities)
     if exports:
-        rehearse(prepared, export, (module.example_input_array,))
+        rehearse(prepared, export, inputs)
 
 
 def _check_compressed_checkpoint(building: Building, path: str, network: str) -> None:

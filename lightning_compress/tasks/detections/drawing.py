@@ -1,4 +1,4 @@
-"""Pictures of sample detections."""
+"""Pictures of detections."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ import torch
 from PIL import ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, resize, to_dtype, to_pil_image
-from torchvision.utils import draw_bounding_boxes, make_grid, save_image
+from torchvision.utils import draw_bounding_boxes, make_grid
 
-from ..data.datamodule import RecipeDataModule
-from .decoding import Detection
-from .evaluation import DetectionEvaluation
+from lightning_compress.tasks.detections.selection import Detected
 
 #: Images are enlarged at least twice, and to this many pixels, before labels of this height are written.
 _CELL = 320
@@ -27,7 +25,7 @@ _COLORS = ("#ff3b30", "#0a84ff", "#b8860b", "#30d158", "#bf5af2", "#ff9f0a")
 
 def draw_detections(
     images: Tensor,
-    detections: Sequence[Detection],
+    detections: Sequence[Detected],
     class_names: Sequence[str],
     *,
     threshold: float = 0.3,
@@ -38,7 +36,7 @@ def draw_detections(
 
     Args:
         images: N x 3 x H x W in [0, 1].
-        detections: for each image, as `DetectionEvaluation.detect` returns them.
+        detections: for each image, as `select_detections` returns them.
         class_names: name of class 1, 2, ...
         threshold: detections of a smaller score are not drawn.
         most_boxes: how many are drawn of an image, the best.
@@ -54,49 +52,8 @@ def draw_detections(
     return cast(Tensor, make_grid(torch.stack(cells), nrow=columns, padding=4, pad_value=1.0))
 
 
-def save_sample_detections(
-    detector: DetectionEvaluation,
-    data: RecipeDataModule,
-    path: str | Path,
-    *,
-    count: int = 8,
-    threshold: float = 0.3,
-    most_boxes: int = _MOST_BOXES,
-    columns: int = 4,
-) -> Path:
-    """Draws what a detector finds in the first validation images, and saves it as a PNG.
-
-    Args:
-        detector: an `ObjectDetector` or an `ExportedDetector`.
-        data: gives images and class names.
-        path: of the file; its folder is made where it is missing.
-        count: number of images.
-        threshold: detections of a smaller score are not drawn.
-        most_boxes: how many are drawn of an image, the best.
-        columns: images in a row.
-    """
-    images = data.sample_images(count)
-    training = detector.training
-    detector.eval()
-    with torch.no_grad():
-        detections = detector.detect(images.to(detector.device))
-    detector.train(training)
-    grid = draw_detections(
-        images,
-        detections,
-        data.class_names,
-        threshold=threshold,
-        most_boxes=most_boxes,
-        columns=columns,
-    )
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_image(grid, path)
-    return path
-
-
 def _draw(
-    image: Tensor, detection: Detection, class_names: Sequence[str], threshold: float, most_boxes: int
+    image: Tensor, detection: Detected, class_names: Sequence[str], threshold: float, most_boxes: int
 ) -> Tensor:
     height, width = image.shape[-2:]
     scale = max(2.0, _CELL / max(height, width))

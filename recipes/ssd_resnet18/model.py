@@ -1,4 +1,4 @@
-"""The form in which a detector is exported."""
+"""The detector as apps call it: images in, confidences and coordinates out."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..normalization import Normalize
+from ..normalization import Normalized
 from .decoding import BoxDecoder
 from .default_boxes import ASPECT_RATIOS, SCALES, default_box_grids
 
 
-class DetectorExport(nn.Module):
-    """Puts normalization before a detector, a softmax and box decoding after it.
+class Detector(Normalized):
+    """Normalization before an SSD, a softmax and box decoding after it.
 
     The outputs are what Core ML's non-maximum suppression and Vision take: coordinates are centre x, centre
     y, width and height, each a share of the image's side, from its upper left corner. Boxes are cut at the
@@ -26,13 +26,9 @@ class DetectorExport(nn.Module):
         aspect_ratios: likewise.
 
     Shapes:
-        Input: 1 x 3 x H x W, RGB in [0, 1]. Outputs: confidence A x classes, background left out; coordinates
-            A x 4. A batch
-        of more images keeps its dimension in front.
+        Input: N x 3 x H x W, RGB in [0, 1]. Outputs: confidence N x A x classes, background left out; coordinates
+            N x A x 4.
     """
-
-    input_names = ("image",)
-    output_names = ("confidence", "coordinates")
 
     def __init__(
         self,
@@ -41,16 +37,18 @@ class DetectorExport(nn.Module):
         scales: Sequence[float] = SCALES,
         aspect_ratios: Sequence[Sequence[float]] = ASPECT_RATIOS,
     ) -> None:
-        super().__init__()
-        self.normalize = Normalize()
-        self.network = network
+        super().__init__(network)
         self.decoder = BoxDecoder(default_box_grids(image_size, scales, aspect_ratios))
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def predictions(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Class logits and box regression, which training compares with the objects; see `SSDResNet18`."""
+        logits, regression = self.network(self.normalize(images))
+        return logits, regression
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Confidence and coordinates."""
-        logits, regression = self.network(self.normalize(image))
-        confidence = logits.softmax(dim=-1)[..., 1:]
-        return confidence.squeeze(0), cut_at_edges(self.decoder(regression)).squeeze(0)
+        logits, regression = self.predictions(images)
+        return logits.softmax(dim=-1)[..., 1:], cut_at_edges(self.decoder(regression))
 
 
 def cut_at_edges(boxes: Tensor) -> Tensor:

@@ -1,0 +1,65 @@
+"""The weights that the fits of a job have ended with, in memory and on the disk."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from lightning_compress.commands.train.building import Building
+from lightning_compress.commands.train.state import write_whole
+
+
+class FitWeights:
+    """Keeps what each fit has ended with, and gives modules that begin there.
+
+    Args:
+        building: Of the job.
+    """
+
+    def __init__(self, building: Building) -> None:
+        self._building = building
+        self._kept: dict[str, dict[str, Any]] = {}
+
+    def keep(self, fit: str, module: L.LightningModule, *, without: str | None = None) -> None:
+        """Keep the state of a module.
+
+        Args:
+            fit: Which fit has ended.
+            module: What it has trained.
+            without: Path of a part that is left out: that of a compressed network, which has other parameters than a
+                dense one.
+        """
+        state = {
+            name: value.detach().cpu().clone() if isinstance(value, torch.Tensor) else value
+            for name, value in module.state_dict().items()
+            if without is None or not name.startswith(f"{without}.")
+        }
+        self._kept[fit] = {"state_dict": state}
+
+    def write(self, fit: str) -> Path:
+        """Write what was kept of a fit, and return the file."""
+        content = io.BytesIO()
+        torch.save(self._kept[fit], content)
+        write_whole(self._file(fit), content.getvalue())
+        return self._file(fit)
+
+    def module(self, of: str, fit: str) -> L.LightningModule:
+        """A new module of a fit with the weights that a fit has ended with.
+
+        Args:
+            of: The fit whose weights they are.
+            fit: The fit whose settings the module gets.
+        """
+        if of not in self._kept:
+            self._kept[of] = torch.load(self._file(of), map_location="cpu", weights_only=True)
+        module = self._building.module(fit)
+        # Of a compressed network there are none here: its package is put in its place.
+        module.load_state_dict(self._kept[of]["state_dict"], strict=False)
+        return module
+
+    def _file(self, fit: str) -> Path:
+        return self._building.folder / fit / "weights.ckpt"
