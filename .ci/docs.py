@@ -14,6 +14,7 @@ AREAS = (
     "lightning_compress.runtime",
     "lightning_compress.package",
     "lightning_compress.dkm",
+    "lightning_compress.tasks",
     "lightning_compress.recipes.data.boxes",
     "lightning_compress.recipes.data.labels",
     "lightning_compress.recipes.resnet50",

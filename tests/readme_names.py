@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_compress import CoreMLExport
 from lightning_compress.coreml import ImageInput, NonMaximumSuppression
-from lightning_compress.recipes.ssd_resnet18 import DetectorExport, ObjectDetector
+from lightning_compress.recipes.ssd_resnet18 import ObjectDetector
+from lightning_compress.tasks import Detection
 
 
 class Network(nn.Module):
@@ -63,13 +64,14 @@ def detector(path: Path) -> None:
     """Writes the package that a snippet loads: a detector for images of 160 pixels with suppressed boxes."""
     torch.manual_seed(0)
     network = ObjectDetector(num_classes=1, image_size=160).model.eval()
-    CoreMLExport(
+    export = CoreMLExport(
         path,
         image=ImageInput(scale=1 / 255),
-        class_labels=["digit"],
         nms=NonMaximumSuppression(),
+        class_labels=["digit"],
         verify=False,
-    ).run(DetectorExport(network, 160).eval(), torch.rand(1, 3, 160, 160))
+    )
+    Detection().interface(export, ["digit"]).run(network, torch.rand(1, 3, 160, 160))
 
 
 def own_boxes(root: Path) -> None:

@@ -12,22 +12,18 @@ from typing import Any, cast
 import lightning as L
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 from torch import nn
 
 from lightning_compress.callback.placement import Placement
 from lightning_compress.commands.calls import CallRecorder, as_example_inputs
+from lightning_compress.commands.training_record import TRAINING, training_record
 from lightning_compress.copying import copy_whole
 from lightning_compress.coreml.export import CoreMLExport
 from lightning_compress.coreml.structure import ExampleInputs, input_names
 from lightning_compress.errors import CompressionError, ConfigurationError, did_you_mean
 from lightning_compress.runtime import load
 from lightning_compress.tasks import InPlace, Task
-
-TRAINING = "training"
-"""Key in a package's metadata of the configuration that it was trained with, a JSON object."""
-
-_OF_TRAINING = ("seed", "recipe", "data", "compression", "float_fit", "compressed_fit", "trainer")
 
 
 class Recipe:
@@ -177,7 +173,7 @@ class Recipe:
             **(export.user_metadata or {}),
             "recipe": self.config.recipe.name,
             "compression": path.stem,
-            TRAINING: json.dumps(_training(self.config)),
+            TRAINING: json.dumps(training_record(self.config)),
         }
         if classes:
             metadata["classes"] = ",".join(classes)
@@ -236,19 +232,3 @@ def merged(base: DictConfig, own: DictConfig) -> DictConfig:
     with open_dict(result):
         result.merge_with(own)
     return result
-
-
-def _training(config: DictConfig) -> dict[str, Any]:
-    whole = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-    return {key: _without_folders(whole[key]) for key in _OF_TRAINING if key in whole}
-
-
-def _without_folders(value: Any) -> Any:
-    """The same with absolute paths cut to their last part: an app's users need not know of this machine's folders."""
-    if isinstance(value, dict):
-        return {key: _without_folders(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_folders(item) for item in value]
-    if isinstance(value, str) and (value.startswith("~") or Path(value).is_absolute()):
-        return Path(value).name or value
-    return value

@@ -15,7 +15,7 @@ from torch.utils import checkpoint
 from lightning_compress.copying import copy_whole
 from lightning_compress.coreml.structure import output_names, returning_tensors, take_apart
 from lightning_compress.coreml.workarounds import replaced
-from lightning_compress.errors import TraceError
+from lightning_compress.errors import CompressionError, TraceError
 
 _TOLERANCE = 1e-3
 """Largest difference between the module and its trace, relative to the largest output."""
@@ -104,7 +104,7 @@ def trace(module: nn.Module, inputs: tuple[Tensor, ...], *, name: str | None = N
             # although both compute the same; the comparison of outputs is the one that matters.
             traced = torch.jit.trace(module, inputs, check_trace=False)  # type: ignore[no-untyped-call]
             _require_equal(outputs, take_apart(traced(*inputs), name), name)
-        except TraceError:
+        except CompressionError:
             raise
         except Exception as error:
             raise TraceError(f"{name} cannot be traced on its example inputs: {_shortened(error)}") from error

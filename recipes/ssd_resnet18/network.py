@@ -9,6 +9,8 @@ from torchvision.models import ResNet18_Weights, resnet18
 from torchvision.models.detection.ssd import SSDHead
 from torchvision.ops.misc import Conv2dNormActivation
 
+from lightning_compress.state_dicts import without_prefix
+
 from ..weights import load_weights, read_weights
 from .default_boxes import ASPECT_RATIOS, boxes_per_cell
 
@@ -100,10 +102,14 @@ def load_pretrained(network: SSDResNet18, weights: str) -> None:
         ConfigurationError: weights that are unknown, cannot be downloaded, or do not fit.
     """
     state = read_weights(weights, ResNet18_Weights)
-    if any(name.startswith("backbone.") for name in state):
+    if any("backbone" in name.split(".") for name in state):
         load_weights(network, state, source=weights, replaceable="head.classification_head.")
     else:
-        load_weights(network.backbone, _without_classifier(state), source=weights)
+        load_weights(
+            network.backbone,
+            _without_classifier(without_prefix(state, network.backbone.state_dict())),
+            source=weights,
+        )
 
 
 def _without_classifier(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms.v2.functional import to_pil_image
 
-from lightning_compress.recipes.ssd_resnet18 import draw_detections
 from lightning_compress.runtime import load
+from lightning_compress.tasks.detections import draw_detections, select_detections
 
 ROOT = Path(__file__).resolve().parents[2]
 TITLES = {
@@ -40,13 +40,15 @@ def sheet(folder: Path, numbers: list[int], threshold: float) -> Image.Image:
     data = instantiate(config.data)
     data.setup()
     images = data.sample_images(max(numbers) + 1)[numbers]
+    task = instantiate(config.recipe.task)
     columns = []
     for name, title in TITLES.items():
-        detector = instantiate(config.recipe.evaluator)(
-            load(folder / f"{name}.mlpackage", precision="float16")
-        )
         with torch.no_grad():
-            detections = detector.eval().detect(images)
+            outputs = task.run(load(folder / f"{name}.mlpackage", precision="float16"), [images * 255])
+        detections = [
+            select_detections(scores.float(), boxes.float(), tuple(images.shape[-2:]), task.thresholds)
+            for scores, boxes in zip(*task.restored(outputs, ()), strict=True)
+        ]
         grid = draw_detections(images, detections, data.class_names, threshold=threshold, columns=1)
         columns.append(_captioned(to_pil_image(grid), title))
     width = sum(column.width for column in columns) + GAP * (len(columns) - 1)

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import lightning as L
 import pytest
-from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_compress import Compression, DKMPalettization
 from lightning_compress.commands.export import run
-from lightning_compress.commands.recipe import recipe_export, recipe_module
+from lightning_compress.commands.recipe import Recipe
 from lightning_compress.errors import ConfigurationError
 
 SMALL = (
@@ -32,13 +31,13 @@ def weights_of(package: Path) -> bytes:
 def test_the_package_of_a_checkpoint_is_that_of_its_fit(configure, tmp_path):
     checkpoint, package = tmp_path / "last.ckpt", tmp_path / "exported.mlpackage"
     config = configure(*SMALL, f"ckpt={checkpoint}", f"path={package}", command="export")
-    data = instantiate(config.data)
-    data.prepare_data()
-    data.setup("fit")
+    recipe = Recipe(config)
+    recipe.data.setup("fit")
+    module = recipe.module()
     compression = Compression(
         DKMPalettization(n_bits=2),
         module=config.recipe.network,
-        export=recipe_export(config, data, tmp_path / "fit.mlpackage"),
+        export=recipe.export(tmp_path / "fit.mlpackage", module),
     )
     trainer = L.Trainer(
         accelerator="cpu",
@@ -49,7 +48,7 @@ def test_the_package_of_a_checkpoint_is_that_of_its_fit(configure, tmp_path):
         enable_model_summary=False,
         callbacks=[compression, ModelCheckpoint(tmp_path, save_last=True)],
     )
-    trainer.fit(recipe_module(config), datamodule=data)
+    trainer.fit(module, datamodule=recipe.data)
     exported = run(config)
     assert exported.path == package
     assert weights_of(package) == weights_of(tmp_path / "fit.mlpackage")

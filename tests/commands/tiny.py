@@ -8,26 +8,23 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_compress.recipes.normalization import Normalize, example_images
+from lightning_compress.coreml import CoreMLExport
+from lightning_compress.recipes.normalization import Normalized, example_images
 from lightning_compress.recipes.optimization import one_cycle_of
-from lightning_compress.recipes.resnet50.evaluation import (
-    Batch,
-    ClassificationEvaluation,
-    ExportedClassifier,
-)
-from lightning_compress.recipes.resnet50.export import ClassifierExport
+from lightning_compress.recipes.resnet50.evaluation import Batch, ClassificationEvaluation
+from lightning_compress.tasks import Classification
 
 WORDS = [
     "recipe=resnet50",
     "recipe.module._target_=tests.commands.tiny.Classifier",
-    "recipe.wrapper._target_=tests.commands.tiny.Export",
-    "recipe.evaluator._target_=tests.commands.tiny.Evaluator",
+    "recipe.task._target_=tests.commands.tiny.Reached",
     "data.image_size=32",
     "data.batch_size=8",
     "trainer.accelerator=cpu",
@@ -60,7 +57,7 @@ class Classifier(ClassificationEvaluation):
         super().__init__(num_classes)
         self.save_hyperparameters()
         self.hparams.update({key: value for key, value in settings.items() if key in _OF_SCHEDULE})
-        self.model = nn.Sequential(
+        layers = nn.Sequential(
             nn.Conv2d(3, 32, 3, stride=2, padding=1),
             nn.BatchNorm2d(32),
             nn.ReLU(),
@@ -72,7 +69,7 @@ class Classifier(ClassificationEvaluation):
             nn.Dropout(0.2),
             nn.Linear(256, num_classes),
         )
-        self.normalize = Normalize()
+        self.model = Normalized(layers)
         self.example_input_array = example_images(image_size)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -80,12 +77,12 @@ class Classifier(ClassificationEvaluation):
 
     def probabilities(self, images: Tensor) -> Tensor:
         reach("validate")
-        return self(self.normalize(images)).float().softmax(dim=-1)
+        return super().probabilities(images)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         reach("train")
         images, labels = batch
-        loss = F.cross_entropy(self(self.normalize(images)), labels)
+        loss = F.cross_entropy(self(images), labels)
         self.log("train/loss", loss, batch_size=len(images))
         return loss
 
@@ -96,20 +93,16 @@ class Classifier(ClassificationEvaluation):
 _OF_SCHEDULE = ("optimizer", "learning_rate", "weight_decay", "momentum", "warmup_fraction")
 
 
-class Export(ClassifierExport):
-    """The recipe's form of a package: it is made for each conversion."""
+class Reached(Classification):
+    """Is asked for the interface of each package, and runs each that is measured."""
 
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__(network)
+    def interface(self, export: CoreMLExport, classes: Sequence[str]) -> CoreMLExport:
         reach("export")
+        return super().interface(export, classes)
 
-
-class Evaluator(ExportedClassifier):
-    """Measures a package: it is made for each."""
-
-    def __init__(self, exported: nn.Module, num_classes: int, **settings: Any) -> None:
-        super().__init__(exported, num_classes, **settings)
+    def run(self, package: nn.Module, inputs: Sequence[Tensor]) -> Mapping[str, Any]:
         reach("measure")
+        return super().run(package, inputs)
 
 
 class _Rank(nn.Module):
@@ -124,7 +117,7 @@ class Unexportable(Classifier):
 
     def __init__(self, num_classes: int, image_size: int, **settings: Any) -> None:
         super().__init__(num_classes, image_size, **settings)
-        self.model.append(_Rank())
+        self.model.network.append(_Rank())
 
 
-__all__ = ["WORDS", "Classifier", "Evaluator", "Export", "Unexportable"]
+__all__ = ["WORDS", "Classifier", "Reached", "Unexportable"]

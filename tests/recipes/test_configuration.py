@@ -8,6 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from lightning_compress.coreml import CoreMLExport
 from lightning_compress.recipes import resnet50, ssd_resnet18
 from lightning_compress.recipes.data import boxes, labels
 from lightning_compress.recipes.data.datamodule import RecipeDataModule
@@ -58,11 +59,11 @@ def test_a_recipe_brings_its_module_its_data_and_its_export(configured, recipe, 
     assert isinstance(built, module)
     assert built.example_input_array.shape == (1, 3, 64, 64)
     assert isinstance(instantiate(config.data), data)
-    exported = instantiate(config.recipe.wrapper)(getattr(built, config.recipe.network).eval())
-    outputs = exported(torch.rand(1, 3, 64, 64))
-    assert len(outputs if isinstance(outputs, tuple) else [outputs]) == len(exported.output_names)
-    evaluator = instantiate(config.recipe.evaluator)(exported)
-    assert evaluator.white == 255
+    task = instantiate(config.recipe.task)
+    assert task.name == instantiate(config.data).task
+    export = task.interface(CoreMLExport("net.mlpackage"), ["a"])
+    outputs = export.wrapped(built.model.eval())(torch.rand(1, 3, 64, 64))
+    assert len(outputs) == len(export.output_names or outputs)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_each_data_set_is_built_with_plain_settings(configured, data: str, tmp_p
     config = configured(f"recipe={'ssd_resnet18' if detection else 'resnet50'}", f"data={data}", *root)
     built = instantiate(config.data)
     assert isinstance(built, RecipeDataModule)
-    assert built.task == config.recipe.task
+    assert built.task == instantiate(config.recipe.task).name
     assert config.recipe.module.num_classes == built.num_classes
     assert config.recipe.module.image_size == built.image_size
 
@@ -82,22 +83,13 @@ def test_each_data_set_is_built_with_plain_settings(configured, data: str, tmp_p
 def test_an_experiment_chooses_recipe_and_data(configured) -> None:
     config = configured("experiment=own", "data.root=somewhere", "data.categories=[person]")
     assert config.recipe.name == "ssd_resnet18"
-    assert config.recipe.wrapper.image_size == 96
+    assert config.recipe.module.image_size == 96
     assert instantiate(config.data).categories == ["person"]
 
 
 def test_the_command_line_has_the_last_word(configured) -> None:
     config = configured("experiment=own", "data=penn_fudan", "data.root=somewhere")
     assert isinstance(instantiate(config.data), boxes.PennFudanDataModule)
-
-
-def test_the_detection_recipe_draws_what_it_finds(configured, tmp_path) -> None:
-    config = configured("recipe=ssd_resnet18", "data.image_size=64", "data.val_images=2")
-    draw = instantiate(config.recipe.picture)
-    path = draw(
-        instantiate(config.recipe.module), instantiate(config.data), tmp_path / "samples.png", count=2
-    )
-    assert path.is_file()
 
 
 def test_hyperparameters_are_plain_types(configured) -> None:

@@ -1,23 +1,15 @@
 from __future__ import annotations
 
-import coremltools as ct
 import pytest
 import torch
 from torch import fx, nn
+from torchvision.transforms import v2
 
-from lightning_compress.coreml import ImageInput
-from lightning_compress.coreml.convert import Interface, convert
 from lightning_compress.errors import ConfigurationError
-from lightning_compress.package.save import save_package
 from lightning_compress.recipes.data.boxes import DigitsDetectionDataModule
 from lightning_compress.recipes.data.labels import DigitsDataModule
-from lightning_compress.recipes.resnet50 import (
-    ClassifierExport,
-    ExportedClassifier,
-    ImageClassifier,
-    resnet50,
-)
-from lightning_compress.runtime import load
+from lightning_compress.recipes.normalization import IMAGENET_MEAN, IMAGENET_STD
+from lightning_compress.recipes.resnet50 import ImageClassifier, resnet50
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +41,11 @@ def test_fx_traces_the_network(classifier: ImageClassifier) -> None:
 
 
 def test_it_trains_validates_and_tests(trainer, classifier: ImageClassifier, data: DigitsDataModule) -> None:
-    before = classifier.model.conv1.weight.clone()
+    before = classifier.model.network.conv1.weight.clone()
     fit = trainer(max_epochs=1, limit_train_batches=2, limit_val_batches=2, limit_test_batches=2)
     fit.fit(classifier, data)
     assert {"train/loss", "val/accuracy"} <= fit.callback_metrics.keys()
-    assert not torch.equal(classifier.model.conv1.weight, before)
+    assert not torch.equal(classifier.model.network.conv1.weight, before)
     assert fit.lr_scheduler_configs[0].scheduler.total_steps == 2
     (results,) = fit.test(classifier, data, verbose=False)
     assert 0 <= results["test/accuracy"] <= 1
@@ -64,56 +56,16 @@ def test_a_checkpoint_brings_the_module_back(trainer, classifier: ImageClassifie
     fit.fit(classifier, data)
     fit.save_checkpoint(tmp_path / "one.ckpt")
     again = ImageClassifier.load_from_checkpoint(tmp_path / "one.ckpt", weights_only=True)
-    assert torch.equal(again.model.fc.weight, classifier.model.fc.weight)
+    assert torch.equal(again.model.network.fc.weight, classifier.model.network.fc.weight)
     assert again.hparams["image_size"] == 32
 
 
-def test_the_exported_form_takes_raw_images_and_gives_the_same_probabilities(classifier, data) -> None:
+def test_its_network_takes_images_as_they_are(classifier: ImageClassifier, data: DigitsDataModule) -> None:
     classifier.eval()
     images = data.sample_images(4)
-    probabilities = ClassifierExport(classifier.model)(images)
-    torch.testing.assert_close(probabilities, classifier.probabilities(images))
-    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(4))
-
-
-@pytest.mark.parametrize("batched", [False, True])
-@pytest.mark.parametrize("named", [False, True])
-def test_the_exported_form_measures_as_the_module_does(trainer, classifier, data, batched, named) -> None:
-    class Named(nn.Module):
-        def __init__(self, exported: nn.Module) -> None:
-            super().__init__()
-            self.exported = exported
-
-        def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-            return {"probabilities": self.exported(image)}
-
-    exported = ClassifierExport(classifier.model)
-    measure = trainer(limit_test_batches=4)
-    (own,) = measure.test(classifier, data, verbose=False)
-    (other,) = measure.test(
-        ExportedClassifier(Named(exported) if named else exported, 10, batched=batched), data, verbose=False
-    )
-    assert own == other
-
-
-def test_a_package_of_it_measures_as_the_module_does(classifier: ImageClassifier, data, tmp_path) -> None:
-    wrapped = ClassifierExport(classifier.model)
-    model = convert(
-        wrapped,
-        torch.rand(1, 3, 32, 32),
-        target=ct.target.iOS16,
-        interface=Interface(
-            image=ImageInput(scale=1 / 255),
-            input_names=wrapped.input_names,
-            output_names=wrapped.output_names,
-        ),
-    )
-    package = load(save_package(model, tmp_path / "classifier.mlpackage"))
-    measured = ExportedClassifier(package, 10, white=255)
-    images = data.sample_images(8)
-    torch.testing.assert_close(
-        measured.probabilities(images), classifier.eval().probabilities(images), atol=1e-3, rtol=0.01
-    )
+    normalized = v2.functional.normalize(images, list(IMAGENET_MEAN), list(IMAGENET_STD))
+    torch.testing.assert_close(classifier(images), classifier.model.network(normalized), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(classifier.probabilities(images), classifier(images).softmax(dim=1))
 
 
 def test_boxes_are_refused_as_data(trainer, classifier: ImageClassifier) -> None:

@@ -15,8 +15,7 @@ from torchvision.ops import box_convert
 
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.recipes.normalization import IMAGENET_MEAN, IMAGENET_STD, Normalize
-from lightning_compress.recipes.ssd_resnet18 import BoxDecoder, DetectorExport, SSDResNet18, default_boxes
-from lightning_compress.recipes.ssd_resnet18.decoding import DetectionThresholds, select_detections
+from lightning_compress.recipes.ssd_resnet18 import BoxDecoder, Detector, SSDResNet18, default_boxes
 from lightning_compress.recipes.ssd_resnet18.default_boxes import (
     ASPECT_RATIOS,
     SCALES,
@@ -24,6 +23,7 @@ from lightning_compress.recipes.ssd_resnet18.default_boxes import (
     feature_map_sizes,
 )
 from lightning_compress.recipes.ssd_resnet18.loss import MultiBoxLoss
+from lightning_compress.tasks.detections import DetectionThresholds, select_detections
 
 SIDE = 96
 
@@ -149,7 +149,7 @@ def test_detections_are_those_of_torchvisions_ssd(network: SSDResNet18, torchvis
     torchvision_ssd.eval()
     with torch.no_grad():
         expected = torchvision_ssd(list(images))
-        scores, boxes = DetectorExport(network, SIDE)(images)
+        scores, boxes = Detector(network, SIDE)(images)
     for image_scores, image_boxes, wanted in zip(scores, boxes, expected, strict=True):
         found = select_detections(image_scores, image_boxes, (SIDE, SIDE))
         torch.testing.assert_close(found["scores"], wanted["scores"], atol=1e-5, rtol=1e-4)

@@ -65,8 +65,8 @@ def test_the_last_layer_starts_anew_for_another_number_of_classes(tmp_path, capl
     with caplog.at_level(logging.INFO):
         classifier = ImageClassifier(10, 64, weights=str(tmp_path / "twelve.pt"))
     saved = torch.load(tmp_path / "twelve.pt", weights_only=True)
-    assert torch.equal(classifier.model.conv1.weight, saved["conv1.weight"])
-    assert classifier.model.fc.out_features == 10
+    assert torch.equal(classifier.model.network.conv1.weight, saved["network.conv1.weight"])
+    assert classifier.model.network.fc.out_features == 10
     assert "fc starts anew" in caplog.text
 
 

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from lightning_compress.coreml import CoreMLExport, ImageInput, NonMaximumSuppression
+from lightning_compress.errors import ConfigurationError
+from lightning_compress.recipes.data.boxes import DigitsDetectionDataModule
+from lightning_compress.recipes.ssd_resnet18 import ObjectDetector
+from lightning_compress.runtime import load
+from lightning_compress.tasks import Detection, InPlace
+
+SIDE = 64
+IMAGE = ImageInput(scale=1 / 255)
+
+
+@pytest.fixture(scope="module")
+def detector() -> ObjectDetector:
+    torch.manual_seed(0)
+    return ObjectDetector(1, SIDE, score_threshold=0.001).eval()
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return DigitsDetectionDataModule(image_size=SIDE, train_images=1, val_images=4).sample_images(4)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["every box", "suppressed"])
+def package(request, detector, tmp_path_factory) -> InPlace:
+    task = Detection(score_threshold=0.001)
+    export = CoreMLExport(
+        tmp_path_factory.mktemp("detector") / "net.mlpackage",
+        compute_precision="float32",
+        image=IMAGE,
+        # Thresholds of the task take the place of these.
+        nms=NonMaximumSuppression(confidence_threshold=0.9) if request.param else None,
+    )
+    export = task.interface(export, ["digit"])
+    written = export.run(detector.model, detector.example_input_array).path
+    return InPlace(load(written), detector.model, detector.example_input_array, task, IMAGE)
+
+
+def test_a_package_in_place_detects_what_the_module_does(detector, package, images):
+    expected = detector.detect(images)
+    network, detector.model = detector.model, package
+    found = detector.detect(images)
+    detector.model = network
+    for one, other in zip(expected, found, strict=True):
+        assert len(one["scores"]) > 0
+        assert torch.equal(one["labels"], other["labels"])
+        torch.testing.assert_close(one["scores"], other["scores"], atol=1e-4, rtol=0)
+        torch.testing.assert_close(one["boxes"], other["boxes"], atol=0.01, rtol=0)
+
+
+def test_a_picture_of_its_detections_is_drawn(package, images, tmp_path):
+    path = tmp_path / "picture.png"
+    pixels = images * 255
+    assert package.task.draw(pixels, package.outputs([pixels]), [], path, threshold=0.001)
+    with Image.open(path) as picture:
+        assert picture.mode == "RGB"
+        assert picture.width > picture.height
+
+
+def test_other_outputs_are_no_boxes(tmp_path):
+    export = Detection().interface(CoreMLExport(tmp_path / "net.mlpackage"), [])
+    with pytest.raises(ConfigurationError, match=r"returns confidences.*returns \[\(1, 3\)\]"):
+        export.run(nn.Linear(8, 3), torch.rand(1, 8))
