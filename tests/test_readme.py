@@ -32,9 +32,6 @@ FILES = ("README.md", "conf/README.md")
 README = "\n".join((Path(__file__).parents[1] / name).read_text(encoding="utf-8") for name in FILES)
 BLOCKS = re.findall(r"^```\w*\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 
-RUN = "run"
-"""The folder that a command of the README names, and others take up."""
-
 
 def is_of_commands(block: str) -> bool:
     return block.startswith(("lightning-compress ", "python3 -m venv "))
@@ -98,12 +95,22 @@ def is_an_application(block: str, folder: Path) -> None:
         assert (folder / "digits.mlpackage").is_dir()
 
 
+def is_a_module_of_ones_own(block: str, folder: Path) -> None:
+    names: dict[str, Any] = {}
+    exec(block, names)
+    module, data = names["LitTagger"](), names["Photos"]()
+    L.Trainer(fast_dev_run=True, accelerator="cpu").fit(module, datamodule=data)
+    assert "recipe.module._target_=shop.LitTagger" in README
+    assert "data._target_=shop.Photos" in README
+
+
 SNIPPETS: dict[str, Callable[[str, Path], None]] = {
     "callbacks=[compression]).fit(lit, datamodule=data)": fits,
     "MagnitudePruning(target_sparsity=0.5,": joins_methods,
     "palette of 2 bits": is_printed,
     'runtime.load("detector.mlpackage")': reads_a_package,
     "class LitDigits(": is_an_application,
+    "class LitTagger(": is_a_module_of_ones_own,
     "searchpath: [pkg://lightning_compress.conf]": is_an_application,
 }
 SLOW = (reads_a_package, is_an_application)
@@ -178,7 +185,10 @@ def shortened(words: list[str]) -> list[str]:
     given = {word.partition("=")[0] for word in words}
     choices = compose_command(command, sort_words(command, words[1:]).overrides).choices
     size = "32" if choices["recipe"] == "resnet50" else "64"
-    wanted = {"data.image_size": size, "data.batch_size": "2", **SHORTER.get(choices["data"] or "", {})}
+    wanted = {"data.image_size": size, "data.batch_size": "2", **SHORTER.get(choices.get("data") or "", {})}
+    if choices["recipe"] == "module":
+        # Its data have arguments of their own.
+        wanted = {}
     if command == "verify":
         # After two steps many a box stands on an edge.
         wanted |= {"samples": "2", "metric_tolerance": "0.1"}
@@ -197,13 +207,19 @@ def shortened(words: list[str]) -> list[str]:
 
 @pytest.fixture(scope="session")
 def user_folder(tmp_path_factory) -> Path:
-    """A folder with a user's images, in which the command that names a folder for its results has run."""
+    """A folder with a user's images and module, in which the commands that name a folder for their results have run."""
     folder = tmp_path_factory.mktemp("readme")
     readme_names.own_boxes(folder / "my" / "images")
     readme_names.own_classes(folder / "my" / "imagenet")
-    (first,) = (words for words in OURS if f"hydra.run.dir={RUN}" in words)
-    typed(first, folder)
+    (folder / "shop.py").write_text(snippet("class LitTagger("))
+    for words in OURS:
+        if names_a_folder(words):
+            typed(words, folder)
     return folder
+
+
+def names_a_folder(words: list[str]) -> bool:
+    return any(word.startswith("hydra.run.dir=") for word in words)
 
 
 def typed(words: list[str], folder: Path) -> str:
@@ -213,7 +229,7 @@ def typed(words: list[str], folder: Path) -> str:
 @pytest.mark.parametrize("words", OURS, ids=" ".join)
 def test_the_words_of_a_command_are_good(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for file in re.findall(r"run/[\w./]+", " ".join(words)):
+    for file in re.findall(r"(?:run|tagger)/[\w./]+", " ".join(words)):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
     sorted_words = sort_words(words[0], words[1:])
@@ -223,8 +239,9 @@ def test_the_words_of_a_command_are_good(words, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("words", OURS, ids=" ".join)
 def test_a_command_runs(words, user_folder):
-    if f"hydra.run.dir={RUN}" in words:
-        assert (user_folder / RUN / "results.md").is_file()
+    (named,) = [word.partition("=")[2] for word in words if word.startswith("hydra.run.dir=")] or [None]
+    if named is not None:
+        assert (user_folder / named / "results.md").is_file()
         return
     assert typed(words, user_folder)
 

@@ -68,8 +68,10 @@ def _has_submodule(module: nn.Module, path: str) -> bool:
 
 
 def _only_child(pl_module: L.LightningModule) -> str:
+    owned = {name: set(child.parameters()) for name, child in pl_module.named_children()}
+    # A part of one child that the module holds under a name of its own is no other child.
     candidates = [
-        name for name, child in pl_module.named_children() if next(child.parameters(), None) is not None
+        name for name, own in owned.items() if own and not any(own < others for others in owned.values())
     ]
     if len(candidates) != 1:
         raise ConfigurationError(

@@ -36,6 +36,11 @@ class Words:
     asks_for_help: bool = False
 
 
+_OF_ONES_OWN = "recipe=module"
+
+_ARGUMENTS = ("recipe.module.", "float_fit.module.", "compressed_fit.module.", "data.")
+
+
 class UnknownOptionError(ConfigurationError):
     """A word that begins like an option and is none."""
 
@@ -72,7 +77,14 @@ def sort_words(command: str, words: Sequence[str]) -> Words:
         given.append(word)
         if "=" not in word and rest and _takes(action, rest[0]):
             given.append(rest.pop(0))
-    return Words(overrides, given, any(word in HELP for word in words))
+    return Words(_with_own_arguments(overrides), given, any(word in HELP for word in words))
+
+
+def _with_own_arguments(overrides: list[str]) -> list[str]:
+    """With a module of one's own, the arguments of its class and of its data's are keys that no configuration lists."""
+    if _OF_ONES_OWN not in overrides:
+        return overrides
+    return [f"++{word}" if word.startswith(_ARGUMENTS) else word for word in overrides]
 
 
 def _takes(action: Action, word: str) -> bool:

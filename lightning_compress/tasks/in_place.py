@@ -100,19 +100,25 @@ class InPlace(nn.Module):
         (network,) = self.__dict__["_network"]
         value = getattr(network, name)
         if isinstance(value, nn.Module | Tensor | types.MethodType):
-            kind = (
-                "layer"
-                if isinstance(value, nn.Module)
-                else "weight"
-                if isinstance(value, Tensor)
-                else "method"
-            )
-            raise ConfigurationError(
-                f"validation asks the network for its {kind} {name!r}, which a package cannot give: it is a whole "
-                "that is only called. Let the validation step call the network alone, or set recipe.network to the "
-                "part that it calls"
-            )
+            kinds = {nn.Module: "layer", Tensor: "weight", types.MethodType: "method"}
+            (kind,) = (word for known, word in kinds.items() if isinstance(value, known))
+            raise _cannot_give(f"{kind} {name!r}")
         return value
+
+    def __getitem__(self, index: Any) -> Any:
+        """Parts of a sequence are layers, too."""
+        raise _cannot_give(f"part {index!r}")
+
+    def __iter__(self) -> Any:
+        """As for one part."""
+        raise _cannot_give("parts")
+
+
+def _cannot_give(what: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"validation asks the network for its {what}, which a package cannot give: it is a whole that is only called. "
+        "Let the validation step call the network alone, or set recipe.network to the part that it calls"
+    )
 
 
 def as_pixels(values: Tensor, image: ImageInput) -> Tensor:

@@ -16,7 +16,7 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_image
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def configure() -> Callable[..., DictConfig]:
     """Composes a shipped configuration as the command does."""
 

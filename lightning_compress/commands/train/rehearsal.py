@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import lightning as L
 from omegaconf import ListConfig
 
 from lightning_compress.callback.checkpoints import (
@@ -30,7 +34,8 @@ def rehearse_job(building: Building, *, exports: bool) -> float:
     """Find out in the first seconds what would end a job after hours.
 
     Trainers, modules and what they go on from are looked at. With `exports`, an untrained float16 package and an
-    untrained compressed one are converted and loaded, one batch is measured and one picture drawn; nothing stays.
+    untrained compressed one are converted and loaded, one batch is trained on, one is measured and one picture drawn;
+    nothing stays.
 
     Args:
         building: Of the job; its data are set up.
@@ -87,6 +92,8 @@ def _rehearse_float(building: Building, bits: Sequence[int], exports: bool) -> N
     export.validate()
     if not exports:
         return
+    if stage.enabled:
+        _try_step(building)
 
     def try_package(package: Path) -> None:
         if bits:
@@ -95,6 +102,37 @@ def _rehearse_float(building: Building, bits: Sequence[int], exports: bool) -> N
 
     recipe = building.recipe
     export.rehearse(recipe.network_copy(module), recipe.example_inputs(module), further=try_package)
+
+
+def _try_step(building: Building) -> None:
+    """Train a module that is thrown away on one batch."""
+    stage = building.config.float_fit
+    with tempfile.TemporaryDirectory() as folder, without_notices(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = L.Trainer(
+            accelerator=building.config.trainer.get("accelerator", "auto"),
+            devices=1,
+            gradient_clip_val=stage.trainer.get("gradient_clip_val"),
+            fast_dev_run=True,
+            limit_val_batches=0,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=folder,
+            callbacks=[_RequireLoss()],
+        )
+        trainer.fit(building.module("float_fit"), datamodule=building.data)
+
+
+class _RequireLoss(L.Callback):
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if pl_module.automatic_optimization and not outputs:
+            raise ConfigurationError(
+                f"training_step of {type(pl_module).__name__} returns nothing, so that nothing would be trained; "
+                "let it return the loss"
+            )
 
 
 def _try_measuring(building: Building, package: Path) -> None:
