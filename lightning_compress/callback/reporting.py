@@ -9,6 +9,7 @@ from lightning_compress.coreml.export import ExportedPackage
 from lightning_compress.methods.mechanism.plan_table import plan_table
 from lightning_compress.methods.mechanism.preparation import PreparedModule
 from lightning_compress.methods.mechanism.summary import LayerSummary, summary_table
+from lightning_compress.package.rendering import in_megabytes
 from lightning_compress.untrusted_text import plain_text
 
 
@@ -28,6 +29,6 @@ def package_line(package: ExportedPackage) -> str:
     """One line on what was written: where, for which systems, and how much smaller than float16."""
     ratio = package.float16_weight_bytes / max(package.weight_bytes, 1)
     smaller = f", {ratio:.1f} times smaller than at float16" if ratio > 1.05 else ""
-    megabytes = package.package_bytes / 1e6, package.weight_bytes / 1e6
     path = plain_text(str(package.path))
-    return f"{path} ({package.target}): {megabytes[0]:.2f} MB, weights {megabytes[1]:.2f} MB{smaller}"
+    sizes = f"{in_megabytes(package.package_bytes)}, weights {in_megabytes(package.weight_bytes)}"
+    return f"{path} ({package.target}): {sizes}{smaller}"

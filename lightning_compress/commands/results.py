@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_compress.markdown import markdown_table
+from lightning_compress.package.rendering import in_megabytes
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ def _below(folder: Path, path: str) -> str:
 def _cells(result: Result, reference: Result) -> list[str]:
     return [
         result.name,
-        f"{result.package_bytes / 1e6:.2f} MB",
-        f"{result.weight_bytes / 1e6:.2f} MB",
+        in_megabytes(result.package_bytes),
+        in_megabytes(result.weight_bytes),
         f"{reference.package_bytes / result.package_bytes:.2f}",
         f"{result.value:.4f}",
     ]

@@ -155,6 +155,16 @@ def format_bytes(count: int) -> str:
     return f"{size:.1f} GB"
 
 
+def in_megabytes(count: int) -> str:
+    """Bytes of packages that are compared, in megabytes with two decimals, or in kilobytes where these would say nothing.
+
+    Example:
+        >>> in_megabytes(3_212_345), in_megabytes(9_310)
+        ('3.21 MB', '9.3 kB')
+    """
+    return f"{count / 1e6:.2f} MB" if count >= 1e5 else format_bytes(count)
+
+
 def _add_sum(table: Table, name: str, rows: list[Layer]) -> None:
     parameters = sum(row.parameters for row in rows)
     zeros = sum(row.sparsity * row.parameters for row in rows)
