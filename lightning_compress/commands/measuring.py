@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torchmetrics import Metric
+from torchvision.utils import save_image
 
 from lightning_compress.commands.calls import Call, CallRecorder
 from lightning_compress.commands.recipe import Recipe
@@ -128,10 +129,10 @@ def measure_package(
 def _draw(recipe: Recipe, placed: InPlace, calls: Sequence[Call], picture: Picture) -> None:
     inputs = [placed.inputs(*call.arguments, **call.named) for call in calls]
     first = [torch.cat(tensors)[: picture.count] for tensors in zip(*inputs, strict=True)]
-    picture.path.parent.mkdir(parents=True, exist_ok=True)
-    recipe.task.draw(
-        first[0], placed.outputs(first), recipe.classes, picture.path, threshold=picture.threshold
-    )
+    drawn = recipe.task.picture(first[0], placed.outputs(first), recipe.classes, threshold=picture.threshold)
+    if drawn is not None:
+        picture.path.parent.mkdir(parents=True, exist_ok=True)
+        save_image(drawn, picture.path)
 
 
 def _kinds(module: L.LightningModule, data: L.LightningDataModule, metric: str) -> list[str]:

@@ -156,7 +156,7 @@ def format_bytes(count: int) -> str:
 
 
 def in_megabytes(count: int) -> str:
-    """Bytes of packages that are compared, in megabytes with two decimals, or in kilobytes where these would say nothing.
+    """Bytes of packages to compare, in megabytes with two decimals, or in kilobytes where these would say nothing.
 
     Example:
         >>> in_megabytes(3_212_345), in_megabytes(9_310)

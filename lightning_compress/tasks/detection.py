@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from torchvision.utils import save_image
 
 from lightning_compress.coreml.detector import (
     CONFIDENCE,
@@ -73,15 +71,15 @@ class Detection(Task):
         """One pixel in shares of the longer side."""
         return None if size is None else 1 / max(size)
 
-    def draw(
+    def picture(
         self,
         images: Tensor,
         outputs: Mapping[str, Any],
         classes: Sequence[str],
-        path: Path,
         *,
         threshold: float,
-    ) -> bool:
+        columns: int = 4,
+    ) -> Tensor | None:
         """Each image with its boxes."""
         confidence, coordinates = self.restored(outputs, ())
         height, width = images.shape[-2:]
@@ -90,11 +88,14 @@ class Detection(Task):
             for scores, boxes in zip(confidence, coordinates, strict=True)
         ]
         names = list(classes) or [str(index + 1) for index in range(confidence.shape[-1])]
-        grid = draw_detections(
-            images / 255, detections, names, threshold=threshold, most_boxes=self.most_boxes
+        return draw_detections(
+            images / 255,
+            detections,
+            names,
+            threshold=threshold,
+            most_boxes=self.most_boxes,
+            columns=columns,
         )
-        save_image(grid, path)
-        return True
 
 
 def _stacked(output: Tensor | Sequence[Tensor]) -> Tensor:

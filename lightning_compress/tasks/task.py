@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -18,8 +17,8 @@ class Task:
     """Tensors in, tensors out: the package returns what the network does. The base of all tasks.
 
     A task answers four questions, and a new one is a subclass that answers some of them otherwise: how a package is
-    presented (`interface`), how what it returns becomes again what the network returned (`run`, `restored`), how a
-    picture of it is drawn (`draw`), and how near it has to be to its network (`pixel`).
+    presented (`interface`), how what it returns becomes again what the network returned (`run`, `restored`), how it is
+    drawn (`picture`), and how near it has to be to its network (`pixel`).
 
     Args:
         labels: Names of the classes, in the order of the network's outputs; None takes those that the data module knows
@@ -81,28 +80,28 @@ class Task:
         """
         return None
 
-    def draw(
+    def picture(
         self,
         images: Tensor,
         outputs: Mapping[str, Any],
         classes: Sequence[str],
-        path: Path,
         *,
         threshold: float,
-    ) -> bool:
-        """Draw what a package finds in images, if this task has a picture.
+        columns: int = 4,
+    ) -> Tensor | None:
+        """A picture of what a package finds in images; None for tasks that have none.
 
         Args:
             images: N x channels x H x W, pixels of 0 to 255.
             outputs: What `run` has returned for them.
             classes: Names of the classes, or none.
-            path: Of the PNG file to write.
             threshold: Least confidence that is drawn.
+            columns: Images in a row.
 
         Returns:
-            Whether a picture was drawn.
+            3 x height x width in [0, 1].
         """
-        return False
+        return None
 
 
 def with_labels(export: CoreMLExport, classes: Sequence[str]) -> CoreMLExport:

@@ -16,7 +16,6 @@ from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms.v2.functional import to_pil_image
 
 from lightning_compress.runtime import load
-from lightning_compress.tasks.detections import draw_detections, select_detections
 
 ROOT = Path(__file__).resolve().parents[2]
 TITLES = {
@@ -45,11 +44,7 @@ def sheet(folder: Path, numbers: list[int], threshold: float) -> Image.Image:
     for name, title in TITLES.items():
         with torch.no_grad():
             outputs = task.run(load(folder / f"{name}.mlpackage", precision="float16"), [images * 255])
-        detections = [
-            select_detections(scores.float(), boxes.float(), tuple(images.shape[-2:]), task.thresholds)
-            for scores, boxes in zip(*task.restored(outputs, ()), strict=True)
-        ]
-        grid = draw_detections(images, detections, data.class_names, threshold=threshold, columns=1)
+        grid = task.picture(images * 255, outputs, data.class_names, threshold=threshold, columns=1)
         columns.append(_captioned(to_pil_image(grid), title))
     width = sum(column.width for column in columns) + GAP * (len(columns) - 1)
     picture = Image.new("RGB", (width, columns[0].height), "white")
