@@ -89,13 +89,15 @@ def test_weights_alone_that_a_fit_should_go_on_from(refusal, checkpoint, tmp_pat
 def test_weights_of_another_network(refusal, tmp_path):
     path = tmp_path / "other.bin"
     torch.save({"state_dict": {"model.0.weight": torch.zeros(3)}}, path)
-    assert "does not fit Classifier: missing" in refusal(f"float_fit.weights={path}")
+    told = refusal(f"float_fit.weights={path}")
+    assert "fits neither Classifier (" in told
+    assert "missing: model.network.0" in told
 
 
 def test_a_metric_that_is_not_logged(refusal):
-    told = refusal("recipe.metric=acuracy")
-    assert "recipe.metric='acuracy' is not among what Evaluator logs" in told
-    assert "did you mean 'accuracy'" in told
+    told = refusal("recipe.metric=val/acuracy")
+    assert "recipe.metric='val/acuracy' is not among what Classifier logs" in told
+    assert "did you mean 'val/accuracy'" in told
 
 
 @pytest.mark.usefixtures("failing_conversion")

@@ -13,14 +13,14 @@ from tests.commands.processes import Call, Ended, run_calls
 from tests.commands.tiny import WORDS
 
 STAGES = {
-    "the float fit": ["train:3", "train:6", "train:12", "validate:1", "validate:4"],
-    "the float package": ["export:3", "measure:2"],
+    "the float fit": ["train:4", "train:7", "train:13", "validate:3", "validate:5"],
+    "the float package": ["export:8", "measure:2", "validate:20"],
     "palettization after training": ["measure:3", "measure:4"],
-    "the compressed fit": ["train:13", "train:15", "train:24", "validate:7", "export:4"],
+    "the compressed fit": ["train:14", "train:16", "train:25", "validate:143", "export:11"],
     "the compressed package": ["measure:5"],
 }
-"""Points of the tiny job in each stage: two epochs of six steps a fit. The rehearsal has made two exports before, and
-measured one package."""
+"""Points of the tiny job in each stage: two epochs of six steps a fit. The rehearsal has converted three times before,
+trained on one batch, and measured one package; a package is measured in 45 batches, and two are validated in an epoch."""
 
 STATUS = {"SIGINT": 130, "SIGTERM": 143, "SIGKILL": -9}
 
@@ -58,11 +58,11 @@ def jobs(tmp_path_factory) -> tuple[Path, dict[str, Ended]]:
     folder = tmp_path_factory.mktemp("jobs")
     calls = {
         "whole": begun("whole"),
-        "SIGINT": begun("SIGINT", stop_at="train:4:SIGINT"),
+        "SIGINT": begun("SIGINT", stop_at="train:5:SIGINT"),
         "SIGINT resumed": resumed("SIGINT"),
         "SIGTERM": begun("SIGTERM", stop_at="measure:3:SIGTERM"),
         "SIGTERM resumed": resumed("SIGTERM"),
-        "SIGKILL": begun("SIGKILL", *OFTEN, stop_at="train:16:SIGKILL"),
+        "SIGKILL": begun("SIGKILL", *OFTEN, stop_at="train:17:SIGKILL"),
         "SIGKILL resumed": resumed("SIGKILL"),
         "again": begun("whole"),
         "finished": resumed("whole"),
@@ -178,7 +178,7 @@ def test_a_damaged_state_is_told_in_a_line(damaged, name, message):
 
 @pytest.mark.slow
 def test_a_truncated_checkpoint_of_a_stopped_fit_is_named(tmp_path):
-    (stopped,) = run_calls(begun("job", stop_at="train:4:SIGINT"), folder=tmp_path)
+    (stopped,) = run_calls(begun("job", stop_at="train:5:SIGINT"), folder=tmp_path)
     assert stopped.code == 130
     checkpoint = tmp_path / "job" / "float_fit" / "checkpoints" / "stopped.ckpt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
@@ -230,7 +230,7 @@ def test_a_job_stopped_at_any_point_of_any_stage_ends_as_one_never_stopped(tmp_p
 def test_a_job_stopped_in_each_stage_in_turn_ends_as_one_never_stopped(tmp_path):
     whole, *ended = run_calls(
         begun("whole"),
-        begun("job", stop_at="train:3:SIGTERM"),
+        begun("job", stop_at="train:4:SIGTERM"),
         resumed("job", stop_at="train:5:SIGINT"),
         resumed("job", stop_at="measure:2:SIGTERM"),
         resumed("job", stop_at="train:8:SIGTERM"),

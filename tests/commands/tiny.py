@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -94,15 +95,29 @@ _OF_SCHEDULE = ("optimizer", "learning_rate", "weight_decay", "momentum", "warmu
 
 
 class Reached(Classification):
-    """Is asked for the interface of each package, and runs each that is measured."""
+    """Wraps the network for each conversion, and runs each package that is measured."""
+
+    _package: nn.Module | None = None
 
     def interface(self, export: CoreMLExport, classes: Sequence[str]) -> CoreMLExport:
-        reach("export")
-        return super().interface(export, classes)
+        export = super().interface(export, classes)
+        assert export.wrapper is not None
+        return dataclasses.replace(export, wrapper=_Wrapped(export.wrapper))
 
     def run(self, package: nn.Module, inputs: Sequence[Tensor]) -> Mapping[str, Any]:
-        reach("measure")
+        if package is not self._package:
+            self._package = package
+            reach("measure")
         return super().run(package, inputs)
+
+
+class _Wrapped:
+    def __init__(self, wrapper: Callable[[nn.Module], nn.Module]) -> None:
+        self.wrapper = wrapper
+
+    def __call__(self, module: nn.Module) -> nn.Module:
+        reach("export")
+        return self.wrapper(module)
 
 
 class _Rank(nn.Module):
