@@ -20,7 +20,7 @@ from lightning_compress.commands.recipe import Recipe
 from lightning_compress.commands.samples import package_samples
 from lightning_compress.commands.weights import load_weights
 from lightning_compress.coreml.image import ImageInput
-from lightning_compress.coreml.structure import Arguments
+from lightning_compress.coreml.structure import Arguments, by_position
 from lightning_compress.coreml.tolerance import TIMES_ROUNDING, Tolerance
 from lightning_compress.coreml.trace import convertible_copy
 from lightning_compress.coreml.verification import Samples
@@ -65,6 +65,7 @@ def reference_of_recipe(config: DictConfig, report: PackageReport) -> Reference:
     lit = recipe.module()
     export = recipe.export(Path(config.package), lit)
     trained, finalized = _networks(config, recipe, lit)
+    example_inputs = recipe.example_inputs(lit)
     samples = _validation_samples(recipe, lit, export.image, config.samples)
     first = samples.module[0][0]
     size = None if export.image is None else (first.shape[-2], first.shape[-1])
@@ -79,8 +80,8 @@ def reference_of_recipe(config: DictConfig, report: PackageReport) -> Reference:
         )
 
     return Reference(
-        module=convertible_copy(export.wrapped(trained)),
-        finalized=convertible_copy(export.wrapped(finalized)),
+        module=by_position(convertible_copy(export.wrapped(trained)), example_inputs),
+        finalized=by_position(convertible_copy(export.wrapped(finalized)), example_inputs),
         samples=samples,
         tolerance=export.tolerance_for(size, quantized_activations="quantize" in report.operations),
         pixel=recipe.task.pixel(export, size),
@@ -142,7 +143,9 @@ def _networks(config: DictConfig, recipe: Recipe, lit: L.LightningModule) -> tup
         return recipe.network(lit), recipe.network(lit)
     checkpoint = read_checkpoint(config.checkpoint)
     if compression_states(checkpoint):
-        compression = Compression.load_from_checkpoint(config.checkpoint, lit)
+        compression = Compression.load_from_checkpoint(
+            config.checkpoint, lit, example_inputs=recipe.example_inputs(lit)
+        )
         return compression.trained(), compression.finalize()
     load_weights(Path(config.checkpoint), "checkpoint", lit, network)
     return recipe.network(lit), recipe.network(lit)

@@ -12,6 +12,8 @@ from lightning_compress.commands.train.state import digest
 from tests.commands.processes import Call, Ended, run_calls
 from tests.commands.tiny import WORDS
 
+pytestmark = pytest.mark.slow
+
 STAGES = {
     "the float fit": ["train:4", "train:7", "train:13", "validate:3", "validate:5"],
     "the float package": ["export:8", "measure:2", "validate:20"],
@@ -19,8 +21,8 @@ STAGES = {
     "the compressed fit": ["train:14", "train:16", "train:25", "validate:143", "export:11"],
     "the compressed package": ["measure:5"],
 }
-"""Points of the tiny job in each stage: two epochs of six steps a fit. The rehearsal has converted three times before,
-trained on one batch, and measured one package; a package is measured in 45 batches, and two are validated in an epoch."""
+"""Points of the tiny job in each stage: two epochs of six steps a fit. The rehearsal has converted thrice before,
+trained on one batch, and measured one package; a package is measured in 45 batches, two validate an epoch."""
 
 STATUS = {"SIGINT": 130, "SIGTERM": 143, "SIGKILL": -9}
 
@@ -160,7 +162,6 @@ def damaged(tmp_path_factory) -> dict[str, Ended]:
     return ended
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -176,7 +177,6 @@ def test_a_damaged_state_is_told_in_a_line(damaged, name, message):
     assert "Traceback" not in damaged[name].output
 
 
-@pytest.mark.slow
 def test_a_truncated_checkpoint_of_a_stopped_fit_is_named(tmp_path):
     (stopped,) = run_calls(begun("job", stop_at="train:5:SIGINT"), folder=tmp_path)
     assert stopped.code == 130
@@ -190,7 +190,6 @@ def test_a_truncated_checkpoint_of_a_stopped_fit_is_named(tmp_path):
     require_good(anew)
 
 
-@pytest.mark.slow
 def test_jobs_begun_in_the_same_second_have_folders_of_their_own(tmp_path):
     call = Call(
         ["train", *WORDS, "recipe.name=same", "rehearse=false", "post_training_bits=[]", "compression=none"],
@@ -205,7 +204,6 @@ def test_jobs_begun_in_the_same_second_have_folders_of_their_own(tmp_path):
         assert [row["name"] for row in json.loads((folder / "results.json").read_text())] == ["float16"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", STATUS)
 def test_a_job_stopped_at_any_point_of_any_stage_ends_as_one_never_stopped(tmp_path, name):
     points = [point for points in STAGES.values() for point in points]
@@ -226,7 +224,6 @@ def test_a_job_stopped_at_any_point_of_any_stage_ends_as_one_never_stopped(tmp_p
     assert not any(differing.values()), differing
 
 
-@pytest.mark.slow
 def test_a_job_stopped_in_each_stage_in_turn_ends_as_one_never_stopped(tmp_path):
     whole, *ended = run_calls(
         begun("whole"),

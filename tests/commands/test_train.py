@@ -16,6 +16,7 @@ from lightning_compress.commands.train import TrainingJob
 from lightning_compress.errors import CompressionError, ConfigurationError, DataError
 from lightning_compress.methods import Method
 from lightning_compress.package import inspect
+from tests.commands.own import WORDS as OWN_WORDS
 
 CONF = Path(__import__("lightning_compress.conf", fromlist=["conf"]).__file__).parent
 
@@ -120,6 +121,7 @@ def test_an_application_of_ones_own_takes_the_callback_from_the_groups(tmp_path)
     assert callback.export.path == f"{tmp_path}/net.mlpackage"
 
 
+@pytest.mark.slow
 def test_the_main_job_trains_exports_and_compares(configure, tmp_path, capsys):
     config = configure(
         *TINY_DETECTION,
@@ -206,6 +208,9 @@ def test_each_experiment_runs_one_rehearsal(configure, tmp_path, request, name):
     assert results[-1].name == config.compression.name
 
 
+TAGGER = (*OWN_WORDS, "recipe.module._target_=tests.commands.own.Tagger")
+
+
 class TestMistakes:
     def test_a_length_for_both_fits_at_once(self, configure, tmp_path):
         config = configure(*TINY_DETECTION, "+trainer.max_steps=5")
@@ -221,18 +226,18 @@ class TestMistakes:
 
     def test_a_schedule_longer_than_its_fit_is_told_before_the_float_fit(self, configure, tmp_path):
         config = configure(
-            *TINY_DETECTION,
+            *TAGGER,
             "compression=prune_75",
             "compression.methods.pruning.scheduler.end_step=1000",
             "compression.methods.pruning.scheduler.begin_step=0",
         )
-        with pytest.raises(ConfigurationError, match="ends at optimizer step 1000, but the fit has 200"):
+        with pytest.raises(ConfigurationError, match="ends at optimizer step 1000, but the fit has 4"):
             TrainingJob(config, tmp_path).run()
         assert not (tmp_path / "float16.mlpackage").exists()
 
     def test_a_target_too_low_is_told_before_the_float_fit(self, configure, tmp_path):
         config = configure(
-            *TINY_DETECTION,
+            *TAGGER,
             "compression.methods.palettization.n_bits=3",
             "export.minimum_deployment_target=iOS16",
         )

@@ -171,6 +171,7 @@ def check(found: dict, recipe: str, compression: str, image_size: int = 300) -> 
         assert coordinates["largest"] <= coordinates["pixels"]
 
 
+@pytest.mark.slow
 def test_a_recipes_package_passes_with_its_metric(configure, tmp_path):
     small = "data.image_size=64"
     package, checkpoint = trained(configure, "ssd_resnet18", "none", tmp_path, small)
