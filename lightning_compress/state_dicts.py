@@ -19,8 +19,9 @@ def without_prefix(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
         expected: The module's own state dict.
 
     Example:
-        >>> list(without_prefix({"model.weight": tensor}, torch.nn.Linear(4, 2).state_dict()))
-        ['weight']
+        >>> expected = torch.nn.Linear(4, 2).state_dict()
+        >>> list(without_prefix({f"model.{name}": value for name, value in expected.items()}, expected))
+        ['weight', 'bias']
     """
     wanted = next(iter(expected), "")
     ends = [name.removesuffix(wanted) for name in state if wanted and name.endswith(f".{wanted}")]

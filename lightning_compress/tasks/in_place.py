@@ -34,8 +34,10 @@ class InPlace(nn.Module):
         ConfigurationError: The network cannot be called with the example inputs.
 
     Example:
-        >>> lit.model = InPlace(load("net.mlpackage"), lit.model, lit.example_input_array, Task())
-        >>> trainer.validate(lit, datamodule=data)
+        Measured by a LightningModule's own validation, whose network is `lit.model`::
+
+            lit.model = InPlace(load("net.mlpackage"), lit.model, lit.example_input_array, Task())
+            trainer.validate(lit, datamodule=data)
     """
 
     def __init__(
