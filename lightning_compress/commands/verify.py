@@ -27,7 +27,7 @@ from lightning_compress.coreml.verification import (
     run_in_torch,
     verification_table,
 )
-from lightning_compress.coreml.verification.running import disturbed_outputs, output_names, program_of
+from lightning_compress.coreml.verification.running import effect_of_rounding, output_names, program_of
 from lightning_compress.errors import ConfigurationError, VerificationError
 from lightning_compress.package.inspection import inspect
 
@@ -94,9 +94,10 @@ def _verifications(config: DictConfig, reference: Reference) -> list[Verificatio
     program = program_of(package, config.precision)
     names = output_names(program)
     expected = reference_outputs(reference.module, reference.samples.module, names)
-    disturbed = disturbed_outputs(
-        reference.finalized, reference.samples.module, expected, reference.tolerance
-    )
+    exact = expected
+    if reference.finalized is not reference.module:
+        exact = reference_outputs(reference.finalized, reference.samples.module, names)
+    rounding = effect_of_rounding(reference.finalized, reference.samples.module, exact, reference.tolerance)
     pixels = None if reference.pixel is None else {COORDINATES: reference.pixel}
     found = {f"torch, {config.precision}": run_in_torch(program, reference.samples.package)}
     if coreml_is_available():
@@ -106,7 +107,7 @@ def _verifications(config: DictConfig, reference: Reference) -> list[Verificatio
             package=str(package),
             runner=runner,
             samples=len(expected),
-            outputs=compare(expected, outputs, reference.tolerance, pixels=pixels, disturbed=disturbed),
+            outputs=compare(expected, outputs, reference.tolerance, pixels=pixels, rounding=rounding),
         )
         for runner, outputs in found.items()
     ]

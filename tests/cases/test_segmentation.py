@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_compress import Compression, CoreMLExport, LinearQuantization
 from lightning_compress.coreml import Tolerance
 from lightning_compress.coreml.verification import compare
+from lightning_compress.coreml.verification.comparison import Rounding
 from lightning_compress.errors import VerificationError
 from lightning_compress.methods import Method
 from tests.cases.fitting import STEPS, Training, of_shape, palettized
@@ -118,6 +119,33 @@ def test_the_share_of_other_classes_decides_and_not_how_far_they_are(dtype, othe
     assert output.is_labels
     assert output.passed is passes
     assert output.mean == pytest.approx(others / 1000)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+@pytest.mark.parametrize(("others", "passes"), [(10, True), (11, False), (1000, False)])
+def test_a_mask_of_one_value_throughout_is_judged_as_a_mask(value, others, passes):
+    mask = torch.full((1000,), value)
+    found = mask.clone()
+    found[:others] = 1 - value
+    assert judged(mask, found).passed is passes
+
+
+def test_a_mask_where_nothing_is_may_be_off_where_its_module_is_when_rounded():
+    mask, rounded, found = torch.zeros(3, 1000)
+    rounded[:20] = 1
+    found[-60:] = 1
+    (output,) = compare(
+        [{"out": mask}], [{"out": found}], Tolerance(), rounding=Rounding([{"out": mask}], [{"out": rounded}])
+    )
+    assert output.is_labels
+    assert output.passed
+
+
+def test_an_amount_that_is_the_same_throughout_is_no_mask():
+    count = torch.full((1000,), 300.0)
+    output = judged(count, count + 1)
+    assert not output.is_labels
+    assert output.passed
 
 
 def test_amounts_that_happen_to_be_whole_are_no_labels():

@@ -13,7 +13,7 @@ from lightning_compress.coreml.tolerance import Tolerance
 from lightning_compress.coreml.trace import convertible_copy
 from lightning_compress.coreml.verification.comparison import Verification, compare
 from lightning_compress.coreml.verification.running import (
-    disturbed_outputs,
+    effect_of_rounding,
     output_names,
     program_of,
     reference_outputs,
@@ -41,8 +41,8 @@ def verify_package(
         module: What the package is compared with: what was converted, or what was trained.
         example_inputs: What to call it with.
         tolerance: How far outputs may be apart.
-        finalized: What was converted, if that is another; its numbers are rounded where the tolerance asks for that, as
-            those of a module in training would be to other palettes and integers.
+        finalized: What was converted, if that is another; what rounding does is found out on it, as a module in training
+            would be rounded to other palettes and integers. How far it is from `module` excuses nothing.
         image: How the package presents its first input as an image.
         pixel: What one pixel is in the unit of a detector's boxes; None where there are none.
 
@@ -52,15 +52,18 @@ def verify_package(
     """
     samples = random_samples(example_inputs, image)
     reference = by_position(convertible_copy(module), example_inputs)
-    rounded = reference if finalized is None else by_position(convertible_copy(finalized), example_inputs)
     program = program_of(package)
     names = output_names(program)
     expected = reference_outputs(reference, samples.module, names)
+    converted, exact = reference, expected
+    if finalized is not None:
+        converted = by_position(convertible_copy(finalized), example_inputs)
+        exact = reference_outputs(converted, samples.module, names)
     differences = compare(
         expected,
         run_in_torch(program, samples.package),
         tolerance,
         pixels=None if pixel is None else {COORDINATES: pixel},
-        disturbed=disturbed_outputs(rounded, samples.module, expected, tolerance),
+        rounding=effect_of_rounding(converted, samples.module, exact, tolerance),
     )
     return Verification(str(package.name), "torch, as typed", len(samples.module), differences)

@@ -17,6 +17,18 @@ Named = Mapping[str, Tensor]
 """Outputs of one sample by name."""
 
 
+class Rounding(NamedTuple):
+    """Outputs of one module as it is, and with its numbers rounded to float16: how far it is from itself.
+
+    Attributes:
+        exact: As it is, one mapping a sample.
+        rounded: With its numbers rounded.
+    """
+
+    exact: Sequence[Named]
+    rounded: Sequence[Named]
+
+
 @dataclass(frozen=True)
 class OutputDifference:
     """One output, over all samples.
@@ -117,7 +129,7 @@ def compare(
     tolerance: Tolerance,
     *,
     pixels: Mapping[str, float] | None = None,
-    disturbed: Sequence[Named] | None = None,
+    rounding: Rounding | None = None,
 ) -> tuple[OutputDifference, ...]:
     """Compare outputs, sample by sample.
 
@@ -133,16 +145,17 @@ def compare(
         found: Outputs of the package for the same samples.
         tolerance: How far they may be apart.
         pixels: What one pixel is, for outputs that hold boxes.
-        disturbed: Outputs of the module rounded to float16, for a tolerance with `times_rounding`.
+        rounding: What rounding does to the module that was converted, for a tolerance with `times_rounding` and for
+            labels. Both of its sides are of that one module: what another differs by excuses nothing.
 
     Raises:
         VerificationError: If an output is missing or of another size.
     """
     differences = []
     labels = {name for name in expected[0] if _are_labels(name, expected, found)}
-    rounding = None if disturbed is None else _distances(expected, disturbed, labels)
+    moves = None if rounding is None else _distances(*rounding, labels)
     for name, (distance, largest_value) in _distances(expected, found, labels).items():
-        moved = None if rounding is None else rounding[name].distance
+        moved = None if moves is None else moves[name].distance
         times = tolerance.times_rounding
         if name in labels:
             # Labels are the same or are not; rounding decides between two that are as good.
@@ -210,9 +223,18 @@ def _are_labels(name: str, expected: Sequence[Named], found: Sequence[Named]) ->
         return False
     # A count of something is a whole number too, and an amount.
     values = torch.cat([outputs[name].flatten() for outputs in expected])
-    different = len(values.unique())  # type: ignore[no-untyped-call]
-    # Zeros alone say nothing of what the output holds.
+    different = _count_different(values)
+    if different == 1:
+        # A mask where nothing is, or everything. One value alone does not say what the output holds, but with those of
+        # the package there are the two of a mask, one of which is zero; equal outputs pass as whatever they are.
+        values = torch.cat([output.flatten().to(values) for output in outputs])
+        different = _count_different(values)
+        return different == 2 and bool((values == 0).any()) and len(values) >= _REPETITIONS * different
     return different > 1 and len(values) >= _REPETITIONS * different
+
+
+def _count_different(values: Tensor) -> int:
+    return len(values.unique())  # type: ignore[no-untyped-call]
 
 
 _REPETITIONS = 10

@@ -17,7 +17,7 @@ from lightning_compress.coreml.detector import CONFIDENCE, COORDINATES, RAW_OUTP
 from lightning_compress.coreml.quiet import quiet_quantization
 from lightning_compress.coreml.structure import take_apart
 from lightning_compress.coreml.tolerance import Tolerance
-from lightning_compress.coreml.verification.comparison import may_hold_labels
+from lightning_compress.coreml.verification.comparison import Rounding, may_hold_labels
 from lightning_compress.coreml.verification.samples import off_by_rounding
 from lightning_compress.counted import counted
 from lightning_compress.errors import PackageError, VerificationError
@@ -56,21 +56,21 @@ def reference_outputs(
     return results
 
 
-def disturbed_outputs(
-    module: nn.Module, samples: Sequence[tuple[Tensor, ...]], expected: Outputs, tolerance: Tolerance
-) -> Outputs | None:
-    """What a module computes with its numbers rounded to float16, on inputs off by as much.
+def effect_of_rounding(
+    module: nn.Module, samples: Sequence[tuple[Tensor, ...]], exact: Outputs, tolerance: Tolerance
+) -> Rounding | None:
+    """What a module computes with its numbers rounded to float16, on inputs off by as much, beside what it does else.
 
     Args:
-        module: The module.
+        module: The module that was converted.
         samples: Its inputs.
-        expected: What it computes on them.
-        tolerance: How its outputs are judged.
+        exact: What this module computes on them.
+        tolerance: How its package is judged.
 
     Returns:
         None where neither `tolerance` nor the outputs ask for it.
     """
-    if tolerance.times_rounding == 0 and not any(map(may_hold_labels, expected[0].values())):
+    if tolerance.times_rounding == 0 and not any(map(may_hold_labels, exact[0].values())):
         return None
     rounded = copy_whole(module)
     for tensor in (*rounded.parameters(), *rounded.buffers()):
@@ -78,7 +78,7 @@ def disturbed_outputs(
             half = tensor.detach().half().to(tensor.dtype)
             # What float16 cannot hold, such as the variance of pixels, is folded into something that it can.
             tensor.data = torch.where(half.isfinite(), half, tensor.detach())
-    return reference_outputs(rounded, off_by_rounding(samples), list(expected[0]))
+    return Rounding(exact, reference_outputs(rounded, off_by_rounding(samples), list(exact[0])))
 
 
 def program_of(package: str | Path, precision: Precision = "float16") -> CoreMLProgram:

@@ -19,7 +19,7 @@ from lightning_compress.coreml.verification import (
     run_in_coreml,
     verification_table,
 )
-from lightning_compress.coreml.verification.running import disturbed_outputs
+from lightning_compress.coreml.verification.running import effect_of_rounding
 from lightning_compress.errors import PackageError, VerificationError
 from lightning_compress.package import decompressed_weights
 from lightning_compress.package.targets import Capability
@@ -117,6 +117,42 @@ def test_a_classifier_with_labels_is_verified_by_its_probabilities(digit_network
     exported = export.run(digit_network.eval(), digits[:1])
     (output,) = export.compare(exported.path, digit_network, digits[:1]).outputs
     assert output.name == "classLabel_probs"
+
+
+class Classes(nn.Module):
+    """The place of the largest value in each row, moved on by some."""
+
+    def __init__(self, shift: int) -> None:
+        super().__init__()
+        self.shift = shift
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return (image.argmax(-1) + self.shift) % image.shape[-1]
+
+
+class Shifted(nn.Module):
+    """Its input, moved by a number."""
+
+    def __init__(self, shift: float) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.tensor(shift))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image + self.shift
+
+
+@pytest.mark.parametrize(
+    ("module", "reference"),
+    [(Classes(0), Classes(1)), (Shifted(0.0), Shifted(0.3))],
+    ids=["labels", "amounts"],
+)
+def test_another_module_to_compare_with_does_not_excuse_its_own_difference(
+    digits, tmp_path, module, reference
+):
+    export = CoreMLExport(tmp_path / "net.mlpackage")
+    with pytest.raises(VerificationError, match="does not compute what its module does"):
+        export.run(module, digits[:1], reference=reference)
+    assert export.run(module, digits[:1], reference=copy.deepcopy(module)).path.is_dir()
 
 
 class Colors(nn.Module):
@@ -280,7 +316,8 @@ class TestADisturbedModule:
     def disturbed(self, module, images):
         outputs = reference_outputs(module, [(images,)], ["output"])
         expected = outputs[0]["output"]
-        found = disturbed_outputs(module, [(images,)], outputs, self.tolerance)[0]["output"]
+        rounding = effect_of_rounding(module, [(images,)], outputs, self.tolerance)
+        found = rounding.rounded[0]["output"]
         return (found - expected).abs().max() / expected.abs().max()
 
     def test_differs_a_little(self, digit_network, digits):
@@ -308,6 +345,6 @@ class TestADisturbedModule:
     def test_is_not_made_where_nobody_asks(self, digit_network, digits):
         samples = [(digits[:1],)]
         outputs = reference_outputs(digit_network, samples, ["output"])
-        assert disturbed_outputs(digit_network, samples, outputs, Tolerance()) is None
+        assert effect_of_rounding(digit_network, samples, outputs, Tolerance()) is None
         labels = [{"output": outputs[0]["output"].argmax(1)}]
-        assert disturbed_outputs(digit_network, samples, labels, Tolerance()) is not None
+        assert effect_of_rounding(digit_network, samples, labels, Tolerance()) is not None

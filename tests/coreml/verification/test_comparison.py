@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lightning_compress.coreml import CoreMLExport, ImageInput, NonMaximumSuppression, Tolerance
 from lightning_compress.coreml.verification import Verification, compare
+from lightning_compress.coreml.verification.comparison import Rounding
 from lightning_compress.errors import ConfigurationError, VerificationError
 
 
@@ -87,7 +88,7 @@ def test_boxes_that_nobody_sees_do_not_count():
 
 def test_outputs_that_only_have_the_names_of_a_detectors_are_compared_whole():
     expected = {"confidence": torch.zeros(300), "coordinates": torch.zeros(300, 2)}
-    found = {**expected, "coordinates": torch.cat([torch.zeros(299, 2), torch.ones(1, 2)])}
+    found = {**expected, "coordinates": torch.cat([torch.zeros(299, 2), torch.full((1, 2), 0.5)])}
     assert not compare([expected], [found], Tolerance())[1].passed
 
 
@@ -121,7 +122,10 @@ class TestADifferenceOfTheModuleFromItself:
 
     def compared(self, found, moved):
         outputs = compare(
-            [{"x": self.expected}], [{"x": found}], self.tolerance, disturbed=[{"x": self.expected + moved}]
+            [{"x": self.expected}],
+            [{"x": found}],
+            self.tolerance,
+            rounding=Rounding([{"x": self.expected}], [{"x": self.expected + moved}]),
         )
         return outputs[0]
 
@@ -146,6 +150,14 @@ class TestADifferenceOfTheModuleFromItself:
         moved = torch.zeros(101)
         moved[3] = broken
         assert not self.compared(self.expected + 0.3, moved).passed
+
+    def test_is_of_one_module_and_not_of_two(self):
+        """What the trained module differs from the converted one by is no rounding."""
+        other = self.expected + 0.3
+        rounding = Rounding([{"x": other}], [{"x": other}])
+        (output,) = compare([{"x": self.expected}], [{"x": other}], self.tolerance, rounding=rounding)
+        assert output.rounding == 0
+        assert not output.passed
 
     def test_does_not_count_without_being_asked_for(self):
         assert not difference(self.expected, self.expected + 0.3).passed
