@@ -17,7 +17,7 @@ def print_plan(prepared: PreparedModule) -> None:
     """Print what will be compressed and how, and what stays dense and why."""
     rows, inputs = prepared.planned_rows()
     if rows:
-        print_whole(plan_table(rows, inputs, prepared.plan.unreachable))
+        print_whole(plan_table(rows, inputs, prepared.plan.unreachable, prepared.plan.without_effect))
 
 
 def print_layers(layers: Sequence[LayerSummary]) -> None:

@@ -15,14 +15,20 @@ from lightning_compress.methods.attention import OPERANDS, round_within
 from lightning_compress.methods.batch_norm_freezing import BatchNormFreezing
 from lightning_compress.methods.fake_quantizer import Rounding
 from lightning_compress.methods.integers import Integers
-from lightning_compress.methods.mechanism.configuration import Keys, Match, Schema, unwrapped
+from lightning_compress.methods.mechanism.configuration import (
+    Enclosing,
+    Keys,
+    Match,
+    Schema,
+    unwrapped,
+)
 from lightning_compress.methods.mechanism.inputs import input_techniques
 from lightning_compress.methods.mechanism.layers import KIND_NAMES, LayerKind, layer_kind
 from lightning_compress.methods.mechanism.method import Companion, Method
 from lightning_compress.methods.mechanism.operations import is_operation
 from lightning_compress.methods.mechanism.schedule import Point
 from lightning_compress.methods.mechanism.technique import Stepped
-from lightning_compress.methods.mechanism.tensors import TensorReference
+from lightning_compress.methods.mechanism.tensors import TensorReference, enclosing_modules
 from lightning_compress.methods.milestones import Milestones, check_milestones
 from lightning_compress.methods.observers import Groups, IntegerType, Observer
 from lightning_compress.methods.quantization_companion import QuantizationCompanion
@@ -238,11 +244,12 @@ class LinearQuantization(Method):
         """The freezing of batch norm, if there is a milestone for it, and rounding within attention."""
         operands: list[Activation] = []
         names: dict[nn.Module, list[str]] = {}
-        for name, part in module.named_modules(remove_duplicate=False):
+        modules = dict(module.named_modules(remove_duplicate=False))
+        for name, part in modules.items():
             if "parametrizations" not in name.split(".") and not isinstance(part, Stepped):
                 names.setdefault(part, []).append(name)
         for part, aliases in names.items():
-            options = self._attention_options(part, aliases)
+            options = self._attention_options(part, aliases, enclosing_modules(aliases, modules))
             if options is not None:
                 device = next((parameter.device for parameter in part.parameters()), None)
                 made = {name: self._activation(options).to(device) for name in OPERANDS}
@@ -253,12 +260,14 @@ class LinearQuantization(Method):
         freezing = BatchNormFreezing(module, Milestones(self.milestones)) if self.freezes_batch_norm else None
         return None if freezing is None and not operands else QuantizationCompanion(freezing, operands)
 
-    def _attention_options(self, part: nn.Module, aliases: Sequence[str]) -> QuantizationOptions | None:
+    def _attention_options(
+        self, part: nn.Module, aliases: Sequence[str], enclosing: Enclosing
+    ) -> QuantizationOptions | None:
         """The options of a module whose products are rounded, or None."""
         is_attention = isinstance(part, nn.MultiheadAttention)
         if isinstance(part, torch.jit.ScriptModule) or not (is_attention or layer_kind(part) is None):
             return None
-        match = self.configuration.match_layer(aliases, part)
+        match = self.configuration.match_layer(aliases, part, enclosing)
         if match.keys is None or not (is_attention or match.source is not None):
             return None
         options = QuantizationOptions.of(match.keys)

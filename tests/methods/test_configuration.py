@@ -5,11 +5,16 @@ from __future__ import annotations
 import re
 
 import pytest
+import torch
 from omegaconf import OmegaConf
+from rich.console import Console
 from torch import nn
 
 from lightning_compress import DKMPalettization, LinearQuantization, MagnitudePruning
 from lightning_compress.errors import ConfigurationError, ModuleNotFoundInModelError
+from lightning_compress.methods.mechanism.plan import make_plan
+from lightning_compress.methods.mechanism.plan_table import plan_table
+from lightning_compress.methods.mechanism.preparation import PreparedModule
 
 
 class TestMistakes:
@@ -171,6 +176,49 @@ class TestPatterns:
         with pytest.raises(ConfigurationError, match="DKMPalettization finds nothing to compress"):
             DKMPalettization(module_type_configs={"Conv2d": None, "Linear": None}).select(digit_network)
 
+    @pytest.mark.parametrize("method", [DKMPalettization, LinearQuantization, MagnitudePruning])
+    def test_a_name_that_holds_no_weight_is_told_where_it_excludes_too(self, digit_network, method):
+        with pytest.raises(
+            ModuleNotFoundInModelError, match=r"matches only \['features.1'\] of type \['BatchNorm2d'\]"
+        ):
+            method(module_name_configs={"features.1": None}).select(digit_network)
+
+    @pytest.mark.parametrize("method", [DKMPalettization, MagnitudePruning])
+    @pytest.mark.parametrize("keys", [None, {}])
+    def test_a_type_that_holds_no_weight(self, digit_network, method, keys):
+        with pytest.raises(
+            ModuleNotFoundInModelError, match="'BatchNorm2d', which holds no weight of two or more dimensions"
+        ):
+            method(module_type_configs={"BatchNorm2d": keys}, global_config={}).select(digit_network)
+
+    @pytest.mark.parametrize("method", [MagnitudePruning, LinearQuantization])
+    @pytest.mark.parametrize(
+        "names",
+        [
+            {r"features\..*": {}, r"features\.3": None},
+            {r"features\.[03]": {}, "features": None},
+            {r"features\..*": None, r"features\.3": {}},
+        ],
+    )
+    def test_a_name_of_which_others_take_all(self, digit_network, method, names):
+        with pytest.raises(ModuleNotFoundInModelError, match=r"changes nothing: it means .* mean too"):
+            method(module_name_configs=names).select(digit_network)
+
+    def test_an_exclusion_that_is_made_twice_is_no_mistake(self, digit_network):
+        method = MagnitudePruning(module_name_configs={r"features\..*": None, "features": None})
+        assert set(method.select(digit_network)) == {"head"}
+
+    def test_a_module_of_nothing_but_parameters_of_no_known_layer(self):
+        class Bare(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.w = nn.Parameter(torch.rand(8, 8))
+
+        network = nn.Sequential(nn.Sequential(Bare()), nn.Linear(8, 8))
+        method = MagnitudePruning(global_config={}, module_name_configs={"0": {"target_sparsity": 0.9}})
+        with pytest.raises(ModuleNotFoundInModelError, match=r"no known layer; name them.*\['0.0.w'\]"):
+            method.select(network)
+
     def test_groups_that_do_not_divide_the_channels(self, digit_network):
         method = DKMPalettization(granularity="per_grouped_channel", group_size=4)
         with pytest.raises(
@@ -182,6 +230,98 @@ class TestPatterns:
     def test_ratios_that_do_not_divide_the_channels(self, digit_network):
         with pytest.raises(ConfigurationError, match=r"n_m_ratio \[1, 2\].*'features.0.weight' has 1"):
             MagnitudePruning(n_m_ratio=[1, 2]).select(digit_network)
+
+
+class Block(nn.Module):
+    """Two layers in a container."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+
+
+@pytest.fixture
+def blocks() -> nn.Module:
+    """Two blocks of two layers, and a layer."""
+    return nn.Sequential(Block(), Block(), nn.Linear(8, 4))
+
+
+ALL = {"0.layers.0", "0.layers.2", "1.layers.0", "1.layers.2", "2"}
+
+
+class TestModulesThatHoldLayers:
+    """What is said of a module is said of all layers in it."""
+
+    @pytest.mark.parametrize("method", [MagnitudePruning, LinearQuantization])
+    @pytest.mark.parametrize(
+        ("keys", "left"),
+        [
+            ({"module_name_configs": {"0": None}}, {"1.layers.0", "1.layers.2", "2"}),
+            ({"module_name_configs": {r"\d\.layers": None}}, {"2"}),
+            ({"module_type_configs": {"Sequential": None, "Linear": {}}, "global_config": None}, ALL),
+            ({"module_type_configs": {Block: None}}, {"2"}),
+            ({"module_name_configs": {"0": {}}}, {"0.layers.0", "0.layers.2"}),
+            ({"module_type_configs": {Block: {}}}, ALL - {"2"}),
+            ({"module_name_configs": {"0": None, r"0\.layers\.2": {}}, "global_config": {}}, ALL - {"0.layers.0"}),
+            ({"module_type_configs": {Block: None}, "module_name_configs": {"1": {}}}, {"1.layers.0", "1.layers.2"}),
+        ],
+    )  # fmt: skip
+    def test_are_excluded_or_configured_whole(self, blocks, method, keys, left):
+        assert set(method(**keys).select(blocks)) == left
+
+    def test_the_nearest_counts(self, blocks):
+        method = MagnitudePruning(
+            module_name_configs={
+                r"[01]": {"target_sparsity": 0.1},
+                r"0\.layers": {"target_sparsity": 0.2},
+                r"0\.layers\.2": {"target_sparsity": 0.3},
+            },
+            module_type_configs={"Linear": {"target_sparsity": 0.4}},
+        )
+        sparsities = {name: keys["target_sparsity"] for name, keys in method.select(blocks).items()}
+        assert sparsities == {
+            "0.layers.0": 0.2,
+            "0.layers.2": 0.3,
+            "1.layers.0": 0.1,
+            "1.layers.2": 0.1,
+            "2": 0.4,
+        }
+
+    def test_inputs_of_their_layers_are_meant_too(self, blocks):
+        methods = [LinearQuantization(weight_dtype="float32", module_name_configs={"0": None})]
+        assert {layer.name for layer in make_plan(blocks, methods).layers} == {
+            "1.layers.0",
+            "1.layers.2",
+            "2",
+        }
+
+    def test_a_shared_layer_is_meant_by_each_module_around_it(self):
+        shared = nn.Linear(8, 8)
+        network = nn.Sequential(nn.Sequential(shared), nn.Sequential(shared), nn.Linear(8, 4))
+        assert set(MagnitudePruning(module_name_configs={"1": None}).select(network)) == {"2"}
+
+    def test_palettes_of_a_module_are_those_of_its_layers(self, digit_network):
+        method = DKMPalettization(module_name_configs={"features": {"n_bits": 2, "weight_threshold": 0}})
+        assert set(method.select(digit_network)) == {"features.0", "features.3"}
+
+
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [
+        (MagnitudePruning(module_type_configs={"Conv3d": None}), "'Conv3d'.*the module has no such layer"),
+        (LinearQuantization(module_type_configs={"ReLU": None}), "'ReLU'.*it holds no weight"),
+        (
+            MagnitudePruning(module_type_configs={"Linear": None}, module_name_configs={"head": {}, "features": {}}),
+            "'Linear'.*module_name_configs names all of these layers",
+        ),
+    ],
+)  # fmt: skip
+def test_types_that_mean_nothing_in_a_module_are_told_in_the_plan(digit_network, method, told):
+    prepared = PreparedModule(digit_network, [method])
+    console = Console(width=200)
+    with console.capture() as printed:
+        console.print(plan_table(*prepared.planned_rows(), [], prepared.plan.without_effect))
+    assert re.search(f"changes nothing: module_type_configs.*{told}", " ".join(printed.get().split()))
 
 
 class TestPrecedence:

@@ -41,8 +41,8 @@ def verify_package(
         module: What the package is compared with: what was converted, or what was trained.
         example_inputs: What to call it with.
         tolerance: How far outputs may be apart.
-        finalized: What was converted, if that is another; what rounding does is found out on it, as a module in training
-            would be rounded to other palettes and integers. How far it is from `module` excuses nothing.
+        finalized: What was converted, if that is another. What rounding does is found out on it, as a module in
+            training would be rounded to other palettes and integers; how far it is from `module` excuses nothing.
         image: How the package presents its first input as an image.
         pixel: What one pixel is in the unit of a detector's boxes; None where there are none.
 

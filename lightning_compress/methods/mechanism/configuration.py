@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -19,9 +19,8 @@ import yaml
 from torch import nn
 
 from lightning_compress.arguments import refusal, require_path, shown
-from lightning_compress.errors import ConfigurationError, ModuleNotFoundInModelError, nearest
-from lightning_compress.methods.mechanism.layers import KIND_NAMES, type_names
-from lightning_compress.methods.mechanism.operations import is_operation
+from lightning_compress.errors import ConfigurationError, nearest
+from lightning_compress.methods.mechanism.layers import KIND_NAMES, layer_kind, type_names
 from lightning_compress.methods.mechanism.tensors import TensorReference
 
 _SECTIONS = ("global_config", "module_type_configs", "module_name_configs")
@@ -121,6 +120,20 @@ class Match:
     is_exclusion: bool = False
 
 
+Enclosing = Sequence[tuple[str, nn.Module]]
+"""Modules around another with their dotted names, the nearest first."""
+
+
+def name_source(pattern: str) -> str:
+    """What a section by name is called in messages."""
+    return f"module_name_configs[{pattern!r}]"
+
+
+def type_source(name: str) -> str:
+    """What a section by type is called in messages."""
+    return f"module_type_configs[{name!r}]"
+
+
 @dataclass(frozen=True)
 class Configuration:
     """A parsed configuration.
@@ -185,7 +198,11 @@ class Configuration:
                 yield keys, f"{self.schema.technique}, {name!r}"
 
     def match(self, reference: TensorReference) -> Match:
-        """What the configuration says of a tensor, by name, then by type, then globally."""
+        """What the configuration says of a tensor, by name, then by type, then globally.
+
+        A module that is named, or whose type is, stands for all layers in it, and the nearest to a tensor counts.
+        coremltools does so where it quantizes, and does nothing at all where it prunes or palettizes.
+        """
         names = (*reference.aliases, *reference.names)
         types = [
             name
@@ -194,23 +211,46 @@ class Configuration:
             if module is not None
             for name in type_names(module)
         ]
-        return self._match(names, types, reference.numel, is_layer=reference.kind is not None)
+        return self._match(
+            names, types, reference.enclosing, reference.numel, is_layer=reference.kind is not None
+        )
 
-    def match_layer(self, aliases: Iterable[str], module: nn.Module) -> Match:
-        """What the configuration says of a layer, whatever its weights."""
-        return self._match(aliases, type_names(module), 0, is_layer=True)
+    def match_layer(self, aliases: Iterable[str], module: nn.Module, enclosing: Enclosing) -> Match:
+        """What the configuration says of a layer, or of another module that it means itself, whatever its weights."""
+        return self._match(aliases, type_names(module), enclosing, 0, is_layer=layer_kind(module) is not None)
 
-    def _match(self, names: Iterable[str], types: Iterable[str], numel: int, *, is_layer: bool) -> Match:
-        names = list(names)
-        for pattern, section in self.by_name.items():
-            if any(re.fullmatch(pattern, name) for name in names):
-                return self._chosen(section, numel, f"module_name_configs[{pattern!r}]")
-        for name in types:
-            if name in self.by_type:
-                return self._chosen(self.by_type[name], numel, f"module_type_configs[{name!r}]")
+    def _match(
+        self, names: Iterable[str], types: Iterable[str], enclosing: Enclosing, numel: int, *, is_layer: bool
+    ) -> Match:
+        match = self._by_name(names, numel)
+        for name, _ in enclosing:
+            match = match or self._inherited(self._by_name([name] if name else [], numel), is_layer)
+        match = match or self._by_type(types, numel)
+        for _, module in enclosing:
+            match = match or self._inherited(self._by_type(type_names(module), numel), is_layer)
+        if match is not None:
+            return match
         if self.everything is None or not is_layer:
             return Match(None)
         return Match(self.everything.keys_for(numel, self.schema.by_size))
+
+    def _by_name(self, names: Iterable[str], numel: int) -> Match | None:
+        names = list(names)
+        for pattern, section in self.by_name.items():
+            if any(re.fullmatch(pattern, name) for name in names):
+                return self._chosen(section, numel, name_source(pattern))
+        return None
+
+    def _by_type(self, types: Iterable[str], numel: int) -> Match | None:
+        for name in types:
+            if name in self.by_type:
+                return self._chosen(self.by_type[name], numel, type_source(name))
+        return None
+
+    @staticmethod
+    def _inherited(match: Match | None, is_layer: bool) -> Match | None:
+        # Parameters of no known layer are compressed where they are meant themselves, and nowhere else.
+        return match if match is None or is_layer or match.is_exclusion else None
 
     def _chosen(self, section: Section, numel: int, source: str) -> Match:
         keys = section.keys_for(numel, self.schema.by_size)
@@ -225,55 +265,6 @@ class Configuration:
             "module_name_configs": {key: _describe_section(entry) for key, entry in self.by_name.items()},
             **{key: _describe(value) for key, value in self.extra.items()},
         }
-
-
-def check_names(configuration: Configuration, root: nn.Module, references: Iterable[TensorReference]) -> None:
-    """Refuse names and types that a configuration gives and the model does not have.
-
-    Raises:
-        ModuleNotFoundInModelError: With the nearest names.
-    """
-    technique = configuration.schema.technique
-    modules = dict(root.named_modules(remove_duplicate=False))
-    tensors = {name for reference in references for name in reference.names}
-    names = [name for name in (*modules, *sorted(tensors)) if name]
-    for pattern, section in configuration.by_name.items():
-        matched = [name for name in names if re.fullmatch(pattern, name)]
-        if not matched:
-            close = nearest(pattern, names)
-            hint = f"the nearest are {close}" if close else f"the first are {names[:5]}"
-            raise ModuleNotFoundInModelError(
-                f"module_name_configs[{pattern!r}] of {technique} matches no module and no tensor; names are regular "
-                f"expressions matched against whole dotted names, and of {len(names)} {hint}"
-            )
-        if section.entries and not any(_holds_tensor(name, tensors) for name in matched):
-            kinds = sorted({type(modules[name]).__name__ for name in matched if name in modules})
-            raise ModuleNotFoundInModelError(
-                f"module_name_configs[{pattern!r}] of {technique} matches only {matched[:3]} of type {kinds}, which "
-                f"hold no weight of two or more dimensions; {technique} compresses {', '.join(KIND_NAMES)}, and "
-                "parameters that are named themselves"
-            )
-    present = {name for module in modules.values() for name in type_names(module)}
-    for name in configuration.by_type:
-        bare = name.removeprefix("torch.nn.")
-        is_other = configuration.schema.other_types and is_operation(name)
-        if name not in present and bare not in KIND_NAMES and not is_other:
-            raise ModuleNotFoundInModelError(
-                f"module_type_configs of {technique} has the module type {name!r}, which the model does not have; "
-                f"the nearest that it has are {nearest(bare, present)}, and {', '.join(KIND_NAMES)} are always known"
-            )
-
-
-def _holds_tensor(name: str, tensors: set[str]) -> bool:
-    return (
-        name in tensors
-        or any(tensor.rpartition(".")[0] == name for tensor in tensors)
-        or any(
-            # An attention's output projection is a part of it.
-            tensor == f"{name}.out_proj.weight"
-            for tensor in tensors
-        )
-    )
 
 
 def _mapping(given: Mapping[str, Any], key: str, schema: Schema) -> Mapping[Any, Any]:

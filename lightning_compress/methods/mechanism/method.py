@@ -20,10 +20,10 @@ from lightning_compress.methods.mechanism.configuration import (
     Keys,
     Match,
     Schema,
-    check_names,
     read_yaml,
 )
 from lightning_compress.methods.mechanism.layers import LayerKind
+from lightning_compress.methods.mechanism.named_parts import check_names
 from lightning_compress.methods.mechanism.technique import InputTechnique, Stepped, Technique
 from lightning_compress.methods.mechanism.tensors import (
     TensorReference,
@@ -73,7 +73,8 @@ class Method(abc.ABC):
 
     Keyword arguments are the keys of the technique's coremltools configuration: those of one tensor hold for all
     layers, `module_type_configs` and `module_name_configs` override them by type and by name (a regular expression
-    matched against the whole dotted name of a module or of a tensor); `None` there excludes it.
+    matched against the whole dotted name of a module or of a tensor); `None` there excludes it. A module stands for all
+    layers in it, of which the nearest module that is named counts.
 
     Raises:
         ConfigurationError: An unknown key or an invalid value, with the valid ones.

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from lightning_compress.methods.mechanism.configuration import Keys, check_names
+from lightning_compress.methods.mechanism.configuration import Keys
 from lightning_compress.methods.mechanism.layers import LayerKind, layer_kind
 from lightning_compress.methods.mechanism.method import Method
+from lightning_compress.methods.mechanism.named_parts import check_names, without_effect
 from lightning_compress.methods.mechanism.tensors import (
     TensorReference,
+    enclosing_modules,
     find_tensors,
     refuse_hooked_weights,
     scripted_modules,
@@ -53,11 +55,13 @@ class Plan:
         tensors: Its parameters of two or more dimensions.
         layers: The layers whose inputs are compressed.
         unreachable: Names of modules whose parameters cannot be reached.
+        without_effect: Parts of configurations that are valid and mean nothing in this module, each with why.
     """
 
     tensors: Sequence[PlannedTensor]
     layers: Sequence[PlannedLayer]
     unreachable: Sequence[str] = ()
+    without_effect: Sequence[str] = ()
 
 
 def make_plan(module: nn.Module, methods: Sequence[Method]) -> Plan:
@@ -80,7 +84,8 @@ def make_plan(module: nn.Module, methods: Sequence[Method]) -> Plan:
             [tensor.reference for tensor in tensors if method in tensor.keys],
             [layer.name for layer in layers if layer.method is method],
         )
-    return Plan(tensors, layers, scripted_modules(module))
+    idle = [part for method in methods for part in without_effect(method.configuration, module, references)]
+    return Plan(tensors, layers, scripted_modules(module), idle)
 
 
 def _planned(reference: TensorReference, methods: Sequence[Method]) -> PlannedTensor:
@@ -101,11 +106,12 @@ def _layers(module: nn.Module, method: Method) -> list[PlannedLayer]:
         if "parametrizations" not in name.split("."):
             names.setdefault(part, []).append(name)
     found = []
+    modules = dict(module.named_modules(remove_duplicate=False))
     for part, aliases in names.items():
         kind = layer_kind(part)
         if kind is None or not kind.inputs or isinstance(part, torch.jit.ScriptModule):
             continue
-        keys = method.configuration.match_layer(aliases, part).keys
+        keys = method.configuration.match_layer(aliases, part, enclosing_modules(aliases, modules)).keys
         if keys is not None and method.input_technique(aliases[0], kind, keys) is not None:
             found.append(PlannedLayer(aliases[0], part, kind, method, keys))
     return found

@@ -34,7 +34,10 @@ class PlannedRow:
 
 
 def plan_table(
-    rows: Sequence[PlannedRow], inputs: Sequence[tuple[str, str]], unreachable: Sequence[str]
+    rows: Sequence[PlannedRow],
+    inputs: Sequence[tuple[str, str]],
+    unreachable: Sequence[str],
+    without_effect: Sequence[str] = (),
 ) -> Table:
     """One row for each way in which tensors are treated.
 
@@ -42,6 +45,7 @@ def plan_table(
         rows: The tensors.
         inputs: Layers whose inputs are compressed, each with how.
         unreachable: Modules whose parameters cannot be reached.
+        without_effect: Parts of configurations that change nothing, each with why.
     """
     table = Table(
         title="Compression, as it is planned", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
@@ -78,6 +82,8 @@ def plan_table(
             "",
             _shortened(unreachable),
         )
+    for part in without_effect:
+        table.add_row(literal(f"changes nothing: {part}"), "", "", "", "")
     return table
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -48,6 +48,7 @@ class TensorReference:
         kind: The layer of the first owner that is one; None for parameters of other modules.
         shape: Its shape.
         dtype: Its type.
+        enclosing: The modules around its owners; see `enclosing_modules`.
     """
 
     owners: tuple[Owner, ...]
@@ -56,6 +57,7 @@ class TensorReference:
     shape: torch.Size
     dtype: torch.dtype
     device: torch.device = field(compare=False)
+    enclosing: tuple[tuple[str, nn.Module], ...] = field(compare=False)
 
     @property
     def name(self) -> str:
@@ -102,8 +104,28 @@ def find_tensors(root: nn.Module) -> list[TensorReference]:
                 found.append(Owner(module_name, module, parameter, attention))
             names = aliases.setdefault(identity, [])
             names += [module_name] if attention is None else [module_name, module_name.rpartition(".")[0]]
-    references = [_reference(tuple(found), tuple(aliases[identity])) for identity, found in owners.items()]
+    references = [
+        _reference(tuple(found), tuple(aliases[identity]), modules) for identity, found in owners.items()
+    ]
     return [reference for reference in references if len(reference.shape) > 1]
+
+
+def enclosing_modules(
+    names: Iterable[str], modules: Mapping[str, nn.Module]
+) -> tuple[tuple[str, nn.Module], ...]:
+    """The modules around those of some names, the nearest first and the whole, whose name is empty, last.
+
+    Args:
+        names: Dotted names.
+        modules: Every module by its dotted names.
+    """
+    found: dict[str, nn.Module] = {}
+    inner = [name for name in names if name]
+    while inner:
+        outer = [name.rpartition(".")[0] for name in inner]
+        found.update({name: modules[name] for name in outer if name and name not in found})
+        inner = [name for name in outer if name]
+    return (*found.items(), ("", modules[""]))
 
 
 def scripted_modules(root: nn.Module) -> list[str]:
@@ -163,10 +185,13 @@ def _attention_of(name: str, modules: Mapping[str, nn.Module]) -> nn.Module | No
     return parent if isinstance(parent, nn.MultiheadAttention) else None
 
 
-def _reference(owners: tuple[Owner, ...], aliases: tuple[str, ...]) -> TensorReference:
+def _reference(
+    owners: tuple[Owner, ...], aliases: tuple[str, ...], modules: Mapping[str, nn.Module]
+) -> TensorReference:
     kind = next((kind for owner in owners if (kind := _kind_of_weight(owner)) is not None), None)
     value = _representative(owners[0])
-    return TensorReference(owners, aliases, kind, value.shape, value.dtype, value.device)
+    enclosing = enclosing_modules(aliases, modules)
+    return TensorReference(owners, aliases, kind, value.shape, value.dtype, value.device, enclosing)
 
 
 def _representative(owner: Owner) -> torch.Tensor:
