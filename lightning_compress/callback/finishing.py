@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from torch.utils.hooks import RemovableHandle
@@ -74,6 +75,8 @@ def finish(prepared: PreparedModule, calls: Sequence[Call]) -> Finished:
 def rehearse(prepared: PreparedModule, export: CoreMLExport, example_inputs: Inputs) -> float:
     """Find out before training whether the end of the fit can succeed: finalize, convert and load, and write nothing.
 
+    The fit that follows draws the random numbers that it would have drawn without it.
+
     Args:
         prepared: The prepared module; it is not changed.
         export: What is asked for.
@@ -86,9 +89,11 @@ def rehearse(prepared: PreparedModule, export: CoreMLExport, example_inputs: Inp
         CompressionError: What would have ended the fit after its last step.
     """
     started = time.perf_counter()
-    finalized = prepared.finalize([example_inputs], rehearses=True)
-    trained = copy_module(prepared.module)
-    export.rehearse(finalized, example_inputs, prepared.capabilities, reference=trained)
+    # A network that draws random numbers in its forward draws some here, on one process of several.
+    with isolate_rng():
+        finalized = prepared.finalize([example_inputs], rehearses=True)
+        trained = copy_module(prepared.module)
+        export.rehearse(finalized, example_inputs, prepared.capabilities, reference=trained)
     return time.perf_counter() - started
 
 

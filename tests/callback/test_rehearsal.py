@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
-from lightning_compress import Compression, CoreMLExport, DKMPalettization, runtime
-from lightning_compress.coreml import ImageInput
+from lightning_compress import (
+    Compression,
+    CoreMLExport,
+    DKMPalettization,
+    LinearQuantization,
+    MagnitudePruning,
+    runtime,
+)
+from lightning_compress.callback.finishing import rehearse
+from lightning_compress.coreml import ImageInput, Tolerance
 from lightning_compress.errors import CompressionError
+from lightning_compress.methods.mechanism.preparation import PreparedModule
+from tests.process_state import ProcessState
 from tests.training import Training
 
 
@@ -188,3 +202,89 @@ def test_example_inputs_of_a_dictionary_are_passed_by_name(tmp_path, make_traine
     )
     make_trainer(compression, max_epochs=1).fit(training)
     assert {feature.name for feature in compression.exported.report.inputs} == {"image", "scale"}
+
+
+class Noisy(nn.Module):
+    """Draws random numbers in training and in evaluation, and keeps statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(), nn.Conv2d(8, 6, 1)
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.layers(image) + 1e-4 * torch.rand(1)
+
+
+METHODS = {
+    "palettized": lambda: [DKMPalettization(n_bits=2, weight_threshold=0)],
+    "pruned": lambda: [MagnitudePruning(scheduler={"begin_step": 1, "end_step": 3})],
+    "quantized": lambda: [LinearQuantization(milestones=[0, 1, 2, 3])],
+}
+
+
+def fit_of(methods: str, make_trainer: Any, path: Path, **settings: Any) -> Compression:
+    L.seed_everything(7, verbose=False)
+    # Random numbers are no outputs to compare.
+    export = CoreMLExport(path, verify=False, card=False)
+    compression = Compression(*METHODS[methods](), export=export, **settings)
+    training = Training(Noisy(), lambda count: torch.rand(count, 3, 8, 8), steps=4)
+    make_trainer(compression, max_epochs=1).fit(training)
+    return compression
+
+
+@pytest.mark.parametrize("methods", ["palettized", "quantized"])
+def test_a_rehearsed_fit_and_one_without_write_the_same_bytes(tmp_path, make_trainer, methods):
+    rehearsed = fit_of(methods, make_trainer, tmp_path / "rehearsed.mlpackage")
+    other = fit_of(methods, make_trainer, tmp_path / "other.mlpackage", rehearse=False)
+    files = [
+        {
+            file.relative_to(compression.exported.path): file.read_bytes()
+            for file in compression.exported.path.rglob("*")
+            if file.name in ("model.mlmodel", "weight.bin")
+        }
+        for compression in (rehearsed, other)
+    ]
+    assert len(files[0]) == 2
+    assert files[0] == files[1]
+
+
+def everything_of(module: nn.Module) -> dict[str, Any]:
+    """What can be seen of a module: tensors and where they lie, gradients, modes, hooks, attributes."""
+    seen: dict[str, Any] = {}
+    for name, part in module.named_modules():
+        seen[name] = (
+            part.training,
+            type(part),
+            len(part._forward_hooks),
+            len(part._forward_pre_hooks),
+            set(vars(part)),
+        )
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        seen[f"{name}!"] = (
+            tensor.data_ptr(),
+            tensor.detach().clone().tolist(),
+            tensor.requires_grad,
+            tensor.grad,
+        )
+    return seen
+
+
+@pytest.mark.parametrize("methods", METHODS)
+def test_it_leaves_no_trace(tmp_path, methods):
+    network = Noisy().train()
+    prepared = PreparedModule(network, METHODS[methods]())
+    before, random_before, state = everything_of(network), random_states(), ProcessState.now().settings
+    export = CoreMLExport(tmp_path / "net.mlpackage", tolerance=Tolerance(0.5))
+    rehearse(prepared, export, (torch.rand(1, 3, 8, 8, generator=torch.Generator()),))
+    assert everything_of(network) == before
+    assert random_states() == random_before
+    assert ProcessState.now().settings == state
+    assert not list(tmp_path.iterdir())
+
+
+def random_states() -> list[Any]:
+    """What the generators would draw next, without drawing it from them."""
+    with isolate_rng():
+        return [random.random(), float(np.random.rand()), float(torch.rand(()))]
