@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_compress.errors import PackageError
 from lightning_compress.package.explaining import reason
+from lightning_compress.runtime.loops import Iterations
 from lightning_compress.runtime.program import Step
 
 _OF_THE_MACHINE = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
@@ -38,7 +39,12 @@ class Arithmetic(Enum):
 
 
 def execute(
-    steps: Sequence[Step], values: list[Any], arithmetic: Arithmetic, *, overwrite: bool = False
+    steps: Sequence[Step],
+    values: list[Any],
+    arithmetic: Arithmetic,
+    *,
+    overwrite: bool = False,
+    iterations: Iterations | None = None,
 ) -> None:
     """Run the steps in order on `values`, a list by slot, which is filled in place.
 
@@ -48,14 +54,16 @@ def execute(
         arithmetic: How to compute.
         overwrite: Let steps write over operands that nobody needs any more. See
             `may_overwrite` for when that is safe.
+        iterations: Counts those of loops; None for the number that is allowed unless somebody asks for another.
 
     Raises:
-        PackageError: Naming the operation that torch cannot compute with what it is given.
+        PackageError: Naming the operation that torch cannot compute with what it is given, or the loop without end.
     """
+    iterations = iterations or Iterations()
     step = None
     try:
         for step in steps:
-            _run(step, values, arithmetic, overwrite)
+            _run(step, values, arithmetic, overwrite, iterations)
     except (PackageError, *_OF_THE_MACHINE):
         raise
     except Exception as error:
@@ -65,13 +73,15 @@ def execute(
         ) from error
 
 
-def _run(step: Step, values: list[Any], arithmetic: Arithmetic, overwrite: bool) -> None:
+def _run(
+    step: Step, values: list[Any], arithmetic: Arithmetic, overwrite: bool, iterations: Iterations
+) -> None:
     operands = {
         parameter: [values[i] for i in slots] if isinstance(slots, tuple) else values[slots]
         for parameter, slots in step.operands
     }
     if step.blocks:
-        outcome = _run_blocks(step, operands, values, arithmetic)
+        outcome = _run_blocks(step, operands, values, arithmetic, iterations)
     else:
         function = (step.overwriting if overwrite else None) or step.function
         outcome = function(**operands, **step.attributes)
@@ -88,25 +98,27 @@ def _run(step: Step, values: list[Any], arithmetic: Arithmetic, overwrite: bool)
 
 
 def _run_blocks(
-    step: Step, operands: dict[str, Any], values: list[Any], arithmetic: Arithmetic
+    step: Step, operands: dict[str, Any], values: list[Any], arithmetic: Arithmetic, iterations: Iterations
 ) -> tuple[Any, ...]:
     """A condition, or a loop."""
     if step.op_type == "cond":
         block = step.blocks[0 if operands["pred"] else 1]
-        execute(block.steps, values, arithmetic)
+        execute(block.steps, values, arithmetic, iterations=iterations)
         return tuple(values[slot] for slot in block.outputs)
     test, body = step.blocks
-    current = operands["loop_vars"]
+    current, before = operands["loop_vars"], None
     while True:
         for slot, value in zip(test.inputs, current, strict=True):
             values[slot] = value
-        execute(test.steps, values, arithmetic)
+        execute(test.steps, values, arithmetic, iterations=iterations)
         if not values[test.outputs[0]]:
             return tuple(current)
+        if before is not None:
+            iterations.count(step, before, current)
         for slot, value in zip(body.inputs, current, strict=True):
             values[slot] = value
-        execute(body.steps, values, arithmetic)
-        current = [values[slot] for slot in body.outputs]
+        execute(body.steps, values, arithmetic, iterations=iterations)
+        before, current = current, [values[slot] for slot in body.outputs]
 
 
 def _to_type(result: Any, type_: torch.dtype | None) -> Any:

@@ -8,7 +8,13 @@ from typing import Any, TypeAlias
 import torch
 
 import lightning_compress.runtime.ops  # noqa: F401 - fills the table of ops
-from lightning_compress.arguments import refusal, require_one_of, require_path, require_type
+from lightning_compress.arguments import (
+    refusal,
+    require_one_of,
+    require_path,
+    require_type,
+    require_whole,
+)
 from lightning_compress.errors import PackageError, did_you_mean
 from lightning_compress.package.files import shown
 from lightning_compress.package.program import count_operations, read_program, reader_name
@@ -21,6 +27,7 @@ from lightning_compress.package.reader import (
 from lightning_compress.package.structure import PIPELINE_FUNCTION, interfaces
 from lightning_compress.package.versions import read_one_version
 from lightning_compress.runtime.interface import read_inputs
+from lightning_compress.runtime.loops import MAX_ITERATIONS
 from lightning_compress.runtime.lowering import lower
 from lightning_compress.runtime.module import CoreMLProgram, Precision
 from lightning_compress.runtime.pipeline import CoreMLPipeline, SuppressionStage
@@ -37,6 +44,7 @@ def load(
     function: str | None = None,
     precision: Precision = "float32",
     device: torch.device | str | None = None,
+    max_iterations: int = MAX_ITERATIONS,
 ) -> CoreMLModule:
     """Load a Core ML package as a torch module that computes what its program says.
 
@@ -49,6 +57,8 @@ def load(
             "float16" computes in the types of the program, which are float16 unless it was converted otherwise.
             Without fast float16 arithmetic, on a CPU, values are held in float32 and each result is rounded.
         device: where to put the constants; the CPU by default. `module.to` moves them later.
+        max_iterations: how many iterations all loops of one call may take together. A program may hold a loop that
+            never ends; a call of one that takes more ends with a PackageError.
 
     Returns:
         A module in evaluation mode; see `CoreMLProgram`, and `CoreMLPipeline`, for how to call it.
@@ -56,7 +66,7 @@ def load(
     Raises:
         PackageError: when the path is no readable package, its program has ops that the runtime has not, or there is
             no such function.
-        ConfigurationError: for an unknown precision or device.
+        ConfigurationError: for an unknown precision or device, or a `max_iterations` below 1.
 
     Example:
         >>> module = load("classifier.mlpackage")
@@ -66,9 +76,12 @@ def load(
     require_path("path", path, "net.mlpackage")
     require_type("function", function, str, "the name of a function", optional=True)
     require_one_of("precision", precision, _PRECISIONS)
+    require_whole("max_iterations", max_iterations, 1)
     if device is not None:
         _require_device(device)
-    return read_one_version(path, lambda: _load(read_package(path), function, precision, device))
+    return read_one_version(
+        path, lambda: _load(read_package(path), function, precision, device, max_iterations)
+    )
 
 
 def _load(
@@ -76,12 +89,16 @@ def _load(
     function: str | None,
     precision: Precision,
     device: torch.device | str | None,
+    max_iterations: int,
 ) -> CoreMLModule:
     functions = _chosen_functions(contents, function)
     _check_ops(contents, functions)
     # Constants outlive this call: made as inference tensors they could take no part in autograd later.
     with torch.inference_mode(False):
         module = _load_model(contents, functions, precision).eval()
+        for part in module.modules():
+            if isinstance(part, CoreMLProgram):
+                part.max_iterations = max_iterations
         return module if device is None else module.to(device)
 
 

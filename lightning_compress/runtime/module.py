@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lightning_compress.errors import PackageError
 from lightning_compress.runtime.execution import Arithmetic, execute
 from lightning_compress.runtime.interface import FLOATS, ProgramInput, bind
+from lightning_compress.runtime.loops import MAX_ITERATIONS, Iterations
 from lightning_compress.runtime.overwriting import may_overwrite
 from lightning_compress.runtime.program import Leaf, Output, Program, Shape
 
@@ -53,6 +54,7 @@ class CoreMLProgram(nn.Module):
         output_names: names of the outputs, in order.
         class_labels: the labels of a classifier, else None.
         precision: "float32" or "float16".
+        max_iterations: how many iterations all loops of one call may take together; `load` sets it.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class CoreMLProgram(nn.Module):
         self.class_labels = program.class_labels
         self.precision = precision
         self.package = package
+        self.max_iterations = MAX_ITERATIONS
         self.constants = nn.Module()
         self._owners: dict[str, str] = {}
         self._leaf_paths = {leaf.slot: self._store(leaf) for leaf in program.leaves}
@@ -84,7 +87,7 @@ class CoreMLProgram(nn.Module):
             The outputs by name: tensors, or a list of labels for the label of a classifier.
 
         Raises:
-            PackageError: when an input has the wrong name, type or shape.
+            PackageError: when an input has the wrong name, type or shape, or a loop does not end.
         """
         values = bind(self.inputs, args, kwargs, self.package)
         counts = [item.samples(value, self.package) for item, value in zip(self.inputs, values, strict=True)]
@@ -164,7 +167,13 @@ class CoreMLProgram(nn.Module):
             values[slot] = tensor
         for slot, path in self._state_paths.items():
             values[slot] = self.get_buffer(path)
-        execute(self._program.steps, values, self._arithmetic, overwrite=may_overwrite())
+        execute(
+            self._program.steps,
+            values,
+            self._arithmetic,
+            overwrite=may_overwrite(),
+            iterations=Iterations(self.max_iterations),
+        )
         return [values[output.slot] for output in self._program.outputs]
 
     def _run_stacked(self, tensors: list[Tensor], counts: list[int], samples: int) -> list[Any]:

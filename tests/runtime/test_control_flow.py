@@ -11,7 +11,7 @@ from coremltools.converters.mil.mil import types
 
 from lightning_compress import runtime
 from lightning_compress.coreml.quiet import quiet_conversion
-from lightning_compress.errors import PackageError
+from lightning_compress.errors import ConfigurationError, PackageError
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
@@ -98,3 +98,121 @@ def test_a_state_is_kept_from_call_to_call(tmp_path, precision):
     assert not any(name.startswith("states") for name in module.state_dict())
     with pytest.raises(PackageError, match="one sample at a time"):
         module(x.expand(2, 2))
+
+
+class TestALoopWithoutEnd:
+    """It is told, where Core ML would hang."""
+
+    @staticmethod
+    def counting(programs, step, *, until=4):
+        """Counts in steps of `step` from 0 to `until`."""
+
+        def body(x):
+            return mb.while_loop(
+                _cond=lambda count: mb.less(x=count, y=np.float32(until)),
+                _body=lambda count: mb.add(x=count, y=step(x)),
+                loop_vars=(mb.reduce_sum(x=mb.mul(x=x, y=np.float32(0)), axes=[0], keep_dims=False),),
+            )
+
+        return programs.build(body, {"x": np.ones(2, np.float32)})
+
+    def test_that_changes_nothing_is_told_at_once(self, programs):
+        module = self.counting(programs, lambda x: np.float32(0))
+        module.max_iterations = 3
+        with pytest.raises(PackageError, match="'while_loop' never ends: an iteration leaves its variables"):
+            module(torch.ones(2))
+
+    def test_that_comes_to_rest_later_is_told_too(self, programs):
+        """Beyond 2 ** 24, adding 1 to a float32 changes nothing."""
+
+        def body(x):
+            return mb.while_loop(
+                _cond=lambda count: mb.less(x=count, y=np.float32(np.inf)),
+                _body=lambda count: mb.add(x=count, y=np.float32(1)),
+                loop_vars=(
+                    mb.add(x=mb.reduce_sum(x=x, axes=[0], keep_dims=False), y=np.float32(2**24 - 10)),
+                ),
+            )
+
+        module = programs.build(body, {"x": np.ones(2, np.float32)})
+        with pytest.raises(PackageError, match="never ends"):
+            module(torch.ones(2))
+
+    def test_that_goes_on_counting_is_told_with_what_to_set(self, programs):
+        module = self.counting(programs, lambda x: np.float32(-1))
+        module.max_iterations = 50
+        with pytest.raises(
+            PackageError, match="has not ended .* 50 iterations; .* with a larger max_iterations"
+        ):
+            module(torch.ones(2))
+
+    def test_one_of_as_many_iterations_as_are_allowed_ends(self, programs):
+        module = self.counting(programs, lambda x: np.float32(1), until=20)
+        module.max_iterations = 20
+        assert module(torch.ones(2)).popitem()[1] == 20
+        module.max_iterations = 19
+        with pytest.raises(PackageError, match="19 iterations"):
+            module(torch.ones(2))
+
+    def test_one_that_draws_random_numbers_may_rest_and_go_on(self, programs):
+        def step(x):
+            drawn = mb.random_bernoulli(
+                shape=np.array([1], np.int32), prob=np.float32(0.2), seed=np.int32(-1)
+            )
+            return mb.squeeze(x=drawn, axes=[0])
+
+        module = self.counting(programs, step)
+        torch.manual_seed(0)
+        assert module(torch.ones(2)).popitem()[1] == 4
+
+    def test_loops_within_loops_count_together(self, programs):
+        def inner(start):
+            return mb.while_loop(
+                _cond=lambda i: mb.less(x=i, y=np.int32(10)),
+                _body=lambda i: mb.add(x=i, y=np.int32(1)),
+                loop_vars=(start,),
+            )
+
+        def body(x):
+            count, _ = mb.while_loop(
+                _cond=lambda count, other: mb.less(x=count, y=np.int32(10)),
+                _body=lambda count, other: (
+                    mb.add(x=count, y=np.int32(1)),
+                    inner(mb.mul(x=other, y=np.int32(0))),
+                ),
+                loop_vars=(np.int32(0), np.int32(0)),
+            )
+            return count
+
+        module = programs.build(body, {"x": np.ones(2, np.float32)})
+        assert module(torch.ones(2)).popitem()[1] == 10
+        module.max_iterations = 60
+        with pytest.raises(PackageError, match="60 iterations"):
+            module(torch.ones(2))
+
+
+@pytest.mark.parametrize("limit", [0, 1.5, True, "many"])
+def test_a_limit_of_iterations_that_is_none_is_refused(tmp_path, limit):
+    with pytest.raises(ConfigurationError, match="max_iterations"):
+        runtime.load(tmp_path / "net.mlpackage", max_iterations=limit)
+
+
+def test_load_sets_the_limit_of_iterations(tmp_path):
+    @mb.program(input_specs=[mb.TensorSpec((1,))], opset_version=ct.target.iOS16)
+    def program(x):
+        return mb.while_loop(
+            _cond=lambda count: mb.squeeze(x=mb.less(x=count, y=np.float32(9))),
+            _body=lambda count: mb.add(x=count, y=np.float32(1)),
+            loop_vars=(x,),
+        )
+
+    with quiet_conversion():
+        ct.convert(
+            program,
+            minimum_deployment_target=ct.target.iOS16,
+            compute_precision=ct.precision.FLOAT32,
+            skip_model_load=True,
+        ).save(str(tmp_path / "loop.mlpackage"))
+    assert runtime.load(tmp_path / "loop.mlpackage")(torch.zeros(1)).popitem()[1] == 9
+    with pytest.raises(PackageError, match="taken 8 iterations"):
+        runtime.load(tmp_path / "loop.mlpackage", max_iterations=8)(torch.zeros(1))
