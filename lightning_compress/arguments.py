@@ -10,6 +10,9 @@ from typing import Any
 
 from lightning_compress.errors import ConfigurationError
 
+LARGEST_SEED = 2**32 - 1
+"""What numpy takes."""
+
 _LENGTH = 60
 """Characters that are shown of a value."""
 
@@ -57,6 +60,18 @@ def require_whole(argument: str, value: Any, least: int) -> None:
     require_type(argument, value, numbers.Integral, valid)
     if value < least:
         raise refusal(argument, value, valid)
+
+
+def require_seed(value: Any) -> None:
+    """Raise unless a value can be the seed of all generators of random numbers.
+
+    Raises:
+        ConfigurationError: With the value and what is valid.
+    """
+    valid = f"a whole number from 0 to {LARGEST_SEED}"
+    require_type("seed", value, numbers.Integral, valid)
+    if not 0 <= value <= LARGEST_SEED:
+        raise refusal("seed", value, valid)
 
 
 def require_flag(argument: str, value: Any) -> None:

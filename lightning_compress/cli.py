@@ -142,6 +142,7 @@ def _looked_at(command: str, typed: list[str]) -> Words:
 def _told(function: Callable[[], object]) -> None:
     """Call a command, and end with what is wrong, in a line, where that is no fault of this program."""
     from hydra.errors import InstantiationException
+    from omegaconf.errors import OmegaConfBaseException
 
     try:
         function()
@@ -149,6 +150,9 @@ def _told(function: Callable[[], object]) -> None:
         _fail(error)
     except InstantiationException as error:
         _fail(_cause(error) or _of_arguments(error))
+    except OmegaConfBaseException as error:
+        key = f"{error.full_key}: " if error.full_key else ""
+        _fail(ConfigurationError(f"{key}{str(error).partition(chr(10))[0]}"))
     except OSError as error:
         if error.errno not in _OF_THE_MACHINE:
             raise

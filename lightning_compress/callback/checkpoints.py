@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from lightning_compress.callback.plain_loading import load_plainly
+from lightning_compress.callback.plain_loading import load_plainly, why_unreadable
 from lightning_compress.errors import ConfigurationError
 
 STATE_VERSION = 2
@@ -65,7 +65,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         checkpoint = load_plainly(path)
     except Exception as error:
-        raise ConfigurationError(f"{str(path)!r} cannot be read as a checkpoint: {error}") from error
+        raise ConfigurationError(
+            f"{str(path)!r} cannot be read as a checkpoint: {why_unreadable(error)}"
+        ) from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise ConfigurationError(f"{str(path)!r} is no checkpoint of Lightning: it holds no 'state_dict'")
     return checkpoint

@@ -33,6 +33,12 @@ def load_plainly(path: str | Path, *, mapped: bool = False) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped or None)
 
 
+def why_unreadable(error: BaseException) -> str:
+    """What `torch.load` says of a file, in a line; of one that is no file of torch it says a number or nothing."""
+    text = str(error).strip().partition("\n")[0]
+    return text if " " in text else "it is no file of torch.save, or was cut short"
+
+
 class _LeftOut:
     """Stands for an object of a class that is not known to be harmless."""
 

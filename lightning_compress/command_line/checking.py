@@ -13,6 +13,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lightning_compress.arguments import LARGEST_SEED
 from lightning_compress.command_line.commands import COMMANDS
 from lightning_compress.command_line.comments import comments_of
 from lightning_compress.command_line.composing import FILLED_IN, Composition, leaves
@@ -28,13 +29,21 @@ _OF_SEVERAL_TYPES = ("devices", "precision", "strategy", "fast_dev_run", "max_ti
 _OPTIONAL = {("logger", "tensorboard"): "tensorboard"}
 """Choices that need a package which is not among the dependencies; it is called as its module is."""
 
+_READ_BY_COMMANDS = ("export.card", "trainer.fast_dev_run", "data.image_size")
+"""Keys in groups that the commands themselves read, beside those of a recipe."""
+
+_CHOSEN_BY_COMMANDS = {
+    "export.path": "packages of train lie in hydra.run.dir=…, and lightning-compress export takes path=…"
+}
+"""Keys that stand in the configuration and that the commands fill in themselves, with what to give instead."""
+
 _RANGES = {
-    # What numpy takes.
-    "seed": (0, 2**32 - 1),
+    "seed": (0, LARGEST_SEED),
     "pictures.count": (0, math.inf),
     "pictures.threshold": (0, 1),
     "samples": (1, math.inf),
     "metric_tolerance": (0, math.inf),
+    "limit_batches": (1, math.inf),
 }
 """Keys of the commands themselves whose numbers have bounds, both included."""
 
@@ -48,6 +57,7 @@ def check(command: str, composition: Composition) -> None:
     _check_choices(composition)
     for override in composition.overrides:
         _check_removal(override, composition)
+        _check_chosen(override)
         _check_type(override, composition.unchanged)
     _check_ranges(composition.config)
     _check_given(command, composition)
@@ -66,11 +76,20 @@ def _check_choices(composition: Composition) -> None:
 
 def _check_removal(override: Override, composition: Composition) -> None:
     """Refuse to take away a key that the command itself reads."""
-    group = override.key_or_group.partition(".")[0]
-    if override.is_delete() and group not in composition.choices:
+    key = override.key_or_group
+    group, _, rest = key.partition(".")
+    is_read = group not in composition.choices or key in _READ_BY_COMMANDS
+    if override.is_delete() and (is_read or (group == "recipe" and "." not in rest)):
         raise ConfigurationError(
             f"{override.input_line} would take away a key that is needed; set it with {override.key_or_group}=…"
         )
+
+
+def _check_chosen(override: Override) -> None:
+    """Refuse a key whose value nobody would look at."""
+    instead = _CHOSEN_BY_COMMANDS.get(override.key_or_group)
+    if instead is not None:
+        raise ConfigurationError(f"{override.input_line} would be without effect: {instead}")
 
 
 def _check_type(override: Override, unchanged: DictConfig) -> None:

@@ -95,6 +95,11 @@ def _models(config: DictConfig) -> Iterator[tuple[str, ct.models.MLModel, Mappin
         yield "_".join(file.stem for file in files), model, dense
         return
     values = [_listed(config[key]) for key in _FORM]
+    for key, listed in zip(_FORM, values, strict=True):
+        if not listed:
+            raise ConfigurationError(
+                f"{key}=[] asks for no package; give a value or several, or leave {key} out"
+            )
     forms = [
         PostTrainingForm(**dict(zip(_FORM, combination, strict=True)))
         for combination in itertools.product(*values)

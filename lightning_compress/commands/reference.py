@@ -26,6 +26,7 @@ from lightning_compress.coreml.trace import convertible_copy
 from lightning_compress.coreml.verification import Samples
 from lightning_compress.coreml.verification.samples import image_samples
 from lightning_compress.errors import ConfigurationError
+from lightning_compress.package.explaining import reason
 from lightning_compress.package.inspection import PackageReport
 from lightning_compress.tasks.in_place import as_pixels
 
@@ -169,6 +170,6 @@ def _saved_module(path: str | None, report: PackageReport) -> nn.Module:
         return module.eval()
     except Exception as error:
         raise ConfigurationError(
-            f"checkpoint={path!r} is neither a TorchScript archive nor a .pt2 program: {error}. A checkpoint of "
-            "Lightning needs its recipe=..."
+            f"checkpoint={path!r} is neither a TorchScript archive nor a .pt2 program: {reason(error)}. A checkpoint "
+            "of Lightning needs its recipe=..."
         ) from error

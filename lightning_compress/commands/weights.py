@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from lightning_compress.callback.plain_loading import why_unreadable
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.state_dicts import misfits, without_prefix
 
@@ -54,7 +55,9 @@ def _state_dict(path: Path, named: str) -> Mapping[str, Tensor]:
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ConfigurationError(f"{named} cannot be read as a checkpoint: {error}") from error
+        raise ConfigurationError(
+            f"{named} cannot be read as a checkpoint: {why_unreadable(error)}"
+        ) from error
     for name in _CONTAINERS:
         inner = content.get(name) if isinstance(content, Mapping) else None
         if isinstance(inner, Mapping):

@@ -18,7 +18,7 @@ from lightning_compress.package.inspection import Layer, PackageReport
 from lightning_compress.package.interface import Feature, PackageFunction
 from lightning_compress.package.layer_metadata import LAYERS
 from lightning_compress.package.rendering import format_bytes, storage
-from lightning_compress.package.save import replace_text
+from lightning_compress.package.save import write_whole
 
 METRICS = "metrics"
 """Key in the metadata of a package's metrics, a JSON object."""
@@ -37,7 +37,7 @@ def write_model_card(report: PackageReport) -> Path:
         The path of the card.
     """
     path = report.path.with_suffix(".md")
-    replace_text(path, model_card(report))
+    write_whole(path, model_card(report).encode(errors="replace"))
     return path
 
 

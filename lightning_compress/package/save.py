@@ -92,17 +92,20 @@ def _not_written(destination: Path, error: OSError) -> PackageError:
     )
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file in one step: whoever reads it sees the old text or the new one.
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file in one step: whoever reads it sees all of it or what was there before.
 
     Args:
-        path: The file.
-        text: What it shall hold, written as UTF-8.
+        path: The file; missing folders above it are made.
+        content: What it shall hold, which is on the disk when this returns.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_PARTIAL, dir=path.parent)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         _make_readable(Path(partial), 0o666)
         os.replace(partial, path)
     except BaseException:

@@ -7,16 +7,16 @@ runs one after the other in the present folder, and prints how each ended as JSO
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
-import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from tests.forking import end_with
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _start(call: Call) -> tuple[int, str]:
     sys.stdout.flush()
     identifier = os.fork()
     if identifier == 0:
-        _child(call, descriptor)
+        end_with(lambda: _command(call), descriptor)
     os.close(descriptor)
     return identifier, log
 
@@ -99,26 +99,12 @@ def _wait(identifier: int, log: str) -> Ended:
     return Ended(code, output)
 
 
-def _child(call: Call, descriptor: int) -> None:
+def _command(call: Call) -> None:
     from lightning_compress.cli import main as command
 
-    code = 1
-    try:
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
-        os.environ["STOP_AT"] = call.stop_at
-        sys.argv = ["lightning-compress", *call.words]
-        command()
-        code = 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        with contextlib.suppress(Exception):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
+    os.environ["STOP_AT"] = call.stop_at
+    sys.argv = ["lightning-compress", *call.words]
+    command()
 
 
 if __name__ == "__main__":

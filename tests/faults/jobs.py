@@ -6,7 +6,7 @@ digest of every tensor after each epoch on each rank (`digests/`), and its log.
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -14,7 +14,6 @@ import os
 import socket
 import subprocess
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -30,6 +29,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_compress import Compression, CoreMLExport, DKMPalettization, MagnitudePruning
 from lightning_compress.methods import Method
 from tests.features.cases import METHODS, Digits, digits, make_trainer
+from tests.forking import end_with
 
 JOBS: dict[str, Callable[[], list[Method]]] = {
     **METHODS,
@@ -236,36 +236,24 @@ def start(job: Job) -> list[int]:
         sys.stderr.flush()
         identifier = os.fork()
         if identifier == 0:
-            _child(job, rank, port)
+            log = os.open(Path(job.folder) / f"log{rank}.txt", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+            end_with(functools.partial(_fit, job, rank, port), log)
         identifiers.append(identifier)
     return identifiers
 
 
-def _child(job: Job, rank: int, port: int) -> None:
-    code = 1
-    try:
-        log = os.open(Path(job.folder) / f"log{rank}.txt", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        if job.world_size > 1:
-            os.environ.update(
-                MASTER_ADDR="127.0.0.1",
-                MASTER_PORT=str(port),
-                WORLD_SIZE=str(job.world_size),
-                NODE_RANK="0",
-                LOCAL_RANK=str(rank),
-            )
-        warnings.filterwarnings("ignore")
-        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-        fit(job, rank)
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        with contextlib.suppress(Exception):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
+def _fit(job: Job, rank: int, port: int) -> None:
+    if job.world_size > 1:
+        os.environ.update(
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(port),
+            WORLD_SIZE=str(job.world_size),
+            NODE_RANK="0",
+            LOCAL_RANK=str(rank),
+        )
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    fit(job, rank)
 
 
 def free_port() -> int:

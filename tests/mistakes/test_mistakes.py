@@ -31,6 +31,7 @@ def test_is_told_on_the_command_line(mistake, tmp_path):
 
 def test_there_are_many_and_none_has_the_name_of_another():
     assert sum(map(len, MISTAKES.values())) >= 120
+    assert len(COMMANDS) >= 25
     for place, mistakes in MISTAKES.items():
         counts = Counter(mistake.name for mistake in mistakes)
         assert [name for name, count in counts.items() if count > 1] == [], place

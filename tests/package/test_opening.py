@@ -1,38 +1,19 @@
 from __future__ import annotations
 
-import shutil
-
 import coremltools as ct
 import numpy as np
 import pytest
 from coremltools.models import datatypes
 from coremltools.models.neural_network import NeuralNetworkBuilder
 
-from lightning_compress.coreml.convert import convert
 from lightning_compress.errors import PackageError
 from lightning_compress.package.inspection import decompressed_weights, inspect
 from lightning_compress.package.opening import open_package
-from lightning_compress.package.save import save_package
-
-
-@pytest.fixture(scope="module")
-def whole(build_network, digit, tmp_path_factory):
-    model = convert(build_network(), digit, target=ct.target.iOS16)
-    return save_package(model, tmp_path_factory.mktemp("whole") / "net.mlpackage")
-
-
-@pytest.fixture
-def package(whole, tmp_path):
-    """A copy to damage."""
-    return shutil.copytree(whole, tmp_path / "net.mlpackage")
-
-
-def weight_file(package):
-    return next(package.rglob("weight.bin"))
+from tests.package.damaging import weight_file
 
 
 def test_a_whole_package_opens(package):
-    assert open_package(package).specification_version == 7
+    assert open_package(package).specification_version == 9
 
 
 def test_a_path_with_nothing_is_refused(tmp_path):

@@ -9,35 +9,11 @@ import shutil
 import coremltools as ct
 import pytest
 import torch
-from torch import nn
 
 from lightning_compress import runtime
-from lightning_compress.coreml.convert import convert
 from lightning_compress.errors import CompressionError, PackageError
 from lightning_compress.package.inspection import inspect
-from lightning_compress.package.save import save_package
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 4)).eval()
-    model = convert(network, torch.rand(1, 1, 8, 8), target=ct.target.iOS18)
-    return save_package(model, tmp_path_factory.mktemp("whole") / "net.mlpackage")
-
-
-@pytest.fixture
-def package(whole, tmp_path):
-    """A copy to damage."""
-    return shutil.copytree(whole, tmp_path / "net.mlpackage")
-
-
-def model_file(package):
-    return next(package.rglob("model.mlmodel"))
-
-
-def weight_file(package):
-    return next(package.rglob("weight.bin"))
+from tests.package.damaging import model_file, weight_file
 
 
 def refused(package, message):

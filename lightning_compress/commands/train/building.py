@@ -10,6 +10,7 @@ import lightning as L
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from lightning_compress.arguments import require_seed
 from lightning_compress.callback import Compression
 from lightning_compress.callback.checkpoints import read_checkpoint
 from lightning_compress.callback.finishing import path_in_rehearsal
@@ -38,11 +39,7 @@ class Building:
     def __init__(self, config: DictConfig, folder: Path) -> None:
         self.config = config
         self.folder = folder
-        seed = config.seed
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-            raise ConfigurationError(
-                f"seed={seed!r} is no seed; valid are whole numbers from 0 to {2**32 - 1}"
-            )
+        require_seed(config.seed)
         self.recipe = Recipe(config)
         self.data = self.recipe.data
         self.methods: list[Method] = list(instantiate(config.compression.methods, _convert_="all").values())
@@ -141,9 +138,11 @@ class Building:
         except TypeError:
             return most if most >= 0 else None
         devices = settings.get("devices", 1)
-        if not isinstance(devices, int) or devices < 1 or settings.get("limit_train_batches") is not None:
+        limit = settings.get("limit_train_batches")
+        if not isinstance(devices, int) or devices < 1 or isinstance(limit, float):
             return most if most >= 0 else None
         of_process = -(-batches // (devices * settings.get("num_nodes", 1)))
+        of_process = of_process if limit is None else min(of_process, limit)
         steps = int(epochs * -(-of_process // settings.get("accumulate_grad_batches", 1)))
         return min(steps, most) if most >= 0 else steps
 

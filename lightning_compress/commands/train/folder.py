@@ -16,8 +16,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from lightning_compress.commands.train.processes import is_first
-from lightning_compress.commands.train.state import FILE, write_whole
+from lightning_compress.commands.train.state import FILE
 from lightning_compress.errors import ConfigurationError
+from lightning_compress.package.save import write_whole
 
 if sys.platform != "win32":
     import fcntl

@@ -21,6 +21,7 @@ from lightning_compress.callback.checkpoints import (
 from lightning_compress.callback.finishing import rehearse
 from lightning_compress.callback.inputs import as_inputs
 from lightning_compress.callback.placement import Placement
+from lightning_compress.callback.strategies import check_precision, check_strategy
 from lightning_compress.commands.measuring import Picture, measure_package, without_notices
 from lightning_compress.commands.train.building import FITS, Building, check_checkpoint
 from lightning_compress.coreml.post_training import PostTrainingForm, require_compressible
@@ -50,7 +51,10 @@ def rehearse_job(building: Building, *, exports: bool) -> float:
     started = time.perf_counter()
     with without_notices():
         for stage in FITS if building.methods else FITS[:1]:
-            building.trainer(stage)
+            trainer = building.trainer(stage)
+    if building.methods:
+        check_strategy(trainer)
+        check_precision(trainer, building.methods)
     bits = widths(building)
     _rehearse_float(building, bits, exports)
     if building.methods:

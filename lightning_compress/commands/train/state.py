@@ -12,6 +12,7 @@ from typing import Any
 
 from lightning_compress.commands.results import Result
 from lightning_compress.errors import ConfigurationError
+from lightning_compress.package.save import write_whole
 
 FILE = "job.json"
 
@@ -125,17 +126,6 @@ def digest(path: Path) -> str:
                 own.update(block)
         total.update(f"{file.relative_to(path)}\0{own.hexdigest()}\n".encode())
     return total.hexdigest()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that whoever reads it sees all of it or what was there before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _stage(entry: dict[str, Any], folder: Path) -> FinishedStage:

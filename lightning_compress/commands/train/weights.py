@@ -10,7 +10,7 @@ import lightning as L
 import torch
 
 from lightning_compress.commands.train.building import Building
-from lightning_compress.commands.train.state import write_whole
+from lightning_compress.package.save import write_whole
 
 
 class FitWeights:

@@ -40,12 +40,20 @@ def reference_outputs(
         names: Names of its outputs, in order.
 
     Raises:
-        VerificationError: If it returns more or fewer tensors.
+        VerificationError: If it cannot be run on them, or returns more or fewer tensors.
     """
     results = []
     with torch.no_grad(), quiet_quantization():
         for sample in samples:
-            tensors = take_apart(module(*sample), type(module).__name__)
+            try:
+                returned = module(*sample)
+            except Exception as error:
+                shapes = ", ".join(f"{list(value.shape)}" for value in sample)
+                raise VerificationError(
+                    f"the module cannot be run on inputs of the shapes {shapes}, so that the package cannot be "
+                    f"compared with it: {_last_line(error)}"
+                ) from error
+            tensors = take_apart(returned, type(module).__name__)
             if len(tensors) != len(names):
                 raise VerificationError(
                     f"the module returns {counted(len(tensors), 'tensor')}, and the package has "
@@ -54,6 +62,12 @@ def reference_outputs(
                 )
             results.append(dict(zip(names, tensors, strict=True)))
     return results
+
+
+def _last_line(error: Exception) -> str:
+    # TorchScript tells its own traceback first.
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 def effect_of_rounding(
