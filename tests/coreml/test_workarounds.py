@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import coremltools as ct
 import numpy as np
 import pytest
 import torch
+from coremltools.converters.mil.mil import Builder
 from coremltools.optimize import _utils as coremltools_utilities
+from coremltools.optimize.coreml import OpPalettizerConfig, OptimizationConfig, palettize_weights
 from coremltools.optimize.torch.pruning import MagnitudePruner, MagnitudePrunerConfig
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +20,7 @@ from torch import nn
 from lightning_compress.coreml.convert import convert
 from lightning_compress.coreml.quiet import quiet_conversion
 from lightning_compress.coreml.recovery import scalar_palette_indices
+from lightning_compress.coreml.workarounds import names_of_their_own, replaced
 from lightning_compress.package.inspection import inspect
 from lightning_compress.package.save import save_package
 from lightning_compress.runtime import load
@@ -122,3 +127,44 @@ def test_of_equally_near_entries_the_first_is_taken_as_in_coremltools(weights):
     np.testing.assert_array_equal(
         scalar_palette_indices(weights, palette), coremltools_utilities.find_indices_for_lut(weights, palette)
     )
+
+
+@pytest.fixture(scope="module")
+def dense_and_palettized(tmp_path_factory):
+    """A package, and one of palettes made of it."""
+    folder = tmp_path_factory.mktemp("packages")
+    torch.manual_seed(0)
+    dense = save_package(
+        convert(nn.Linear(32, 8).eval(), torch.rand(1, 32), target=ct.target.iOS18),
+        folder / "dense.mlpackage",
+    )
+    with names_of_their_own():
+        palettized = save_package(palettized_by_coremltools(dense), folder / "palettized.mlpackage")
+    return dense, palettized
+
+
+def palettized_by_coremltools(package):
+    config = OptimizationConfig(OpPalettizerConfig(nbits=2, weight_threshold=0))
+    with quiet_conversion():
+        return palettize_weights(ct.models.MLModel(str(package), skip_model_load=True), config)
+
+
+def program_bytes(model):
+    return model.get_spec().SerializeToString(deterministic=True)
+
+
+def test_a_package_is_the_same_file_whatever_was_looked_at_before(dense_and_palettized):
+    dense, palettized = dense_and_palettized
+    with names_of_their_own():
+        before = program_bytes(palettized_by_coremltools(dense))
+    load(palettized)
+    with names_of_their_own():
+        assert program_bytes(palettized_by_coremltools(dense)) == before
+
+
+def test_coremltools_still_counts_what_is_loaded(dense_and_palettized):
+    _, palettized = dense_and_palettized
+    with replaced(Builder, "name_count", defaultdict(int)):
+        load(palettized)
+        counted = dict(Builder.name_count)
+    assert counted, "coremltools has fixed this; `names_of_their_own` is not needed any more"
