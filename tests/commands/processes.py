@@ -27,11 +27,13 @@ class Call:
         words: After `lightning-compress`.
         stop_at: Where a signal comes, as `tests.commands.tiny` understands it.
         together: Whether the next call is not to wait for this one.
+        folder: Where it is typed; by default where all of them are.
     """
 
     words: Sequence[str]
     stop_at: str = ""
     together: bool = False
+    folder: str = "."
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ def _wait(identifier: int, log: str) -> Ended:
 def _command(call: Call) -> None:
     from lightning_compress.cli import main as command
 
+    os.chdir(call.folder)
     os.environ["STOP_AT"] = call.stop_at
     sys.argv = ["lightning-compress", *call.words]
     command()

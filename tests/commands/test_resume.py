@@ -6,7 +6,10 @@ import json
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
 
 from lightning_compress.commands.train.state import digest
 from tests.commands.processes import Call, Ended, run_calls
@@ -188,6 +191,50 @@ def test_a_truncated_checkpoint_of_a_stopped_fit_is_named(tmp_path):
     checkpoint.unlink()
     (anew,) = run_calls(resumed("job"), folder=tmp_path)
     require_good(anew)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Two classes of digits in a folder that a job names relative to its own."""
+    digits = load_digits()
+    for split, first in (("train", 0), ("val", 800)):
+        for label in (0, 1):
+            folder = tmp_path / "project" / "images" / split / str(label)
+            folder.mkdir(parents=True)
+            for index in np.flatnonzero(digits.target[first:] == label)[:16] + first:
+                Image.fromarray((digits.images[index] * 15.9).astype(np.uint8)).save(folder / f"{index}.png")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_a_job_with_relative_paths_is_resumed_from_another_folder(images):
+    words = [
+        *("data=image_folder", "data.root=images", "data.num_classes=2", "data.num_workers=0"),
+        *("compression=none", "post_training_bits=[]", "pictures.count=0"),
+    ]
+    (images / "elsewhere").mkdir()
+    stopped, again = run_calls(
+        Call(
+            ["train", *WORDS, *words, "hydra.run.dir=job"], "train:4:SIGINT", folder=str(images / "project")
+        ),
+        Call(["train", "resume=../project/job"], "measure:1:SIGTERM", folder=str(images / "elsewhere")),
+        folder=images,
+    )
+    assert stopped.code == 130, stopped.output[-3000:]
+    assert again.code == 143, again.output[-3000:]
+    told = " ".join(again.output.split())
+    assert f"relative paths are those of '{images / 'project'}', where the job was begun" in told
+    assert f"lightning-compress train resume={images / 'project' / 'job'}" in told
+    (images / "project").rename(images / "moved")
+    (moved,) = run_calls(
+        Call(["train", "resume=../moved/job"], folder=str(images / "elsewhere")), folder=images
+    )
+    assert moved.code == 1
+    told = " ".join(moved.output.split())
+    assert f"the job was begun in '{images / 'project'}', which is not there" in told
+    assert "images/train' does not exist" in told
+    (found,) = run_calls(Call(["train", "resume=job"], folder=str(images / "moved")), folder=images)
+    require_good(found)
 
 
 def test_jobs_begun_in_the_same_second_have_folders_of_their_own(tmp_path):

@@ -157,11 +157,9 @@ def _call(mistake: Mistake, folder: Path) -> Outcome:
 
 def _type(mistake: Mistake, folder: Path) -> Outcome:
     """Run a command as its user would; a fit that began has left a checkpoint or numbers of its steps."""
+    laid = lay(mistake, folder)
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-    if mistake.before is not None:
-        mistake.before(folder)
-    laid = set(folder.rglob("*.ckpt"))
     started = time.perf_counter()
     result = subprocess.run(
         [sys.executable, "-m", "lightning_compress.cli", *mistake.words],
@@ -172,14 +170,27 @@ def _type(mistake: Mistake, folder: Path) -> Outcome:
         check=False,
     )
     seconds = time.perf_counter() - started
-    text = result.stdout + result.stderr
+    return judge(mistake, folder, laid, result.returncode, result.stdout + result.stderr, seconds)
+
+
+def lay(mistake: Mistake, folder: Path) -> set[Path]:
+    """Lay what a mistake names into a folder; the checkpoints that lie there then."""
+    if mistake.before is not None:
+        mistake.before(folder)
+    return set(folder.rglob("*.ckpt"))
+
+
+def judge(
+    mistake: Mistake, folder: Path, laid: set[Path], code: int, text: str, seconds: float = 0.0
+) -> Outcome:
+    """How a mistake was told that was typed in a folder, by the status of the command and what it has printed."""
     if "Traceback (most recent call last)" in text:
         return Outcome("a traceback!", seconds, text, False)
     if set(folder.rglob("*.ckpt")) - laid or any(folder.rglob("metrics.csv")):
         return Outcome("too late!", seconds, text, False)
-    if bool(result.returncode) != mistake.is_refused:
-        return Outcome(f"exit {result.returncode}!", seconds, text, False)
-    return _judged(mistake, f"exit {result.returncode}", seconds, text)
+    if bool(code) != mistake.is_refused:
+        return Outcome(f"exit {code}!", seconds, text, False)
+    return _judged(mistake, f"exit {code}", seconds, text)
 
 
 def _judged(mistake: Mistake, told_by: str, seconds: float, message: str) -> Outcome:

@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 
 from lightning_compress import Compression
-from tests.mistakes.bench import Bench, Mistake, Practice, TrainingBeganError, make
+from tests.commands.processes import Call, run_calls
+from tests.mistakes.bench import Bench, Mistake, Practice, TrainingBeganError, judge, lay, make
 from tests.mistakes.catalogue import IN_PYTHON, MISTAKES
 from tests.mistakes.commands import COMMANDS
 
@@ -22,10 +23,23 @@ def test_is_told_before_the_first_step(mistake, tmp_path):
     assert outcome.is_told, f"{outcome.told_by}: {outcome.message}"
 
 
+@pytest.fixture(scope="module")
+def typed(tmp_path_factory):
+    """How each mistake at a command was told; all are made by processes of one that has imported everything."""
+    folders = {mistake.name: tmp_path_factory.mktemp("typed") for mistake in COMMANDS}
+    laid = {mistake.name: lay(mistake, folders[mistake.name]) for mistake in COMMANDS}
+    calls = [Call(mistake.words, folder=str(folders[mistake.name])) for mistake in COMMANDS]
+    ended = run_calls(*calls, folder=tmp_path_factory.mktemp("calls"))
+    return {
+        mistake.name: judge(mistake, folders[mistake.name], laid[mistake.name], one.code, one.output)
+        for mistake, one in zip(COMMANDS, ended, strict=True)
+    }
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mistake", COMMANDS, ids=[mistake.name for mistake in COMMANDS])
-def test_is_told_on_the_command_line(mistake, tmp_path):
-    outcome = make(mistake, tmp_path)
+def test_is_told_on_the_command_line(mistake, typed):
+    outcome = typed[mistake.name]
     assert outcome.is_told, f"{outcome.told_by}: {outcome.message}"
 
 

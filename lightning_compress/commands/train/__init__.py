@@ -2,6 +2,7 @@
 
 - `job`: the stages in their order; `building` makes what they need, `rehearsal` tries them before the first step.
 - `folder`, `state`: where a job stands, and what it has finished.
+- `launched`: processes that torchrun or srun has started agree on a folder.
 - `continuation`, `random_states`, `logs`: a fit that is stopped and taken up again ends as if it had not been.
 - `progress`: how long it will take.
 """
@@ -13,7 +14,12 @@ import sys
 from omegaconf import DictConfig
 
 from lightning_compress.commands.results import Result
-from lightning_compress.commands.train.folder import resume_command, run_folder, shown
+from lightning_compress.commands.train.folder import (
+    resume_command,
+    run_folder,
+    shown,
+    where_it_began,
+)
 from lightning_compress.commands.train.job import TrainingJob
 from lightning_compress.commands.train.processes import is_first
 from lightning_compress.stopping import Stopped, Stops
@@ -33,7 +39,7 @@ def run(config: DictConfig) -> list[Result]:
     """
     job: TrainingJob | None = None
     try:
-        with Stops() as stops, run_folder(config) as folder:
+        with Stops() as stops, run_folder(config) as folder, where_it_began(folder):
             job = TrainingJob(folder.config, folder.path, stops, is_resumed=folder.is_resumed)
             return job.run()
     except Stopped as stop:

@@ -15,6 +15,7 @@ from typing import IO, Any, cast
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from lightning_compress.commands.train.launched import Agreement, launcher_environment
 from lightning_compress.commands.train.processes import is_first
 from lightning_compress.commands.train.state import FILE
 from lightning_compress.errors import ConfigurationError
@@ -25,6 +26,9 @@ if sys.platform != "win32":
 
 HYDRA = ".hydra"
 """Where a folder holds the configuration of its job, as Hydra's own folders do."""
+
+_BEGUN_IN = "begun_in"
+"""The file beside it with the folder in which the command was typed that began the job."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +59,27 @@ def run_folder(config: DictConfig) -> Iterator[RunFolder]:
     """
     hydra = HydraConfig.get()
     path = Path(hydra.runtime.output_dir)
-    overrides = [str(override) for override in hydra.overrides.task]
     is_resumed = not OmegaConf.is_missing(config, "resume") and config.resume is not None
+    environment = launcher_environment()
+    agreement = None if environment is None else Agreement(environment)
     if not is_first():
-        # The first process has chosen the folder, and Lightning handed it on.
+        # The first process has chosen the folder. Lightning hands it on; other launchers do not.
+        if agreement is not None:
+            path = _instead_of(path, agreement.wait())
         yield RunFolder(path, _stored(path) if is_resumed else config, is_resumed)
         return
+    with contextlib.ExitStack() as held:
+        with contextlib.nullcontext() if agreement is None else agreement.telling_failure():
+            folder = _begin(path, config, held, is_resumed=is_resumed)
+        if agreement is not None:
+            agreement.tell(folder.path)
+        yield folder
+
+
+def _begin(path: Path, config: DictConfig, held: contextlib.ExitStack, *, is_resumed: bool) -> RunFolder:
+    """Choose a folder, on the first process, and hold it until `held` is closed."""
+    hydra = HydraConfig.get()
+    overrides = [str(override) for override in hydra.overrides.task]
     if is_resumed:
         stored = _stored(path)
         _refuse_changes(path, config, stored, overrides)
@@ -69,18 +88,56 @@ def run_folder(config: DictConfig) -> Iterator[RunFolder]:
             raise ConfigurationError(
                 f"the job in {shown(path)!r} is still running; end it before you resume it"
             )
-    else:
-        stored = config
-        is_named = any(
-            re.match(r"\+*hydra\.(run\.dir|sweep\.dir|sweep\.subdir)=", word)
-            for word in hydra.overrides.hydra
-        )
-        path, lock = _claim(path) if not is_named else (path, _claim_named(path))
-        write_whole(path / HYDRA / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(overrides)).encode())
-        write_whole(path / HYDRA / "config.yaml", OmegaConf.to_yaml(config).encode())
-        _tell_hydra(path)
-    with lock:
-        yield RunFolder(path, stored, is_resumed)
+        held.enter_context(lock)
+        return RunFolder(path, stored, is_resumed)
+    is_named = any(
+        re.match(r"\+*hydra\.(run\.dir|sweep\.dir|sweep\.subdir)=", word) for word in hydra.overrides.hydra
+    )
+    path, lock = _claim(path) if not is_named else (path, _claim_named(path))
+    held.enter_context(lock)
+    write_whole(path / HYDRA / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(overrides)).encode())
+    write_whole(path / HYDRA / "config.yaml", OmegaConf.to_yaml(config).encode())
+    write_whole(path / HYDRA / _BEGUN_IN, os.fsencode(Path.cwd()))
+    _tell_hydra(path)
+    return RunFolder(path, config, is_resumed)
+
+
+def _instead_of(path: Path, chosen: Path) -> Path:
+    """The folder chosen by the first process; the one that Hydra has made for this process goes."""
+    if path != chosen:
+        with contextlib.suppress(OSError):
+            path.rmdir()
+        _tell_hydra(chosen)
+    return chosen
+
+
+@contextlib.contextmanager
+def where_it_began(folder: RunFolder) -> Iterator[None]:
+    """Work where a resumed job was begun, so that the relative paths of its configuration are those of then.
+
+    Where that folder is gone, they are looked for where the command was typed, which is said.
+    """
+    file = folder.path / HYDRA / _BEGUN_IN
+    begun = Path(os.fsdecode(file.read_bytes())) if folder.is_resumed and file.is_file() else Path.cwd()
+    if begun == Path.cwd():
+        yield
+        return
+    if not begun.is_dir():
+        if is_first():
+            print(
+                f"the job was begun in {str(begun)!r}, which is not there; relative paths of its configuration are "
+                f"looked for in {str(Path.cwd())!r}"
+            )
+        yield
+        return
+    if is_first():
+        print(f"relative paths are those of {str(begun)!r}, where the job was begun")
+    here = Path.cwd()
+    os.chdir(begun)
+    try:
+        yield
+    finally:
+        os.chdir(here)
 
 
 def resume_command(path: Path) -> str:
@@ -90,8 +147,9 @@ def resume_command(path: Path) -> str:
 
 def shown(path: Path) -> str:
     """A path as short as it can be typed where the command was."""
+    typed_in = Path(HydraConfig.get().runtime.cwd) if HydraConfig.initialized() else Path.cwd()
     with contextlib.suppress(ValueError):
-        return str(path.relative_to(Path.cwd()))
+        return str(path.relative_to(typed_in))
     return str(path)
 
 
