@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_compress import CoreMLExport
 from tests.commands.tiny import WORDS
@@ -17,14 +17,18 @@ def package(folder: Path) -> None:
     CoreMLExport(folder / "net.mlpackage", card=False).run(Network().eval(), torch.rand(1, 64))
 
 
+def save(module: nn.Module, inputs: Tensor, path: Path) -> None:
+    torch.export.save(torch.export.export(module.eval(), (inputs,)), path)
+
+
 def package_beside_another_module(folder: Path) -> None:
     package(folder)
-    torch.jit.trace(nn.Linear(8, 2).eval(), torch.rand(1, 8)).save(folder / "other.pt")
+    save(nn.Linear(8, 2), torch.rand(1, 8), folder / "other.pt2")
 
 
 def package_and_other_array(folder: Path) -> None:
     package(folder)
-    torch.jit.trace(Network().eval(), torch.rand(1, 64)).save(folder / "net.pt")
+    save(Network(), torch.rand(1, 64), folder / "net.pt2")
     np.savez(folder / "other.npz", other=np.zeros((2, 64), np.float32))
 
 
@@ -238,8 +242,8 @@ OTHERS = [
     ),
     Mistake(
         "another module to verify with",
-        r"cannot be run on inputs of the shapes \[1, 64\].*8x2",
-        words=("verify", "net.mlpackage", "checkpoint=other.pt"),
+        r"cannot be run on inputs of the shapes \[1, 64\], so that",
+        words=("verify", "net.mlpackage", "checkpoint=other.pt2"),
         before=package_beside_another_module,
     ),
     Mistake(
@@ -250,8 +254,8 @@ OTHERS = [
     ),
     Mistake(
         "arrays of another name",
-        "'other.npz' has no array x; it has other",
-        words=("verify", "net.mlpackage", "checkpoint=net.pt", "inputs=other.npz"),
+        "'other.npz' has no array input; it has other",
+        words=("verify", "net.mlpackage", "checkpoint=net.pt2", "inputs=other.npz"),
         before=package_and_other_array,
     ),
     Mistake(
