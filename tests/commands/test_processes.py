@@ -10,10 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from coremltools.proto import Model_pb2
 
-from tests.commands.test_resume import left_by
+from lightning_compress.commands.train.building import FITS
+from tests.commands.test_resume import PACKAGES
 from tests.commands.tiny import WORDS
 from tests.faults.jobs import free_port
+from tests.package.damaging import model_file, weight_file
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,6 +36,21 @@ def typed(
         check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "STOP_AT": stop_at},
     )
+
+
+def left_in(folder: Path) -> dict[str, bytes]:
+    """What a finished job has to leave the same in whichever processes it ran.
+
+    Programs are compared as what they say: in another process, protobuf writes the entries of a map in another order.
+    """
+    left = {name: (folder / name).read_bytes() for name in ("results.json", "results.md")}
+    left |= {f"{fit}/metrics.csv": (folder / fit / "metrics.csv").read_bytes() for fit in FITS}
+    for name in PACKAGES:
+        package = folder / f"{name}.mlpackage"
+        specification = Model_pb2.Model.FromString(model_file(package).read_bytes())
+        left[f"{name}, program"] = specification.SerializeToString(deterministic=True)
+        left[f"{name}, weights"] = weight_file(package).read_bytes()
+    return left
 
 
 def require_good(ended: subprocess.CompletedProcess[str]) -> None:
@@ -67,13 +85,13 @@ def test_a_job_of_two_processes_that_was_stopped_ends_as_one_never_stopped(whole
     stopped = typed(*TWO, "hydra.run.dir=job", folder=tmp_path, stop_at=f"{point}:SIGTERM")
     assert stopped.returncode == 128 + signal.SIGTERM, (stopped.stdout + stopped.stderr)[-3000:]
     require_good(typed("resume=job", folder=tmp_path))
-    assert left_by(tmp_path / "job") == left_by(whole)
+    assert left_in(tmp_path / "job") == left_in(whole)
 
 
 @pytest.mark.slow
 def test_rehearsal_changes_nothing_in_a_job_of_two_processes(whole, tmp_path):
     require_good(typed(*TWO, "hydra.run.dir=job", "rehearse=false", folder=tmp_path))
-    assert left_by(tmp_path / "job") == left_by(whole)
+    assert left_in(tmp_path / "job") == left_in(whole)
 
 
 @pytest.mark.slow
@@ -82,7 +100,7 @@ def test_processes_of_torchrun_share_one_folder_and_leave_what_those_of_lightnin
     ended = typed(*TWO, "hydra.run.dir=jobs/${oc.env:RANK}", folder=tmp_path, launcher=torchrun())
     require_good(ended)
     assert [path.name for path in (tmp_path / "jobs").iterdir()] == ["0"]
-    assert left_by(tmp_path / "jobs" / "0") == left_by(whole)
+    assert left_in(tmp_path / "jobs" / "0") == left_in(whole)
 
 
 @pytest.mark.slow
@@ -92,7 +110,7 @@ def test_a_job_of_torchrun_is_resumed_by_torchrun(whole, tmp_path):
     )
     assert stopped.returncode != 0
     require_good(typed("resume=job", folder=tmp_path, launcher=torchrun()))
-    assert left_by(tmp_path / "job") == left_by(whole)
+    assert left_in(tmp_path / "job") == left_in(whole)
 
 
 @pytest.mark.slow
@@ -102,3 +120,38 @@ def test_all_processes_of_torchrun_end_where_the_first_cannot_begin(tmp_path):
     ended = typed(*TWO, "hydra.run.dir=job", folder=tmp_path, launcher=torchrun())
     assert ended.returncode == 1
     assert "'job' holds results of a job" in ended.stderr
+
+
+@pytest.mark.slow
+def test_processes_of_srun_share_one_folder(whole, tmp_path):
+    port = free_port()
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "lightning_compress.cli", "train", *TWO, f"hydra.run.dir=jobs/{rank}"],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "PYTHONPATH": str(ROOT),
+                "MASTER_PORT": str(port),
+                "SLURM_JOB_ID": "1234",
+                "SLURM_JOB_NAME": "train",
+                "SLURM_STEP_ID": "0",
+                "SLURM_NTASKS": "2",
+                "SLURM_NTASKS_PER_NODE": "2",
+                "SLURM_NNODES": "1",
+                "SLURM_NODEID": "0",
+                "SLURM_NODELIST": "localhost",
+                "SLURM_PROCID": str(rank),
+                "SLURM_LOCALID": str(rank),
+            },
+        )
+        for rank in range(2)
+    ]
+    printed = [process.communicate(timeout=280)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0], "".join(text[-2000:] for text in printed)
+    assert [path.name for path in (tmp_path / "jobs").iterdir()] == ["0"]
+    assert left_in(tmp_path / "jobs" / "0") == left_in(whole)

@@ -14,7 +14,7 @@ from lightning_compress.coreml.convert import convert
 from lightning_compress.errors import ConfigurationError, PackageError
 from lightning_compress.package import save
 from lightning_compress.package.inspection import decompressed_weights
-from lightning_compress.package.save import require_writable, save_package
+from lightning_compress.package.save import require_writable, save_package, write_whole
 
 
 def linear_model(value: float) -> ct.models.MLModel:
@@ -189,3 +189,23 @@ def test_a_package_has_the_permissions_of_any_new_folder(tmp_path, old):
     plain = tmp_path / "plain"
     plain.mkdir()
     assert path.stat().st_mode == plain.stat().st_mode
+
+
+class TestAFileThatIsWrittenWhole:
+    def test_takes_the_place_of_the_old_one_in_a_folder_that_is_made(self, tmp_path):
+        path = tmp_path / "run" / "job.json"
+        for content in (b"old", b"new"):
+            write_whole(path, content)
+            assert path.read_bytes() == content
+        assert [entry.name for entry in path.parent.iterdir()] == ["job.json"]
+
+    def test_has_the_permissions_of_any_new_file(self, tmp_path):
+        (tmp_path / "plain").write_text("")
+        write_whole(tmp_path / "whole", b"")
+        assert (tmp_path / "whole").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+    def test_leaves_the_old_one_where_it_cannot_be_put(self, tmp_path):
+        (tmp_path / "taken" / "by a folder").mkdir(parents=True)
+        with pytest.raises(OSError, match="taken"):
+            write_whole(tmp_path / "taken", b"new")
+        assert [entry.name for entry in tmp_path.iterdir()] == ["taken"]
