@@ -154,7 +154,7 @@ TRAIN = [
     ),
     small(
         "weights of another network",
-        "'weights.ckpt' does not fit Classifier: missing",
+        "'weights.ckpt' fits neither Classifier .*missing",
         "float_fit.weights=weights.ckpt",
         before=weights,
     ),
@@ -172,7 +172,7 @@ TRAIN = [
     ),
     small(
         "a metric that nobody logs",
-        "'val/accurac' is not among what .* did you mean 'accuracy'",
+        "'val/accurac' is not among what .* did you mean 'val/accuracy'",
         "recipe.metric=val/accurac",
     ),
     small(
@@ -248,7 +248,7 @@ OTHERS = [
     ),
     Mistake(
         "weights of another recipe to verify with",
-        "'weights.ckpt' does not fit recipe=resnet50",
+        "checkpoint='weights.ckpt' fits neither ImageClassifier",
         words=("verify", "net.mlpackage", "recipe=resnet50", "checkpoint=weights.ckpt"),
         before=package_and_weights,
     ),
