@@ -206,7 +206,6 @@ def images(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.slow
 def test_a_job_with_relative_paths_is_resumed_from_another_folder(images):
     words = [
         *("data=image_folder", "data.root=images", "data.num_classes=2", "data.num_workers=0"),
