@@ -62,8 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(command: str, typed: list[str]) -> None:
     # Classes of one's own are named from the folder that the command is typed in, as with `python -m`.
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    if "" not in sys.path:
+        # Whichever folder that is: a resumed job goes back to where it was begun.
+        sys.path.insert(0, "")
     words = _looked_at(command, typed)
     typed_to_program = sys.argv
     given = [sys.argv[0], command, *typed]
