@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 import lightning as L
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.classification import MulticlassJaccardIndex
@@ -14,6 +13,7 @@ from lightning_compress.errors import ConfigurationError
 
 from ..data.datamodule import RecipeDataModule, check_task
 from ..data.masks.dataset import IGNORED
+from ..normalization import example_images
 from ..optimization import check_optimizer, one_cycle_of
 from .model import Segmenter
 
@@ -70,9 +70,7 @@ class ImageSegmenter(L.LightningModule):
         self.model = Segmenter(
             num_classes, architecture=architecture, weights=weights, backbone_weights=backbone_weights
         )
-        self.example_input_array = torch.rand(
-            1, 3, image_size, image_size, generator=torch.Generator().manual_seed(0)
-        )
+        self.example_input_array = example_images(image_size)
         # The Jaccard index is another name of intersection over union. torchmetrics' `MeanIoU` would average over
         # images, where a class that an image hardly shows counts as much as one that fills it, and ignores no class.
         self.val_miou = MulticlassJaccardIndex(num_classes, ignore_index=IGNORED)
