@@ -18,12 +18,14 @@ _CELL = 192
 _TEXT = 12
 _GAP = 4
 #: How much of the class's color an overlay shows.
-_OPACITY = 0.65
+_OPACITY = 0.75
 _HEAT = matplotlib.colormaps["inferno"]
+#: Without grey, which many images are.
 _COLORS = [
     tuple(round(255 * share) for share in color)
     for name in ("tab10", "tab20b", "tab20c")
     for color in matplotlib.colormaps[name].colors  # type: ignore[attr-defined]  # of the listed ones
+    if max(color) - min(color) > 0.1
 ]
 
 
