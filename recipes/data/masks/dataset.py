@@ -51,9 +51,17 @@ class SegmentationDataModule(RecipeDataModule):
     """A data module of images with masks; batches are images, N x 3 x H x W, and masks, N x H x W int64.
 
     Class 0 of `class_names` is the background, and counts in `num_classes`. Pixels of class 255 are ignored.
+
+    Args:
+        num_classes: classes with the background.
+        settings: as for `RecipeDataModule`.
     """
 
     task = "segmentation"
+
+    def __init__(self, *, num_classes: int, **settings: Any) -> None:
+        super().__init__(num_classes=num_classes, **settings)
+        require_between("data.num_classes", num_classes, 2, IGNORED)
 
 
 def evaluation_transform(image_size: int) -> Any:

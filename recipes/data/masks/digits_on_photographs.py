@@ -14,18 +14,22 @@ from ..photographs import Backgrounds, Pixels, Split, blend, resize, trim
 from .dataset import Mask, MaskDataset
 
 #: Heights of digits and scribbles, in shares of the scene's side.
-_SMALLEST, _LARGEST = 0.6, 0.95
-_MOST_DIGITS = 2
+_SMALLEST, _LARGEST = 0.38, 0.54
+_FEWEST_DIGITS, _MOST_DIGITS = 2, 4
 _MOST_SCRIBBLES = 1
 _MOST_PATCHES = 1
 #: Short and long side of a patch of another photograph, in shares of the scene's side.
 _PATCH_SIDES = ((0.08, 0.16), (0.3, 0.6))
-#: How far ink differs from the mean of what it covers, in each color, of 255.
-_LEAST_CONTRAST, _MOST_CONTRAST = 64, 160
+#: Photographs are darker by this factor, so that there is room for light ink on all of them.
+_DARKER = 2
+#: How much lighter ink is than the mean of what it covers, in each color, of 255.
+_LEAST_CONTRAST, _MOST_CONTRAST = 48, 128
 #: The colors of one ink differ by up to this.
 _TINT = 24
+#: Of so many places for a digit or a scribble, the emptiest is taken.
+_PLACES = 6
 #: Digits are turned by up to so many degrees.
-_STEEPEST = 15
+_STEEPEST = 10
 #: What is at least half ink is a digit's.
 _INK = 128
 #: An 8 x 8 digit is soft when it is enlarged; its rim gets steeper by this factor.
@@ -35,7 +39,7 @@ _GLYPH_SIDE = 8
 
 
 class DigitMaskScenes(MaskDataset):
-    """1 to 3 of scikit-learn's digits on a crop of one of its photographs, among scribbles and under patches.
+    """2 to 4 of scikit-learn's digits on a crop of one of its photographs, among scribbles and under patches.
 
     The digit is the class of its ink; all else is background, class 0. Digits, scribbles of the same ink and
     patches of other photographs lie upon each other in any order, and the mask holds what is seen. Ink differs
@@ -70,10 +74,10 @@ class DigitMaskScenes(MaskDataset):
         if not 0 <= index < self.count:
             raise IndexError(f"scene {index} of {self.count}")
         random = np.random.default_rng((*self._stream, index))
-        scene = self.backgrounds.crop(random, self.side)
+        scene = self._background(random)
         mask: Mask = np.zeros((self.side, self.side), dtype=np.uint8)
         things = (
-            ["digit"] * int(random.integers(1, _MOST_DIGITS + 1))
+            ["digit"] * int(random.integers(_FEWEST_DIGITS, _MOST_DIGITS + 1))
             + ["scribble"] * int(random.integers(_MOST_SCRIBBLES + 1))
             + ["patch"] * int(random.integers(_MOST_PATCHES + 1))
         )
@@ -86,6 +90,9 @@ class DigitMaskScenes(MaskDataset):
                 chosen = int(random.integers(len(self._digits)))
                 self._write(random, scene, mask, self._digits[chosen], label=1 + int(self._labels[chosen]))
         return torch.from_numpy(scene.transpose(2, 0, 1).copy()), mask
+
+    def _background(self, random: np.random.Generator) -> Pixels:
+        return self.backgrounds.crop(random, self.side) // _DARKER
 
     def _write(
         self, random: np.random.Generator, scene: Pixels, mask: Mask, glyph: Pixels, label: int
@@ -100,15 +107,22 @@ class DigitMaskScenes(MaskDataset):
         soft = np.array(turned)[: self.side, : self.side].astype(np.int64)
         opacity = ((soft - _INK) * _SHARPNESS + _INK).clip(0, 255).astype(np.uint8)
         height, width = opacity.shape
-        top, left = (int(random.integers(self.side - length + 1)) for length in (height, width))
-        part = (slice(top, top + height), slice(left, left + width))
+        part = self._emptiest(random, mask, height, width)
         covered = scene[part][opacity >= _INK].mean(axis=0)
         contrast = random.integers(_LEAST_CONTRAST, _MOST_CONTRAST + 1)
-        # Towards the side on which there is room.
-        lighter = covered.mean() < random.integers(64, 192)
-        ink = covered + (contrast if lighter else -contrast) + random.integers(-_TINT, _TINT + 1, size=3)
+        ink = covered + contrast + random.integers(-_TINT, _TINT + 1, size=3)
         blend(scene[part], ink.clip(0, 255).astype(np.int64), opacity)
         mask[part][opacity >= _INK] = label
+
+    def _emptiest(
+        self, random: np.random.Generator, mask: Mask, height: int, width: int
+    ) -> tuple[slice, slice]:
+        """Of some places of a size, the one where the least is written already."""
+        places = [
+            (slice(top, top + height), slice(left, left + width))
+            for top, left in random.integers(0, (self.side - height + 1, self.side - width + 1), (_PLACES, 2))
+        ]
+        return min(places, key=lambda place: np.count_nonzero(mask[place]))
 
     def _lay_patch(self, random: np.random.Generator, scene: Pixels, mask: Mask) -> None:
         """Put a part of a photograph somewhere upon a scene; what it hides is background."""
@@ -116,7 +130,7 @@ class DigitMaskScenes(MaskDataset):
         height, width = random.permutation(sides)
         top, left = (int(random.integers(self.side - length + 1)) for length in (height, width))
         part = (slice(top, top + height), slice(left, left + width))
-        scene[part] = self.backgrounds.crop(random, self.side)[part]
+        scene[part] = self._background(random)[part]
         mask[part] = 0
 
 

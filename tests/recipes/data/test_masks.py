@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torchvision import tv_tensors
 
-from lightning_compress.errors import DataError
+from lightning_compress.errors import ConfigurationError, DataError
 from lightning_compress.recipes.data.masks import MaskFolderDataModule, PascalVOCDataModule
 from lightning_compress.recipes.data.masks.dataset import training_transform
 
@@ -102,6 +102,14 @@ def test_names_can_be_given_and_are_counted(tmp_path) -> None:
     assert data.class_names == ["no", "cat", "dog"]
     with pytest.raises(DataError, match=r"num_classes=3, but the data has 2: no, cat"):
         folders(tmp_path, class_names=["no", "cat"]).setup()
+
+
+@pytest.mark.parametrize("count", [1, 256])
+def test_classes_that_a_mask_cannot_tell_are_refused(count: int, tmp_path) -> None:
+    with pytest.raises(
+        ConfigurationError, match=rf"data\.num_classes={count} is out of range.*from 2 to 255"
+    ):
+        folders(tmp_path, num_classes=count)
 
 
 def test_files_may_lie_in_folders_inside(tmp_path) -> None:
