@@ -15,7 +15,7 @@ from .dataset import Mask, MaskDataset
 
 #: Heights of digits and scribbles, in shares of the scene's side.
 _SMALLEST, _LARGEST = 0.38, 0.54
-_FEWEST_DIGITS, _MOST_DIGITS = 2, 4
+_FEWEST_DIGITS, _MOST_DIGITS = 3, 4
 _MOST_SCRIBBLES = 1
 _MOST_PATCHES = 1
 #: Short and long side of a patch of another photograph, in shares of the scene's side.
@@ -23,7 +23,7 @@ _PATCH_SIDES = ((0.08, 0.16), (0.3, 0.6))
 #: Photographs are darker by this factor, so that there is room for light ink on all of them.
 _DARKER = 2
 #: How much lighter ink is than the mean of what it covers, in each color, of 255.
-_LEAST_CONTRAST, _MOST_CONTRAST = 48, 128
+_LEAST_CONTRAST, _MOST_CONTRAST = 56, 144
 #: The colors of one ink differ by up to this.
 _TINT = 24
 #: Of so many places for a digit or a scribble, the emptiest is taken.
@@ -39,7 +39,7 @@ _GLYPH_SIDE = 8
 
 
 class DigitMaskScenes(MaskDataset):
-    """2 to 4 of scikit-learn's digits on a crop of one of its photographs, among scribbles and under patches.
+    """3 or 4 of scikit-learn's digits on a crop of one of its photographs, among scribbles and under patches.
 
     The digit is the class of its ink; all else is background, class 0. Digits, scribbles of the same ink and
     patches of other photographs lie upon each other in any order, and the mask holds what is seen. Ink differs

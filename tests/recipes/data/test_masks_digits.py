@@ -58,7 +58,7 @@ def test_the_mask_is_the_ink_that_is_seen() -> None:
 
 
 def test_some_digits_are_hidden_in_part() -> None:
-    """2 to 4 digits are written; where two are seen upon each other, or one is cut, its ink is in several pieces."""
+    """3 or 4 digits are written; where two are seen upon each other, or one is cut, its ink is in several pieces."""
     drawn = scenes()
     seen = [len(set(drawn.load(index)[1].ravel()) - {0}) for index in range(60)]
     assert set(seen) <= {1, 2, 3, 4}
