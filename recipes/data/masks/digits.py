@@ -30,7 +30,7 @@ class DigitsMasksDataModule(SegmentationDataModule):
         *,
         num_classes: int = 11,
         image_size: int = 96,
-        batch_size: int = 16,
+        batch_size: int = 8,
         num_workers: int = 0,
         train_images: int = 16000,
         val_images: int = 200,
