@@ -42,6 +42,10 @@ _ARCHITECTURES = {
 }
 
 
+_MOMENTUM = 0.1
+"""Of the running statistics of batch normalization: torch's own default."""
+
+
 class Segmenter(nn.Module):
     """A segmentation network from images to class logits.
 
@@ -84,6 +88,11 @@ class Segmenter(nn.Module):
         self.normalize = Normalize()
         self.network = build(weights=None, weights_backbone=None, num_classes=num_classes)
         _initialize_depthwise(self.network)
+        for module in self.network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                # torchvision's 0.01 is for fits of many thousands of steps: after 200 in which weights were pruned,
+                # evaluation would still normalize by statistics of the dense network.
+                module.momentum = _MOMENTUM
         if weights is not None:
             load_weights(self.network, read_weights(weights, names), source=weights, replaceable=by_class)
         if backbone_weights is not None:

@@ -62,6 +62,11 @@ def test_depthwise_convolutions_start_with_outputs_as_large_as_their_inputs() ->
         assert 0.7 < module(inputs)[..., 4:-4, 4:-4].std() / 2**0.5 < 1.3
 
 
+def test_running_statistics_follow_weights_that_compression_changes() -> None:
+    momenta = {module.momentum for module in Segmenter(5).modules() if isinstance(module, nn.BatchNorm2d)}
+    assert momenta == {0.1}
+
+
 def test_training_sees_the_auxiliary_head_where_there_is_one() -> None:
     images = torch.rand(2, 3, 32, 32)
     logits, auxiliary = Segmenter(5, architecture="deeplabv3").training_logits(images)
