@@ -17,7 +17,9 @@ AREAS = (
     "lightning_compress.tasks",
     "lightning_compress.recipes.data.boxes",
     "lightning_compress.recipes.data.labels",
+    "lightning_compress.recipes.data.masks",
     "lightning_compress.recipes.resnet50",
+    "lightning_compress.recipes.segmentation",
     "lightning_compress.recipes.ssd_resnet18",
 )
 """What each names in its `__all__` is public, and shown."""

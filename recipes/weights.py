@@ -74,7 +74,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(
-    network: nn.Module, state: Mapping[str, Tensor], *, source: str, replaceable: str | None = None
+    network: nn.Module, state: Mapping[str, Tensor], *, source: str, replaceable: tuple[str, ...] = ()
 ) -> None:
     """Loads a state dict, and says exactly what does not fit where something does not.
 
@@ -82,7 +82,7 @@ def load_weights(
         network: takes the weights.
         state: what `read_weights` returned.
         source: the name or file that the state came from, for messages.
-        replaceable: prefix of a layer that may differ in shape, because it depends on the number of classes;
+        replaceable: prefixes of layers that may differ in shape, because they depend on the number of classes;
             such a layer keeps its initial weights, which is logged.
 
     Raises:
@@ -91,10 +91,11 @@ def load_weights(
     own = network.state_dict()
     state = without_prefix(state, own)
     different = [name for name in own if name in state and own[name].shape != state[name].shape]
-    if replaceable is not None and different and all(name.startswith(replaceable) for name in different):
-        logger.info(
-            "Weights %s: %s starts anew, for another number of classes.", source, replaceable.rstrip(".")
+    if different and all(name.startswith(replaceable) for name in different):
+        layers = sorted(
+            {prefix.rstrip(".") for prefix in replaceable if any(n.startswith(prefix) for n in different)}
         )
+        logger.info("Weights %s: %s starts anew, for another number of classes.", source, ", ".join(layers))
         state = {name: value for name, value in state.items() if name not in different}
         own = {name: value for name, value in own.items() if name not in different}
     problems = misfits(state, own)

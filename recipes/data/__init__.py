@@ -1,1 +1,1 @@
-"""Data sets, by what they hold: `labels` of whole images, `boxes` around objects."""
+"""Data sets, by what they hold: `labels` of whole images, `boxes` around objects, `masks` of each pixel."""

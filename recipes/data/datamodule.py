@@ -31,7 +31,7 @@ class RecipeDataModule(L.LightningDataModule):
         class_names: one name a class, in the order of the network's outputs; known after `setup`.
     """
 
-    #: What the labels are for: `classification` or `detection`.
+    #: What the labels are for: `classification`, `detection` or `segmentation`.
     task: ClassVar[str]
     #: Joins samples into a batch; None is torch's own way.
     collate: Callable[[list[Any]], Any] | None = None
@@ -127,7 +127,7 @@ def check_task(module: L.LightningModule, task: str) -> None:
         task: what the module learns.
 
     Raises:
-        ConfigurationError: boxes for a classifier, or classes for a detector.
+        ConfigurationError: such as boxes for a classifier.
     """
     # Lightning sets the attribute only once a data module is attached.
     data = getattr(module.trainer, "datamodule", None)

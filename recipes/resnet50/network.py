@@ -24,5 +24,5 @@ def resnet50(num_classes: int, weights: str | None = None) -> nn.Module:
     """
     network = cast(nn.Module, torchvision_resnet50(num_classes=num_classes))
     if weights is not None:
-        load_weights(network, read_weights(weights, ResNet50_Weights), source=weights, replaceable="fc.")
+        load_weights(network, read_weights(weights, ResNet50_Weights), source=weights, replaceable=("fc.",))
     return network

@@ -103,7 +103,7 @@ def load_pretrained(network: SSDResNet18, weights: str) -> None:
     """
     state = read_weights(weights, ResNet18_Weights)
     if any("backbone" in name.split(".") for name in state):
-        load_weights(network, state, source=weights, replaceable="head.classification_head.")
+        load_weights(network, state, source=weights, replaceable=("head.classification_head.",))
     else:
         load_weights(
             network.backbone,

@@ -10,6 +10,7 @@ from typing import Any
 from lightning_compress.counted import counted
 from lightning_compress.errors import DataError
 
+from ..coco_file import locate_coco
 from .annotations import (
     CocoAnnotations,
     check_invalid_boxes,
@@ -24,13 +25,6 @@ from .dataset import (
 )
 
 logger = logging.getLogger(__name__)
-
-#: Annotation file and image folder of each split, under the root: this project's short layout, and COCO
-#: 2017's own.
-_LAYOUTS = {
-    "train": (("annotations_train.json", "train"), ("annotations/instances_train2017.json", "train2017")),
-    "val": (("annotations_val.json", "val"), ("annotations/instances_val2017.json", "val2017")),
-}
 
 
 class CocoDataModule(DetectionDataModule):
@@ -95,8 +89,6 @@ class CocoDataModule(DetectionDataModule):
 
     def read(self) -> tuple[ImageFileDataset, ImageFileDataset, list[str]]:
         """The two splits and the names of the categories."""
-        if not self.root.is_dir():
-            raise DataError(f"data.root={str(self.root)!r} is not a folder that exists.")
         train, val = self._read_split("train"), self._read_split("val")
         learnable = with_objects(train.images)
         if not learnable:
@@ -121,23 +113,8 @@ class CocoDataModule(DetectionDataModule):
         return read_coco(annotations, images, categories=self.categories, invalid_boxes=self.invalid_boxes)
 
     def _locate(self, split: str) -> tuple[Path, Path]:
-        """Annotation file and image folder of a split: as given, else of the layout that is there."""
-        file, folder = next(
-            (layout for layout in _LAYOUTS[split] if (self.root / layout[0]).is_file()), _LAYOUTS[split][0]
-        )
-        given_file, given_folder = self.paths[split]
-        found = self.root / (given_file or file)
-        if not found.is_file():
-            looked = (
-                [str(self.root / layout[0]) for layout in _LAYOUTS[split]]
-                if given_file is None
-                else [str(found)]
-            )
-            raise DataError(
-                f"There are no annotations of the {split} split at {' or '.join(looked)}; "
-                f"data.{split}_annotations and data.{split}_images say where they are."
-            )
-        return found, self.root / (given_folder or folder)
+        annotations, images = self.paths[split]
+        return locate_coco(self.root, split, annotations=annotations, images=images)
 
 
 def with_objects(images: Sequence[AnnotatedImage]) -> list[AnnotatedImage]:

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from PIL import Image
-from sklearn.datasets import load_sample_image
 from torch import Tensor
 
 from ..digits import read_digits
+from ..photographs import Backgrounds, Pixels, Split, blend, resize, trim
 from .dataset import DetectionDataset, Objects
-
-Split = Literal["train", "val"]
-Pixels = npt.NDArray[np.uint8]
 
 #: Sizes are given for scenes of this side and grow with the scene.
 _REFERENCE_SIDE = 160
@@ -25,12 +19,6 @@ _MOST_DIGITS = 3
 #: Two digits may share this much of their union.
 _LARGEST_OVERLAP = 0.05
 _PLACING_TRIALS = 20
-#: Crops of the photographs, before they are resized to the scene.
-_SMALLEST_CROP, _LARGEST_CROP = 96, 192
-#: Training sees the left of each photograph, validation the rest, so that no background is in both.
-_TRAIN_COLUMNS = 448
-#: Fainter ink at the rim of a digit is cut off, so that the box is tight to the eye.
-_FAINTEST_INK = 64
 
 
 class DigitScenes(DetectionDataset):
@@ -53,9 +41,8 @@ class DigitScenes(DetectionDataset):
         self.count = count
         self.side = side
         self._stream = (seed, 0 if split == "train" else 1)
-        self._digits = [_trim(digit) for digit in read_digits(split)[0]]
-        columns = slice(0, _TRAIN_COLUMNS) if split == "train" else slice(_TRAIN_COLUMNS, None)
-        self._backgrounds = [photograph[:, columns] for photograph in _photographs()]
+        self._digits = [trim(digit) for digit in read_digits(split)[0]]
+        self.backgrounds = Backgrounds(split)
 
     def __len__(self) -> int:
         return self.count
@@ -65,7 +52,7 @@ class DigitScenes(DetectionDataset):
         if not 0 <= index < self.count:
             raise IndexError(f"scene {index} of {self.count}")
         random = np.random.default_rng((*self._stream, index))
-        scene = self._background(random)
+        scene = self.backgrounds.crop(random, self.side)
         boxes: list[tuple[int, int, int, int]] = []
         for _ in range(random.integers(1, _MOST_DIGITS + 1)):
             digit = self._digits[random.integers(len(self._digits))]
@@ -75,16 +62,6 @@ class DigitScenes(DetectionDataset):
                 boxes.append(box)
         objects = Objects(np.array(boxes, dtype=np.float32), np.ones(len(boxes), dtype=np.int64))
         return torch.from_numpy(scene.transpose(2, 0, 1).copy()), objects
-
-    def _background(self, random: np.random.Generator) -> Pixels:
-        photograph = self._backgrounds[random.integers(len(self._backgrounds))]
-        side = int(random.integers(_SMALLEST_CROP, _LARGEST_CROP + 1))
-        top = int(random.integers(photograph.shape[0] - side + 1))
-        left = int(random.integers(photograph.shape[1] - side + 1))
-        crop = photograph[top : top + side, left : left + side]
-        if random.integers(2):
-            crop = crop[:, ::-1]
-        return _resize(crop, self.side, self.side)
 
     def _place(
         self, random: np.random.Generator, aspect: float, others: list[tuple[int, int, int, int]]
@@ -104,31 +81,12 @@ class DigitScenes(DetectionDataset):
         return None
 
 
-@lru_cache(maxsize=1)
-def _photographs() -> tuple[Pixels, ...]:
-    return tuple(load_sample_image(name) for name in ("china.jpg", "flower.jpg"))
-
-
-def _trim(digit: Pixels) -> Pixels:
-    """The part of an image that the ink covers."""
-    inked = digit >= _FAINTEST_INK
-    rows, columns = np.flatnonzero(inked.any(axis=1)), np.flatnonzero(inked.any(axis=0))
-    return digit[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-
-
-def _resize(image: Pixels, width: int, height: int) -> Pixels:
-    # Pillow resizes in integer arithmetic: the same on every machine.
-    resized = Image.fromarray(np.ascontiguousarray(image)).resize((width, height), Image.Resampling.BILINEAR)
-    return np.array(resized)
-
-
 def _paste(random: np.random.Generator, scene: Pixels, digit: Pixels, box: tuple[int, int, int, int]) -> None:
     left, top, right, bottom = box
     place = scene[top:bottom, left:right]
     darkest = 0 if place.mean() > 127 else 176
     ink = random.integers(darkest, darkest + 80, size=3)
-    opacity = _resize(digit, right - left, bottom - top).astype(np.int64)[:, :, None]
-    place[:] = (place * (255 - opacity) + ink * opacity + 127) // 255
+    blend(place, ink, resize(digit, right - left, bottom - top))
 
 
 def _overlap(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> float:

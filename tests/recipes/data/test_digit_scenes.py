@@ -75,7 +75,7 @@ def test_boxes_are_exact() -> None:
     """Beside its boxes a scene is its background, whose neighbours in the photograph it shares; inside it differs."""
     drawn = scenes()
     random = np.random.default_rng((0, 0, 3))
-    background = drawn._background(random)
+    background = drawn.backgrounds.crop(random, 160)
     pixels, objects = drawn.load(3)
     changed = (pixels.numpy().transpose(1, 2, 0) != background).any(axis=2)
     covered = np.zeros_like(changed)
