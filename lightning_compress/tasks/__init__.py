@@ -6,6 +6,7 @@
 from lightning_compress.tasks.classification import Classification
 from lightning_compress.tasks.detection import Detection
 from lightning_compress.tasks.in_place import InPlace
+from lightning_compress.tasks.segmentation import Segmentation
 from lightning_compress.tasks.task import Task
 
-__all__ = ["Classification", "Detection", "InPlace", "Task"]
+__all__ = ["Classification", "Detection", "InPlace", "Segmentation", "Task"]

@@ -78,7 +78,7 @@ class Detection(Task):
         classes: Sequence[str],
         *,
         threshold: float,
-        columns: int = 4,
+        columns: int | None = None,
     ) -> Tensor | None:
         """Each image with its boxes."""
         confidence, coordinates = self.restored(outputs, ())
@@ -94,7 +94,7 @@ class Detection(Task):
             names,
             threshold=threshold,
             most_boxes=self.most_boxes,
-            columns=columns,
+            columns=columns or 4,
         )
 
 

@@ -59,14 +59,16 @@ class Segmentation(Task):
         classes: Sequence[str],
         *,
         threshold: float,
-        columns: int = 4,
+        columns: int | None = None,
     ) -> Tensor | None:
         """Each image, the heat map of the class that is seen most in it, and all classes laid over it."""
         (found,) = super().restored(outputs, ())
-        probabilities = _one_hot(found, max(len(classes), int(found.max()) + 1)) if found.dim() == 3 else found
+        probabilities = (
+            _one_hot(found, max(len(classes), int(found.max()) + 1)) if found.dim() == 3 else found
+        )
         names = list(classes) or [str(index) for index in range(probabilities.shape[1])]
         # Three pictures an image.
-        return draw_segmentations(images / 255, probabilities.float(), names, columns=max(1, columns // 2))
+        return draw_segmentations(images / 255, probabilities.float(), names, columns=columns or 2)
 
 
 def _one_hot(classes: Tensor, count: int) -> Tensor:

@@ -87,7 +87,7 @@ class Task:
         classes: Sequence[str],
         *,
         threshold: float,
-        columns: int = 4,
+        columns: int | None = None,
     ) -> Tensor | None:
         """A picture of what a package finds in images; None for tasks that have none.
 
@@ -96,7 +96,7 @@ class Task:
             outputs: What `run` has returned for them.
             classes: Names of the classes, or none.
             threshold: Least confidence that is drawn.
-            columns: Images in a row.
+            columns: Images in a row; None for as many as suit the task.
 
         Returns:
             3 x height x width in [0, 1].

@@ -21,7 +21,7 @@ from lightning_compress.errors import ConfigurationError
         (
             "train",
             ["recipe=5"],
-            "names no choice of recipe; give recipe=… with one of module, resnet50, ssd_resnet18",
+            "names no choice of recipe; give recipe=… with one of module, resnet50, segmentation, ssd_resnet18",
         ),
         ("train", ["logger=null"], "with one of csv, none, tensorboard"),
         ("train", ["~recipe"], "names no choice of recipe"),
@@ -62,7 +62,7 @@ def test_a_composition_knows_what_was_chosen_and_what_there_was_to_choose():
     composition = compose_command("train", ["recipe=resnet50", "seed=3"])
     assert composition.choices["recipe"] == "resnet50"
     assert composition.choices["experiment"] is None
-    assert set(composition.options["recipe"]) == {"module", "resnet50", "ssd_resnet18"}
+    assert set(composition.options["recipe"]) == {"module", "resnet50", "segmentation", "ssd_resnet18"}
     assert (composition.config.seed, composition.unchanged.seed) == (3, 1)
     assert not any(key.startswith("hydra.") for key, _, _ in leaves(composition.config))
 

@@ -52,8 +52,8 @@ def test_the_groups_of_the_contract_are_shipped():
         "prune_50_palettize_4bit",
     }
     assert set(names("trainer")) == {"default", "gpu", "mps", "ddp", "ddp_cpu"}
-    assert {"resnet50", "ssd_resnet18", "module"} == set(names("recipe"))
-    assert {"tensors", "classification", "detection"} == set(names("task"))
+    assert {"resnet50", "ssd_resnet18", "segmentation", "module"} == set(names("recipe"))
+    assert {"tensors", "classification", "detection", "segmentation"} == set(names("task"))
     assert {"coco", "penn_fudan", "digits_detection", "digits", "fashion_mnist", "image_folder"} == set(
         names("data")
     )

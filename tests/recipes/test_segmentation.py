@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import logging
 
-import matplotlib
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,13 +12,7 @@ from torchvision.models.segmentation import deeplabv3_mobilenet_v3_large, lraspp
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.recipes.data.labels import DigitsDataModule
 from lightning_compress.recipes.data.masks import DigitsMasksDataModule
-from lightning_compress.recipes.segmentation import (
-    ImageSegmenter,
-    Segmenter,
-    draw_segmentations,
-    segmentation_sheet,
-)
-from lightning_compress.recipes.segmentation.draw import most_present
+from lightning_compress.recipes.segmentation import ImageSegmenter, Segmenter
 
 ARCHITECTURES = {"deeplabv3": deeplabv3_mobilenet_v3_large, "lraspp": lraspp_mobilenet_v3_large}
 
@@ -211,45 +204,3 @@ def test_batches_of_one_image_are_refused_where_they_cannot_be_normalized(traine
     with pytest.raises(ConfigurationError, match=r"data\.batch_size=1.*lraspp"):
         trainer(fast_dev_run=True).fit(ImageSegmenter(11, 32, architecture="deeplabv3"), data)
     trainer(fast_dev_run=True).fit(ImageSegmenter(11, 32), data)
-
-
-def one_class_seen(label: int) -> Tensor:
-    """Two images of 20 x 30 in which a square is of a class and the rest background."""
-    probabilities = torch.zeros(2, 4, 20, 30)
-    probabilities[:, 0] = 0.9
-    probabilities[:, :, 5:15, 5:15] = 0.1
-    probabilities[:, label, 5:15, 5:15] = 0.7
-    return probabilities
-
-
-def test_a_picture_shows_image_heat_map_and_overlay() -> None:
-    images = torch.full((2, 3, 20, 30), 0.5)
-    grid = draw_segmentations(images, one_class_seen(2), ["none", "a", "b", "c"], columns=1)
-    width, height = 192, 128
-    assert grid.shape == (3, 2 * (height + 4) + 4, 3 * (width + 4) + 4)
-    plain, heat, overlay = (grid[:, 4 : 4 + height, 4 + i * (width + 4) :][..., :width] for i in range(3))
-    torch.testing.assert_close(plain, torch.full_like(plain, 0.5))
-    inferno = torch.tensor(matplotlib.colormaps["inferno"](0.7)[:3], dtype=torch.float32)
-    torch.testing.assert_close(heat[:, 64, 64], inferno, atol=0.02, rtol=0)
-    # Beside the square, the overlay is the image.
-    torch.testing.assert_close(overlay[:, 100, 170], torch.full((3,), 0.5), atol=0.01, rtol=0)
-    assert (overlay[:, 64, 64] - 0.5).abs().max() > 0.2
-
-
-def test_the_heat_map_is_of_the_class_that_is_seen_most() -> None:
-    assert most_present(one_class_seen(3)) == [3, 3]
-    nothing = torch.zeros(1, 4, 8, 8)
-    nothing[:, 0], nothing[:, 2] = 0.9, 0.1
-    assert most_present(nothing) == [2]
-
-
-def test_a_sheet_has_a_row_for_each_package_and_one_class_an_image() -> None:
-    images = torch.full((2, 3, 20, 30), 0.5)
-    broken = one_class_seen(1)
-    sheet = segmentation_sheet(
-        {"float": one_class_seen(2), "broken": broken}, images, ["none", "a", "b", "c"]
-    )
-    assert sheet.shape == (3, 2 * (24 + 128 + 8), 6 * (192 + 4) + 4)
-    # Both heat maps are of class b, of which the broken package sees little.
-    good, bad = sheet[:, 24 + 4 + 64, 4 + 196 + 64], sheet[:, 160 + 24 + 4 + 64, 4 + 196 + 64]
-    assert good.mean() > bad.mean() + 0.2

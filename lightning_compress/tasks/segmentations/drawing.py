@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -52,33 +52,6 @@ def draw_segmentations(
         for cell in _triple(image, probability, label, class_names)
     ]
     return cast(Tensor, make_grid(torch.stack(cells), nrow=3 * columns, padding=_GAP, pad_value=1.0))
-
-
-def segmentation_sheet(rows: Mapping[str, Tensor], images: Tensor, class_names: Sequence[str]) -> Tensor:
-    """The same images as several packages see them, one row a package, as `draw_segmentations` draws each.
-
-    All heat maps of an image are of the same class, which the first package chooses, so that rows can be compared.
-
-    Args:
-        rows: what to write above a row, and the probabilities of its package, N x classes x H x W.
-        images: N x 3 x H x W in [0, 1].
-        class_names: one name a class, the background's first.
-
-    Returns:
-        3 x H x W in [0, 1].
-    """
-    chosen = most_present(next(iter(rows.values())))
-    strips = []
-    for name, probabilities in rows.items():
-        cells = [
-            cell
-            for image, probability, label in zip(images, probabilities, chosen, strict=True)
-            for cell in _triple(image, probability, label, class_names)
-        ]
-        row = make_grid(torch.stack(cells), nrow=len(cells), padding=_GAP, pad_value=1.0)
-        title = torch.ones(3, 2 * _TEXT, row.shape[-1])
-        strips.append(torch.cat([_write(title, name, (_GAP, _TEXT // 2), "black"), row], dim=1))
-    return torch.cat(strips, dim=1)
 
 
 def most_present(probabilities: Tensor) -> list[int]:
