@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from coremltools.proto import Model_pb2
 
-from lightning_compress.commands.train.building import FITS
+from lightning_compress.commands.jobs.building import FITS
 from tests.commands.test_resume import PACKAGES
 from tests.commands.tiny import WORDS
 from tests.faults.jobs import free_port

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from lightning_compress.commands.train.state import digest
+from lightning_compress.commands.jobs.state import digest
 from tests.commands.processes import Call, Ended, run_calls
 from tests.commands.tiny import WORDS
 

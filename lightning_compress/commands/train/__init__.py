@@ -14,14 +14,14 @@ import sys
 from omegaconf import DictConfig
 
 from lightning_compress.commands.results import Result
-from lightning_compress.commands.train.folder import (
+from lightning_compress.commands.jobs.folder import (
     resume_command,
     run_folder,
     shown,
     where_it_began,
 )
 from lightning_compress.commands.train.job import TrainingJob
-from lightning_compress.commands.train.processes import is_first
+from lightning_compress.commands.jobs.processes import is_first
 from lightning_compress.stopping import Stopped, Stops
 
 __all__ = ["TrainingJob", "run"]

@@ -18,15 +18,15 @@ from rich.text import Text
 from lightning_compress.callback.reporting import package_line
 from lightning_compress.commands.measuring import Picture, measure_package
 from lightning_compress.commands.results import Result, results_table, write_results
-from lightning_compress.commands.train.building import FITS, Building
-from lightning_compress.commands.train.continuation import STOPPED, Continuation, newest_checkpoint
-from lightning_compress.commands.train.folder import shown
-from lightning_compress.commands.train.logs import carry_on_log, logged_rows
-from lightning_compress.commands.train.processes import end_processes, is_alone, is_first
-from lightning_compress.commands.train.progress import JobProgress, StepClock
-from lightning_compress.commands.train.rehearsal import rehearse_job, widths
-from lightning_compress.commands.train.state import JobState
-from lightning_compress.commands.train.weights import FitWeights
+from lightning_compress.commands.jobs.building import FITS, Building
+from lightning_compress.commands.jobs.continuation import STOPPED, Continuation, newest_checkpoint
+from lightning_compress.commands.jobs.folder import shown
+from lightning_compress.commands.jobs.logs import carry_on_log, logged_rows
+from lightning_compress.commands.jobs.processes import end_processes, is_alone, is_first
+from lightning_compress.commands.jobs.progress import JobProgress, StepClock
+from lightning_compress.commands.jobs.rehearsal import rehearse_job, widths
+from lightning_compress.commands.jobs.state import JobState
+from lightning_compress.commands.jobs.weights import FitWeights
 from lightning_compress.console import output_console, print_whole
 from lightning_compress.coreml.card import METRICS
 from lightning_compress.coreml.metadata import add_metadata

@@ -15,9 +15,9 @@ from typing import IO, Any, cast
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from lightning_compress.commands.train.launched import Agreement, launcher_environment
-from lightning_compress.commands.train.processes import is_first
-from lightning_compress.commands.train.state import FILE
+from lightning_compress.commands.jobs.launched import Agreement, launcher_environment
+from lightning_compress.commands.jobs.processes import is_first
+from lightning_compress.commands.jobs.state import FILE
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.package.save import write_whole
 

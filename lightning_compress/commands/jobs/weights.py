@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from lightning_compress.commands.train.building import Building
+from lightning_compress.commands.jobs.building import Building
 from lightning_compress.package.save import write_whole
 
 

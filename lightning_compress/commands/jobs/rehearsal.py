@@ -23,7 +23,7 @@ from lightning_compress.callback.inputs import as_inputs
 from lightning_compress.callback.placement import Placement
 from lightning_compress.callback.strategies import check_precision, check_strategy
 from lightning_compress.commands.measuring import Picture, measure_package, without_notices
-from lightning_compress.commands.train.building import FITS, Building, check_checkpoint
+from lightning_compress.commands.jobs.building import FITS, Building, check_checkpoint
 from lightning_compress.coreml.post_training import PostTrainingForm, require_compressible
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.methods.mechanism.joining import in_order

@@ -17,7 +17,7 @@ from lightning_compress.callback.fit import (
     pass_over,
     renew_batches,
 )
-from lightning_compress.commands.train.random_states import (
+from lightning_compress.commands.jobs.random_states import (
     random_states,
     restore_random_states,
     seed_epoch,
