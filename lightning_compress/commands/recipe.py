@@ -31,13 +31,15 @@ class Recipe:
 
     Args:
         config: Composed of a recipe, a task, data and an export.
+        data: The data where they are there already; None to make them when they are needed.
 
     Raises:
         ConfigurationError: Something in it cannot be built.
     """
 
-    def __init__(self, config: DictConfig) -> None:
+    def __init__(self, config: DictConfig, data: L.LightningDataModule | None = None) -> None:
         self.config = config
+        self._data = data
         self.metric = str(config.recipe.metric)
         self.task: Task = instantiate(config.recipe.task, _convert_="all")
         if not isinstance(self.task, Task):
@@ -52,7 +54,7 @@ class Recipe:
         Raises:
             ConfigurationError: They are no LightningDataModule.
         """
-        data = instantiate(self.config.data)
+        data = self._data or instantiate(self.config.data)
         if not isinstance(data, L.LightningDataModule):
             raise ConfigurationError(
                 f"data._target_={self.config.data._target_} makes a {type(data).__name__}; "

@@ -20,27 +20,29 @@ from lightning_compress.coreml.export import CoreMLExport
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.methods.mechanism.method import Method
 
-FITS = ("float_fit", "compressed_fit")
+FITS = FLOAT_FIT, COMPRESSED_FIT = ("float_fit", "compressed_fit")
 
-_LENGTHS = {"max_steps", "max_epochs", "max_time", "min_steps", "min_epochs"}
+LENGTHS = {"max_steps", "max_epochs", "max_time", "min_steps", "min_epochs"}
+"""Arguments of Lightning's Trainer that say how long a fit is."""
 
 
 class Building:
     """Makes what the stages of a job need, each time anew.
 
     Args:
-        config: The composed configuration `train.yaml`.
+        config: A composed configuration with a recipe, fits and `compression`.
         folder: Where checkpoints, packages and results go.
+        data: Those of another job, to share them; None to make them.
 
     Raises:
         ConfigurationError: A value that cannot be used.
     """
 
-    def __init__(self, config: DictConfig, folder: Path) -> None:
+    def __init__(self, config: DictConfig, folder: Path, data: L.LightningDataModule | None = None) -> None:
         self.config = config
         self.folder = folder
         require_seed(config.seed)
-        self.recipe = Recipe(config)
+        self.recipe = Recipe(config, data)
         self.data = self.recipe.data
         self.methods: list[Method] = list(instantiate(config.compression.methods, _convert_="all").values())
 
@@ -106,7 +108,7 @@ class Building:
             ConfigurationError: A length was given for both fits at once.
         """
         settings = self.config.trainer
-        lengths = sorted(_LENGTHS & set(settings))
+        lengths = sorted(LENGTHS & set(settings))
         if lengths:
             raise ConfigurationError(
                 f"trainer.{lengths[0]} would hold for both fits; set float_fit.trainer.{lengths[0]} and "

@@ -30,6 +30,9 @@ HYDRA = ".hydra"
 _BEGUN_IN = "begun_in"
 """The file beside it with the folder in which the command was typed that began the job."""
 
+COMMAND = "command"
+"""The file beside it that names the subcommand whose job it is."""
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -47,11 +50,15 @@ class RunFolder:
 
 
 @contextlib.contextmanager
-def run_folder(config: DictConfig) -> Iterator[RunFolder]:
+def run_folder(config: DictConfig, command: str) -> Iterator[RunFolder]:
     """The folder that a composed configuration asks for, held against other jobs until the end.
 
     With `resume` it is that folder, with the configuration that lies in it. Without, it is Hydra's, to which a number
     is added where the name comes from the time and another job has it.
+
+    Args:
+        config: The composed configuration.
+        command: The subcommand whose job it is.
 
     Raises:
         ConfigurationError: The folder holds results, or is that of a running job; or with `resume`, it holds no job, or
@@ -66,24 +73,26 @@ def run_folder(config: DictConfig) -> Iterator[RunFolder]:
         # The first process has chosen the folder. Lightning hands it on; other launchers do not.
         if agreement is not None:
             path = _instead_of(path, agreement.wait())
-        yield RunFolder(path, _stored(path) if is_resumed else config, is_resumed)
+        yield RunFolder(path, _stored(path, command) if is_resumed else config, is_resumed)
         return
     with contextlib.ExitStack() as held:
         with contextlib.nullcontext() if agreement is None else agreement.telling_failure():
-            folder = _begin(path, config, held, is_resumed=is_resumed)
+            folder = _begin(path, config, command, held, is_resumed=is_resumed)
         if agreement is not None:
             agreement.tell(folder.path)
         yield folder
 
 
-def _begin(path: Path, config: DictConfig, held: contextlib.ExitStack, *, is_resumed: bool) -> RunFolder:
+def _begin(
+    path: Path, config: DictConfig, command: str, held: contextlib.ExitStack, *, is_resumed: bool
+) -> RunFolder:
     """Choose a folder, on the first process, and hold it until `held` is closed."""
     hydra = HydraConfig.get()
     overrides = [str(override) for override in hydra.overrides.task]
     if is_resumed:
-        stored = _stored(path)
+        stored = _stored(path, command)
         _refuse_changes(path, config, stored, overrides)
-        lock = _lock(path)
+        lock = lock_folder(path)
         if lock is None:
             raise ConfigurationError(
                 f"the job in {shown(path)!r} is still running; end it before you resume it"
@@ -93,10 +102,11 @@ def _begin(path: Path, config: DictConfig, held: contextlib.ExitStack, *, is_res
     is_named = any(
         re.match(r"\+*hydra\.(run\.dir|sweep\.dir|sweep\.subdir)=", word) for word in hydra.overrides.hydra
     )
-    path, lock = _claim(path) if not is_named else (path, _claim_named(path))
+    path, lock = _claim(path) if not is_named else (path, _claim_named(path, command))
     held.enter_context(lock)
     write_whole(path / HYDRA / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(overrides)).encode())
     write_whole(path / HYDRA / "config.yaml", OmegaConf.to_yaml(config).encode())
+    write_whole(path / HYDRA / COMMAND, command.encode())
     write_whole(path / HYDRA / _BEGUN_IN, os.fsencode(Path.cwd()))
     _tell_hydra(path)
     return RunFolder(path, config, is_resumed)
@@ -140,9 +150,9 @@ def where_it_began(folder: RunFolder) -> Iterator[None]:
         os.chdir(here)
 
 
-def resume_command(path: Path) -> str:
-    """The command that goes on with the job in a folder."""
-    return f"lightning-compress train resume={shlex.quote(shown(path))}"
+def resume_command(path: Path, command: str) -> str:
+    """The words that go on with the job of a subcommand in a folder."""
+    return f"lightning-compress {command} resume={shlex.quote(shown(path))}"
 
 
 def shown(path: Path) -> str:
@@ -153,15 +163,21 @@ def shown(path: Path) -> str:
     return str(path)
 
 
-def _stored(path: Path) -> DictConfig:
-    file = path / HYDRA / "config.yaml"
-    if not file.is_file():
+def _stored(path: Path, command: str) -> DictConfig:
+    file, of_command = path / HYDRA / "config.yaml", path / HYDRA / COMMAND
+    if not (file.is_file() and of_command.is_file()):
         # Hydra has made the folder if it was not there.
         with contextlib.suppress(OSError):
             path.rmdir()
         raise ConfigurationError(
             f"resume={shown(path)!r} holds no job: there is no {HYDRA}/config.yaml in it; give the folder that a "
-            "job of lightning-compress train has printed, such as outputs/ssd_resnet18/2026-01-31_12-00-00"
+            f"job of lightning-compress {command} has printed, such as outputs/ssd_resnet18/2026-01-31_12-00-00"
+        )
+    began = of_command.read_text(encoding="utf-8")
+    if began != command:
+        raise ConfigurationError(
+            f"resume={shown(path)!r} holds a job of lightning-compress {began}; go on with it by\n"
+            f"  {resume_command(path, began)}"
         )
     try:
         return cast(DictConfig, OmegaConf.load(file))
@@ -201,7 +217,7 @@ def _claim(path: Path) -> tuple[Path, IO[bytes]]:
     for number in range(1, 1000):
         candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")
         candidate.mkdir(parents=True, exist_ok=True)
-        lock = _lock(candidate)
+        lock = lock_folder(candidate)
         if lock is not None and not _results_in(candidate):
             return candidate, lock
         if lock is not None:
@@ -211,8 +227,8 @@ def _claim(path: Path) -> tuple[Path, IO[bytes]]:
     )
 
 
-def _claim_named(path: Path) -> IO[bytes]:
-    lock = _lock(path)
+def _claim_named(path: Path, command: str) -> IO[bytes]:
+    lock = lock_folder(path)
     if lock is None:
         raise ConfigurationError(
             f"another job is running in {shown(path)!r}; name another folder with hydra.run.dir=..."
@@ -222,7 +238,7 @@ def _claim_named(path: Path) -> IO[bytes]:
         lock.close()
         raise ConfigurationError(
             f"{shown(path)!r} holds results of a job ({', '.join(found[:3])}); go on with it by\n"
-            f"  {resume_command(path)}\nor name another folder with hydra.run.dir=..."
+            f"  {resume_command(path, command)}\nor name another folder with hydra.run.dir=..."
         )
     return lock
 
@@ -234,7 +250,7 @@ def _results_in(path: Path) -> list[str]:
     return [name for name in names if (path / name).exists()] + checkpoints
 
 
-def _lock(path: Path) -> IO[bytes] | None:
+def lock_folder(path: Path) -> IO[bytes] | None:
     """Hold the folder until the file returned is closed or this process ends; None if another process holds it."""
     (path / HYDRA).mkdir(parents=True, exist_ok=True)
     file = (path / HYDRA / "lock").open("wb")

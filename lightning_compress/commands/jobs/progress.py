@@ -18,17 +18,17 @@ class JobProgress:
 
     Args:
         stages: Names of the stages, in order, as they are shown.
-        steps: Optimizer steps of each stage that is a fit, where that is known beforehand.
-        packages: How many packages each other stage makes and measures.
+        steps: Optimizer steps of each stage with a fit; None where that is not known beforehand.
+        packages: How many packages each stage makes and measures that makes any, after its fit if it has one.
     """
 
-    def __init__(self, stages: Sequence[str], steps: dict[str, int], packages: dict[str, int]) -> None:
+    def __init__(self, stages: Sequence[str], steps: dict[str, int | None], packages: dict[str, int]) -> None:
         self.stages = list(stages)
         self.steps = steps
         self.packages = packages
         self.stage: str | None = None
         self._began = time.monotonic()
-        self._stage_began = self._began
+        self._packages_began = self._stage_began = self._began
         self._step_seconds: float | None = None
         self._package_seconds: float | None = None
         self._steps_done = 0
@@ -36,7 +36,7 @@ class JobProgress:
     def begin(self, stage: str) -> str:
         """Begin a stage; returns the line that announces it."""
         self.stage, self._steps_done = stage, 0
-        self._stage_began = time.monotonic()
+        self._packages_began = self._stage_began = time.monotonic()
         parts = [self.place()]
         if self._stage_began - self._began >= 1:
             parts.append(f"{duration(self._stage_began - self._began)} so far")
@@ -54,10 +54,18 @@ class JobProgress:
     def end(self) -> float:
         """End the stage; returns its seconds."""
         assert self.stage is not None
-        seconds = time.monotonic() - self._stage_began
+        now = time.monotonic()
         if self.stage in self.packages:
-            self._package_seconds = seconds / max(self.packages[self.stage], 1)
-        return seconds
+            self._package_seconds = (now - self._packages_began) / max(self.packages[self.stage], 1)
+        return now - self._stage_began
+
+    def learn(self, stage: str, seconds: float) -> None:
+        """Take what a stage took that was finished before."""
+        steps, packages = self.steps.get(stage), self.packages.get(stage)
+        if stage in self.steps and not packages and steps:
+            self._step_seconds = seconds / steps
+        elif packages and stage not in self.steps:
+            self._package_seconds = seconds / packages
 
     def stepped(self, done: int, total: int | None, seconds: float) -> None:
         """A step of the fit that is the present stage has ended.
@@ -71,6 +79,7 @@ class JobProgress:
         if total is not None:
             self.steps[self.stage] = total
         self._steps_done, self._step_seconds = done, seconds
+        self._packages_began = time.monotonic()
 
     def seconds_left(self) -> float | None:
         """About how long the job will take from now; None before anything was measured."""
@@ -80,11 +89,13 @@ class JobProgress:
             if stage in self.packages:
                 # Until one was measured, packages are taken for quick.
                 total += (self._package_seconds or 0.0) * self.packages[stage]
+            steps = self.steps.get(stage, 0)
+            if steps == 0:
                 continue
-            if self._step_seconds is None or stage not in self.steps:
+            if self._step_seconds is None or steps is None:
                 return None
             done = self._steps_done if stage == self.stage else 0
-            total += max(self.steps[stage] - done, 0) * self._step_seconds
+            total += max(steps - done, 0) * self._step_seconds
         return total
 
     def note(self) -> str:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from omegaconf import ListConfig
 
 from lightning_compress.callback.checkpoints import (
     check_configuration,
@@ -22,8 +20,8 @@ from lightning_compress.callback.finishing import rehearse
 from lightning_compress.callback.inputs import as_inputs
 from lightning_compress.callback.placement import Placement
 from lightning_compress.callback.strategies import check_precision, check_strategy
+from lightning_compress.commands.jobs.building import COMPRESSED_FIT, Building, check_checkpoint
 from lightning_compress.commands.measuring import Picture, measure_package, without_notices
-from lightning_compress.commands.jobs.building import FITS, Building, check_checkpoint
 from lightning_compress.coreml.post_training import PostTrainingForm, require_compressible
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.methods.mechanism.joining import in_order
@@ -31,63 +29,28 @@ from lightning_compress.methods.mechanism.preparation import PreparedModule
 from lightning_compress.methods.mechanism.schedule import FitLength
 
 
-def rehearse_job(building: Building, *, exports: bool) -> float:
-    """Find out in the first seconds what would end a job after hours.
+def rehearse_trainers(building: Building, fits: Sequence[str]) -> None:
+    """Build the Trainers of fits, and look at what compression asks of theirs."""
+    for fit in fits:
+        with without_notices():
+            trainer = building.trainer(fit)
+        if fit == COMPRESSED_FIT:
+            check_strategy(trainer)
+            check_precision(trainer, building.methods)
 
-    Trainers, modules and what they go on from are looked at. With `exports`, an untrained float16 package and an
-    untrained compressed one are converted and loaded, one batch is trained on, one is measured and one picture drawn;
-    nothing stays.
+
+def rehearse_float(building: Building, forms: Sequence[PostTrainingForm], *, exports: bool) -> None:
+    """Look at the float fit and what it begins with; its package after training, too.
 
     Args:
         building: Of the job; its data are set up.
-        exports: Whether to convert, too.
-
-    Returns:
-        Seconds that it took.
+        forms: In which the weights of the float16 package will be stored after training.
+        exports: Whether to train on one batch, convert an untrained package, load and measure it, and draw a picture;
+            nothing stays.
 
     Raises:
         CompressionError: What would have ended the job.
     """
-    started = time.perf_counter()
-    with without_notices():
-        for stage in FITS if building.methods else FITS[:1]:
-            trainer = building.trainer(stage)
-    if building.methods:
-        check_strategy(trainer)
-        check_precision(trainer, building.methods)
-    bits = widths(building)
-    _rehearse_float(building, bits, exports)
-    if building.methods:
-        _rehearse_compressed(building, exports)
-    return time.perf_counter() - started
-
-
-def widths(building: Building) -> list[int]:
-    """The widths at which the float16 package is palettized.
-
-    Raises:
-        ConfigurationError: They are no list, or one is no width that Core ML has.
-    """
-    given = building.config.post_training_bits
-    if given is None:
-        return []
-    if not isinstance(given, ListConfig | list):
-        raise ConfigurationError(
-            f"post_training_bits={given!r} is no list; give widths such as post_training_bits=[{given}], or [] for none"
-        )
-    bits: list[int] = list(given)
-    try:
-        _forms(bits)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"post_training_bits={bits}: {error}") from error
-    return bits
-
-
-def _forms(bits: Sequence[int]) -> list[PostTrainingForm]:
-    return [PostTrainingForm(palettize=width) for width in bits]
-
-
-def _rehearse_float(building: Building, bits: Sequence[int], exports: bool) -> None:
     stage = building.config.float_fit
     module = building.float_module()
     if stage.enabled and stage.ckpt_path is not None:
@@ -100,8 +63,8 @@ def _rehearse_float(building: Building, bits: Sequence[int], exports: bool) -> N
         _try_step(building)
 
     def try_package(package: Path) -> None:
-        if bits:
-            require_compressible(package, _forms(bits))
+        if forms:
+            require_compressible(package, forms)
         _try_measuring(building, package)
 
     recipe = building.recipe
@@ -151,7 +114,16 @@ def _try_measuring(building: Building, package: Path) -> None:
     )
 
 
-def _rehearse_compressed(building: Building, exports: bool) -> None:
+def rehearse_compressed(building: Building, *, exports: bool) -> None:
+    """Look at the fit with compression and its schedule, and whether its package can hold it.
+
+    Args:
+        building: Of the job; its data are set up.
+        exports: Whether to convert an untrained compressed package, too; nothing stays.
+
+    Raises:
+        CompressionError: What would have ended the job.
+    """
     stage = building.config.compressed_fit
     module = building.module("compressed_fit")
     network = building.recipe.network_path(module)

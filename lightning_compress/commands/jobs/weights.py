@@ -17,11 +17,13 @@ class FitWeights:
     """Keeps what each fit has ended with, and gives modules that begin there.
 
     Args:
-        building: Of the job.
+        building: Makes the modules.
+        folder: Where the weights lie.
     """
 
-    def __init__(self, building: Building) -> None:
+    def __init__(self, building: Building, folder: Path) -> None:
         self._building = building
+        self._folder = folder
         self._kept: dict[str, dict[str, Any]] = {}
 
     def keep(self, fit: str, module: L.LightningModule, *, without: str | None = None) -> None:
@@ -62,4 +64,4 @@ class FitWeights:
         return module
 
     def _file(self, fit: str) -> Path:
-        return self._building.folder / fit / "weights.ckpt"
+        return self._folder / fit / "weights.ckpt"
