@@ -80,10 +80,16 @@ def _run(command: str, typed: list[str]) -> None:
             "ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning
         )
         silence_tips()
-        _told(lambda: function(config))
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            # The launcher of a sweep hands it on, wherever the job has run, once the other jobs have ended.
+            function(config)
+        else:
+            _told(lambda: function(config))
 
     import hydra
+    from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
+    from hydra.types import RunMode
 
     program = hydra.main(
         version_base="1.3", config_path="pkg://lightning_compress.conf", config_name=command
@@ -91,7 +97,7 @@ def _run(command: str, typed: list[str]) -> None:
     sys.argv = [sys.argv[0], *words.options, *words.overrides]
     try:
         with _environment():
-            program()
+            _told(program)
     except HydraException as error:
         _fail(ConfigurationError(str(error)))
     finally:

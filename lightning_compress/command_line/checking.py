@@ -44,6 +44,7 @@ _RANGES = {
     "samples": (1, math.inf),
     "metric_tolerance": (0, math.inf),
     "limit_batches": (1, math.inf),
+    "curve.tolerance": (0, math.inf),
 }
 """Keys of the commands themselves whose numbers have bounds, both included."""
 

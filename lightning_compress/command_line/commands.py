@@ -26,6 +26,11 @@ COMMANDS = {
         None,
         "lightning-compress train recipe=ssd_resnet18 compression=palettize_2bit",
     ),
+    "curve": Command(
+        "measure quality over compression, after training and in training, and draw the curve",
+        None,
+        "lightning-compress curve recipe=resnet50 curve.bits=[4,2,1] curve.sparsities=[0.5,0.9]",
+    ),
     "export": Command(
         "write the package of a checkpoint, without training",
         "ckpt",

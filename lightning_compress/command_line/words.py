@@ -40,6 +40,9 @@ _OF_ONES_OWN = "recipe=module"
 
 _ARGUMENTS = ("recipe.module.", "float_fit.module.", "compressed_fit.module.", "data.")
 
+_NAMED_BY_USERS = ("curve.lengths.",)
+"""Mappings whose keys no configuration lists."""
+
 
 class UnknownOptionError(ConfigurationError):
     """A word that begins like an option and is none."""
@@ -81,10 +84,9 @@ def sort_words(command: str, words: Sequence[str]) -> Words:
 
 
 def _with_own_arguments(overrides: list[str]) -> list[str]:
-    """With a module of one's own, the arguments of its class and of its data's are keys that no configuration lists."""
-    if _OF_ONES_OWN not in overrides:
-        return overrides
-    return [f"++{word}" if word.startswith(_ARGUMENTS) else word for word in overrides]
+    """Keys that no configuration lists: the arguments of a module of one's own and of its data, names of points."""
+    added = _NAMED_BY_USERS + (_ARGUMENTS if _OF_ONES_OWN in overrides else ())
+    return [f"++{word}" if word.startswith(added) else word for word in overrides]
 
 
 def _takes(action: Action, word: str) -> bool:

@@ -83,11 +83,13 @@ class Picture:
         path: Of the PNG file.
         count: How many samples; 0 for no picture.
         threshold: Least confidence that is drawn.
+        columns: Images in a row.
     """
 
     path: Path
     count: int
     threshold: float
+    columns: int = 4
 
 
 def measure_package(
@@ -129,7 +131,13 @@ def measure_package(
 def _draw(recipe: Recipe, placed: InPlace, calls: Sequence[Call], picture: Picture) -> None:
     inputs = [placed.inputs(*call.arguments, **call.named) for call in calls]
     first = [torch.cat(tensors)[: picture.count] for tensors in zip(*inputs, strict=True)]
-    drawn = recipe.task.picture(first[0], placed.outputs(first), recipe.classes, threshold=picture.threshold)
+    drawn = recipe.task.picture(
+        first[0],
+        placed.outputs(first),
+        recipe.classes,
+        threshold=picture.threshold,
+        columns=picture.columns,
+    )
     if drawn is not None:
         picture.path.parent.mkdir(parents=True, exist_ok=True)
         save_image(drawn, picture.path)

@@ -73,7 +73,7 @@ def run_folder(config: DictConfig, command: str) -> Iterator[RunFolder]:
         # The first process has chosen the folder. Lightning hands it on; other launchers do not.
         if agreement is not None:
             path = _instead_of(path, agreement.wait())
-        yield RunFolder(path, _stored(path, command) if is_resumed else config, is_resumed)
+        yield RunFolder(path, stored_config(path, command) if is_resumed else config, is_resumed)
         return
     with contextlib.ExitStack() as held:
         with contextlib.nullcontext() if agreement is None else agreement.telling_failure():
@@ -90,7 +90,7 @@ def _begin(
     hydra = HydraConfig.get()
     overrides = [str(override) for override in hydra.overrides.task]
     if is_resumed:
-        stored = _stored(path, command)
+        stored = stored_config(path, command)
         _refuse_changes(path, config, stored, overrides)
         lock = lock_folder(path)
         if lock is None:
@@ -163,7 +163,12 @@ def shown(path: Path) -> str:
     return str(path)
 
 
-def _stored(path: Path, command: str) -> DictConfig:
+def stored_config(path: Path, command: str) -> DictConfig:
+    """The configuration of the job that stands in a folder.
+
+    Raises:
+        ConfigurationError: There is none, or it is another subcommand's.
+    """
     file, of_command = path / HYDRA / "config.yaml", path / HYDRA / COMMAND
     if not (file.is_file() and of_command.is_file()):
         # Hydra has made the folder if it was not there.

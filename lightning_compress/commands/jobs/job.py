@@ -71,6 +71,7 @@ class Job(abc.ABC):
 
     Attributes:
         command: The subcommand that runs such a job, and resumes it.
+        launcher: Lightning's, which has started the other processes of the job; None before the first fit.
 
     Raises:
         CompressionError: A value that cannot be used, or a state that cannot be gone on from.
@@ -96,7 +97,7 @@ class Job(abc.ABC):
         self.progress: JobProgress | None = None
         self._is_resumed = is_resumed
         self._continuation: Continuation | None = None
-        self._launcher: Any = None
+        self.launcher: Any = None
 
     @abc.abstractmethod
     def stages(self) -> list[Stage]:
@@ -133,7 +134,7 @@ class Job(abc.ABC):
         # Bad data should not wait for the first epoch.
         self.building.data.prepare_data()
         self.building.data.setup("fit")
-        if not self._has_begun():
+        if not self.has_begun():
             # And what cannot be fitted, exported or measured, not for the end of a fit.
             self._rehearse()
         self.progress = _progress(stages, self.state)
@@ -143,7 +144,7 @@ class Job(abc.ABC):
                     _announce(self.progress.begin(stage.title))
                     self.run_stage(stage)
         except Stopped:
-            end_processes(self._launcher)
+            end_processes(self.launcher)
             raise
         return self.report()
 
@@ -183,7 +184,8 @@ class Job(abc.ABC):
         """Write what was measured until now into the folder."""
         write_results(self.results, self.folder)
 
-    def _has_begun(self) -> bool:
+    def has_begun(self) -> bool:
+        """Whether there is something to go on from, so that what a rehearsal tells has been told."""
         return self._is_resumed and bool(
             self.state.stages or newest_checkpoint(self.folder / FLOAT_FIT / "checkpoints")
         )
@@ -259,8 +261,8 @@ class Job(abc.ABC):
         rows = logged_rows(folder, newest[1]) if newest is not None else []
         trainer = self.building.trainer(fit, first, last)
         carry_on_log(trainer, rows)
-        if self._launcher is None:
-            self._launcher = trainer.strategy.launcher
+        if self.launcher is None:
+            self.launcher = trainer.strategy.launcher
         with warnings.catch_warnings():
             # Lightning 2.6 means the batches that `Continuation` passes over.
             warnings.filterwarnings(

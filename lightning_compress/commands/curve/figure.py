@@ -1,0 +1,194 @@
+"""The figure of a curve: the metric over the bytes of packages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Annotation, Text
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.transforms import Bbox
+
+from lightning_compress.commands.curve.point_job import IN_TRAINING
+from lightning_compress.commands.curve.points import TECHNIQUES
+from lightning_compress.commands.curve.report import AFTER_TRAINING, WORKFLOWS, Curve, Measured
+from lightning_compress.commands.results import Result
+
+_COLORS = dict(zip(TECHNIQUES, ("#0072b2", "#d55e00", "#009e73"), strict=True))
+"""Okabe and Ito's, which color-blind people tell apart."""
+
+_STYLES: dict[str, tuple[Any, str | None]] = {AFTER_TRAINING: ("--", "white"), IN_TRAINING: ("-", None)}
+"""Of each workflow: the line, and the face of its markers; None for that of the line."""
+
+_MARKERS = dict(zip(TECHNIQUES, ("o", "s", "D"), strict=True))
+
+_LOGARITHMIC_FROM = 4.0
+"""Ratio of the largest package to the smallest from which the axis of bytes is logarithmic."""
+
+_AROUND = [
+    (x * distance, y * distance)
+    for distance in (9, 15, 22, 30, 40, 52)
+    for x, y in ((0, 1), (0, -1), (1.2, 0), (-1.2, 0), (0.9, 0.8), (-0.9, 0.8), (0.9, -0.8), (-0.9, -0.8))
+]
+"""Where a label may stand, in points from its own, the best place first."""
+
+
+def draw_curve(curve: Curve, path: Path) -> None:
+    """Draw a dashed line for each technique after training, and a solid one for it in training.
+
+    Args:
+        curve: What was measured.
+        path: Of the PNG file.
+    """
+    figure = Figure(figsize=(9.6, 6.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    _draw_levels(axes, curve)
+    drawn: list[Measured] = []
+    for technique in TECHNIQUES:
+        for workflow in WORKFLOWS:
+            rows = curve.of(technique, workflow)
+            line, face = _STYLES[workflow]
+            axes.plot(
+                [_megabytes(row) for row in rows],
+                [row.result.value for row in rows],
+                color=_COLORS[technique],
+                linestyle=line,
+                marker=_MARKERS[technique],
+                markerfacecolor=face or _COLORS[technique],
+                markersize=6,
+                linewidth=1.6,
+                zorder=3,
+            )
+            drawn += rows
+    _draw_axes(axes, curve, [*drawn, *curve.measured()[:1]])
+    _draw_legend(axes, curve)
+    # Only then it is known where everything stands.
+    figure.draw_without_rendering()
+    _label(axes, drawn, curve)
+    figure.savefig(path, dpi=150)
+
+
+def _draw_levels(axes: Axes, curve: Curve) -> None:
+    level, end = curve.reference.value, curve.worst_in_tolerance
+    axes.axhspan(min(level, end), max(level, end), color="#999999", alpha=0.22, linewidth=0, zorder=0)
+    axes.axhline(level, color="#444444", linewidth=1.0, zorder=1)
+    axes.plot(
+        [curve.reference.package_bytes / 1e6],
+        [level],
+        marker="*",
+        markersize=13,
+        color="#222222",
+        linestyle="none",
+        zorder=4,
+    )
+
+
+def _draw_axes(axes: Axes, curve: Curve, rows: Sequence[Measured]) -> None:
+    sizes = [_megabytes(row) for row in rows]
+    if max(sizes) / min(sizes) >= _LOGARITHMIC_FROM:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.margins(x=0.08, y=0.12)
+    axes.set_xlabel("size of the package, MB")
+    better = "" if curve.higher_is_better else " (less is better)"
+    axes.set_ylabel(f"{curve.metric}, measured on the package{better}")
+    axes.grid(visible=True, color="#dddddd", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_legend(axes: Axes, curve: Curve) -> None:
+    techniques = [
+        name for name in TECHNIQUES if curve.of(name, AFTER_TRAINING) or curve.of(name, IN_TRAINING)
+    ]
+    entries: list[Any] = [
+        Line2D([], [], color=_COLORS[name], marker=_MARKERS[name], linestyle="none", label=TECHNIQUES[name])
+        for name in techniques
+    ]
+    for workflow, (line, face) in _STYLES.items():
+        entries.append(
+            Line2D(
+                [],
+                [],
+                color="#555555",
+                linestyle=line,
+                marker="o",
+                markerfacecolor=face or "#555555",
+                label=WORKFLOWS[workflow],
+            )
+        )
+    entries.append(Line2D([], [], color="#222222", marker="*", markersize=11, linewidth=1, label="float16"))
+    entries.append(
+        Line2D(
+            [], [], color="#999999", alpha=0.4, linewidth=8, label=f"within {curve.tolerance:g} of float16"
+        )
+    )
+    # Below the axes nothing is hidden by it.
+    axes.figure.legend(
+        handles=entries, loc="outside lower center", ncols=len(entries), frameon=False, fontsize=9
+    )
+
+
+def _label(axes: Axes, rows: Sequence[Measured], curve: Curve) -> None:
+    """Write beside each point what it is, where neither points nor other labels are; far ones get a thin line."""
+    taken = [_around(axes, row.result, 6) for row in rows] + [_around(axes, curve.reference, 9)]
+    inside = axes.get_window_extent()
+    renderer = cast(FigureCanvasAgg, axes.figure.canvas).get_renderer()  # type: ignore[no-untyped-call]
+    for row in rows:
+        assert row.point is not None
+        best: tuple[float, Annotation, Bbox] | None = None
+        for rank, offset in enumerate(_AROUND):
+            text = axes.annotate(
+                row.point.label,
+                (_megabytes(row), row.result.value),
+                offset,
+                textcoords="offset points",
+                ha=_aligned(offset[0], ("right", "center", "left")),
+                va=_aligned(offset[1], ("top", "center", "bottom")),
+                fontsize=8,
+                color=_COLORS[row.point.technique],
+                zorder=5,
+                arrowprops=None if rank < 8 else {"arrowstyle": "-", "linewidth": 0.5, "color": "#888888"},
+            )
+            box = _text_box(text, renderer)
+            overlaps = sum(box.overlaps(other) for other in taken)
+            outside = not (
+                inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1
+            )
+            cost = 10.0 * overlaps + 10.0 * outside + 0.01 * rank
+            if best is None or cost < best[0]:
+                if best is not None:
+                    best[1].remove()
+                best = (cost, text, box)
+            else:
+                text.remove()
+            if cost < 1:
+                break
+        assert best is not None
+        taken.append(best[2])
+
+
+def _text_box(text: Annotation, renderer: Any) -> Bbox:
+    """The extent of the words alone, without the line that leads to them."""
+    text.update_positions(renderer)
+    return Text.get_window_extent(text)
+
+
+def _around(axes: Axes, result: Result, distance: float) -> Bbox:
+    x, y = axes.transData.transform((result.package_bytes / 1e6, result.value))
+    return Bbox.from_bounds(x - distance, y - distance, 2 * distance, 2 * distance)
+
+
+def _aligned(offset: float, words: tuple[str, str, str]) -> Any:
+    return words[0] if offset < -0.1 else words[2] if offset > 0.1 else words[1]
+
+
+def _megabytes(row: Measured) -> float:
+    return row.result.package_bytes / 1e6
