@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation, Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
@@ -27,7 +28,7 @@ _STYLES: dict[str, tuple[Any, str | None]] = {AFTER_TRAINING: ("--", "white"), I
 
 _MARKERS = dict(zip(TECHNIQUES, ("o", "s", "D"), strict=True))
 
-_LOGARITHMIC_FROM = 4.0
+_LOGARITHMIC_FROM = 3.0
 """Ratio of the largest package to the smallest from which the axis of bytes is logarithmic."""
 
 _AROUND = [
@@ -36,6 +37,9 @@ _AROUND = [
     for x, y in ((0, 1), (0, -1), (1.2, 0), (-1.2, 0), (0.9, 0.8), (-0.9, 0.8), (0.9, -0.8), (-0.9, -0.8))
 ]
 """Where a label may stand, in points from its own, the best place first."""
+
+_NEAR = 8
+"""So many of them are close enough to need no line."""
 
 
 def draw_curve(curve: Curve, path: Path) -> None:
@@ -48,15 +52,18 @@ def draw_curve(curve: Curve, path: Path) -> None:
     figure = Figure(figsize=(9.6, 6.0), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    _draw_levels(axes, curve)
+    largest = max(row.result.package_bytes for row in curve.measured())
+    unit, name = (1e6, "MB") if largest >= 1e6 else (1e3, "kB")
+    _draw_levels(axes, curve, unit)
     drawn: list[Measured] = []
     for technique in TECHNIQUES:
         for workflow in WORKFLOWS:
             rows = curve.of(technique, workflow)
+            if not rows:
+                continue
             line, face = _STYLES[workflow]
             axes.plot(
-                [_megabytes(row) for row in rows],
-                [row.result.value for row in rows],
+                *zip(*(_place(row.result, unit) for row in rows), strict=True),
                 color=_COLORS[technique],
                 linestyle=line,
                 marker=_MARKERS[technique],
@@ -66,21 +73,20 @@ def draw_curve(curve: Curve, path: Path) -> None:
                 zorder=3,
             )
             drawn += rows
-    _draw_axes(axes, curve, [*drawn, *curve.measured()[:1]])
+    _draw_axes(axes, curve, f"size of the package, {name}")
     _draw_legend(axes, curve)
     # Only then it is known where everything stands.
     figure.draw_without_rendering()
-    _label(axes, drawn, curve)
+    _label(axes, drawn, curve, unit)
     figure.savefig(path, dpi=150)
 
 
-def _draw_levels(axes: Axes, curve: Curve) -> None:
+def _draw_levels(axes: Axes, curve: Curve, unit: float) -> None:
     level, end = curve.reference.value, curve.worst_in_tolerance
     axes.axhspan(min(level, end), max(level, end), color="#999999", alpha=0.22, linewidth=0, zorder=0)
     axes.axhline(level, color="#444444", linewidth=1.0, zorder=1)
     axes.plot(
-        [curve.reference.package_bytes / 1e6],
-        [level],
+        *_place(curve.reference, unit),
         marker="*",
         markersize=13,
         color="#222222",
@@ -89,15 +95,15 @@ def _draw_levels(axes: Axes, curve: Curve) -> None:
     )
 
 
-def _draw_axes(axes: Axes, curve: Curve, rows: Sequence[Measured]) -> None:
-    sizes = [_megabytes(row) for row in rows]
+def _draw_axes(axes: Axes, curve: Curve, title: str) -> None:
+    sizes = [row.result.package_bytes for row in curve.measured()]
     if max(sizes) / min(sizes) >= _LOGARITHMIC_FROM:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.margins(x=0.08, y=0.12)
-    axes.set_xlabel("size of the package, MB")
+    axes.set_xlabel(title)
     better = "" if curve.higher_is_better else " (less is better)"
     axes.set_ylabel(f"{curve.metric}, measured on the package{better}")
     axes.grid(visible=True, color="#dddddd", linewidth=0.6)
@@ -136,43 +142,48 @@ def _draw_legend(axes: Axes, curve: Curve) -> None:
     )
 
 
-def _label(axes: Axes, rows: Sequence[Measured], curve: Curve) -> None:
-    """Write beside each point what it is, where neither points nor other labels are; far ones get a thin line."""
-    taken = [_around(axes, row.result, 6) for row in rows] + [_around(axes, curve.reference, 9)]
+def _label(axes: Axes, rows: Sequence[Measured], curve: Curve, unit: float) -> None:
+    """Write beside each point what it is, off points, other labels and lines; far ones get a thin line."""
+    taken = [_around(axes, row.result, unit, 6) for row in rows] + [_around(axes, curve.reference, unit, 9)]
+    lines = [line.get_transform().transform_path(line.get_path()) for line in axes.get_lines()]
     inside = axes.get_window_extent()
     renderer = cast(FigureCanvasAgg, axes.figure.canvas).get_renderer()  # type: ignore[no-untyped-call]
     for row in rows:
-        assert row.point is not None
         best: tuple[float, Annotation, Bbox] | None = None
         for rank, offset in enumerate(_AROUND):
-            text = axes.annotate(
-                row.point.label,
-                (_megabytes(row), row.result.value),
-                offset,
-                textcoords="offset points",
-                ha=_aligned(offset[0], ("right", "center", "left")),
-                va=_aligned(offset[1], ("top", "center", "bottom")),
-                fontsize=8,
-                color=_COLORS[row.point.technique],
-                zorder=5,
-                arrowprops=None if rank < 8 else {"arrowstyle": "-", "linewidth": 0.5, "color": "#888888"},
-            )
+            text = _annotation(axes, row, offset, unit, is_far=rank >= _NEAR)
             box = _text_box(text, renderer)
             overlaps = sum(box.overlaps(other) for other in taken)
-            outside = not (
-                inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1
-            )
-            cost = 10.0 * overlaps + 10.0 * outside + 0.01 * rank
-            if best is None or cost < best[0]:
-                if best is not None:
-                    best[1].remove()
-                best = (cost, text, box)
-            else:
+            crossed = sum(bool(line.intersects_bbox(box, filled=False)) for line in lines)
+            outside = not (inside.containsx(box.x0) and inside.containsx(box.x1) and inside.containsy(box.y1))
+            cost = 10.0 * (overlaps + outside) + crossed + 0.06 * rank
+            if best is not None and cost >= best[0]:
                 text.remove()
-            if cost < 1:
-                break
+                continue
+            if best is not None:
+                best[1].remove()
+            best = (cost, text, box)
         assert best is not None
         taken.append(best[2])
+
+
+def _annotation(
+    axes: Axes, row: Measured, offset: tuple[float, float], unit: float, *, is_far: bool
+) -> Annotation:
+    assert row.point is not None
+    return axes.annotate(
+        row.point.label,
+        _place(row.result, unit),
+        offset,
+        textcoords="offset points",
+        ha=_aligned(offset[0], ("right", "center", "left")),
+        va=_aligned(offset[1], ("top", "center", "bottom")),
+        fontsize=8,
+        color=_COLORS[row.point.technique],
+        zorder=5,
+        path_effects=[withStroke(linewidth=2.5, foreground="white")],
+        arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": "#888888"} if is_far else None,
+    )
 
 
 def _text_box(text: Annotation, renderer: Any) -> Bbox:
@@ -181,8 +192,8 @@ def _text_box(text: Annotation, renderer: Any) -> Bbox:
     return Text.get_window_extent(text)
 
 
-def _around(axes: Axes, result: Result, distance: float) -> Bbox:
-    x, y = axes.transData.transform((result.package_bytes / 1e6, result.value))
+def _around(axes: Axes, result: Result, unit: float, distance: float) -> Bbox:
+    x, y = axes.transData.transform(_place(result, unit))
     return Bbox.from_bounds(x - distance, y - distance, 2 * distance, 2 * distance)
 
 
@@ -190,5 +201,5 @@ def _aligned(offset: float, words: tuple[str, str, str]) -> Any:
     return words[0] if offset < -0.1 else words[2] if offset > 0.1 else words[1]
 
 
-def _megabytes(row: Measured) -> float:
-    return row.result.package_bytes / 1e6
+def _place(result: Result, unit: float) -> tuple[float, float]:
+    return result.package_bytes / unit, result.value
