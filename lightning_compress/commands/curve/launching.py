@@ -84,7 +84,7 @@ class Launching:
 
     def _config(self) -> DictConfig:
         config = cast(DictConfig, copy.deepcopy(HydraConfig.instance().cfg))
-        with read_write(config), open_dict(config):
+        with read_write(config.hydra), open_dict(config.hydra):
             config.hydra.sweep.dir = str(self.folder)
         return config
 
