@@ -22,6 +22,9 @@ CONFIGURATIONS = "lightning_compress.conf"
 FILLED_IN = ("export", "logger", "callbacks")
 """Groups in which the commands fill in what has no value: where packages and logs go."""
 
+_LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit", "ray": "ray"}
+"""Hydra's launchers that come with an extra, and with which."""
+
 
 @dataclass(frozen=True)
 class Composition:
@@ -110,6 +113,9 @@ def _unknown_choice(error: MissingConfigException, overrides: Sequence[Override]
     group, _, choice = (error.missing_cfg_file or "").rpartition("/")
     options = list(error.options or [])
     others = _groups_that_have(choice, group, overrides)
+    extra = _LAUNCHERS.get(choice) if group == "hydra/launcher" else None
+    if extra is not None:
+        return f"hydra/launcher={choice} is not installed: pip install 'lightning-compress[{extra}]'"
     hint = did_you_mean(choice, options)
     return f"{group}={choice} is unknown{hint}{others} Valid are {', '.join(options)}."
 

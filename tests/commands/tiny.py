@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.utils import make_grid
 
 from lightning_compress.coreml import CoreMLExport
 from lightning_compress.recipes.normalization import Normalized, example_images
@@ -109,6 +110,17 @@ class Reached(Classification):
             self._package = package
             reach("measure")
         return super().run(package, inputs)
+
+    def picture(
+        self,
+        images: Tensor,
+        outputs: Mapping[str, Any],
+        classes: Sequence[str],
+        *,
+        threshold: float,
+        columns: int = 4,
+    ) -> Tensor:
+        return make_grid(images / 255, nrow=columns)
 
 
 class _Wrapped:

@@ -6,6 +6,8 @@ import contextlib
 import copy
 import os
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,12 +25,17 @@ from lightning_compress.commands.curve.point_job import IN_TRAINING, PointJob
 from lightning_compress.commands.curve.points import points_in_training
 from lightning_compress.commands.jobs.folder import stored_config
 from lightning_compress.commands.jobs.job import say
+from lightning_compress.commands.jobs.progress import duration
+from lightning_compress.commands.jobs.state import FILE
 from lightning_compress.counted import counted
 from lightning_compress.import_messages import silence_tips
 from lightning_compress.stopping import Stopped, Stops
 
 _HERE = "basic"
 """Hydra's launcher that runs jobs in this process, one after the other."""
+
+_LOOKED_EVERY = 2.0
+"""Seconds between two looks at what launched points have finished."""
 
 
 def chosen_launcher() -> str | None:
@@ -75,7 +82,8 @@ class Launching:
         )
         words = [self._words(name) for name in names]
         try:
-            ended = launcher.launch(words, initial_job_idx=0)
+            with _telling(self.folder, names):
+                ended = launcher.launch(words, initial_job_idx=0)
             errors = [str(job.return_value) for job in ended]
         except Exception as error:
             # A worker was killed, or none could be had.
@@ -95,6 +103,31 @@ class Launching:
             f"hydra.sweep.dir={quoted(str(self.folder))}",
             f"hydra.sweep.subdir={quoted(f'{IN_TRAINING}/{name}')}",
         ]
+
+
+@contextlib.contextmanager
+def _telling(folder: Path, names: Sequence[str]) -> Iterator[None]:
+    """Say what is left and about how long, each time that a point has ended elsewhere."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        began, left = time.monotonic(), list(names)
+        while left and not ended.wait(_LOOKED_EVERY):
+            done = [name for name in left if (folder / IN_TRAINING / name / FILE).is_file()]
+            left = [name for name in left if name not in done]
+            if done and left:
+                seconds = (time.monotonic() - began) * len(left) / (len(names) - len(left))
+                say(
+                    f"{', '.join(done)}: finished; {len(left)} of {len(names)} left, about {duration(seconds)}"
+                )
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def run_point(config: DictConfig) -> str:
