@@ -165,6 +165,7 @@ SHORTER = {
         "compressed_fit.trainer.max_epochs": "1",
         "post_training_bits": "[2]",
     },
+    "curve": {"curve.sparsities": "[0.5]", "curve.bits": "[1]", "curve.int8": "false", "rehearse": "false"},
     "digits_detection": {"data.train_images": "8", "data.val_images": "2"},
     "image_folder": {
         "data.num_workers": "0",
@@ -180,7 +181,7 @@ random ones half precision is no longer near."""
 def shortened(words: list[str]) -> list[str]:
     """The words of a command, and behind them what makes it short."""
     command = words[0]
-    if command not in ("train", "export", "verify") or "--help" in words:
+    if command not in ("train", "curve", "export", "verify") or "--help" in words:
         return words
     given = {word.partition("=")[0] for word in words}
     choices = compose_command(command, sort_words(command, words[1:]).overrides).choices
@@ -199,6 +200,14 @@ def shortened(words: list[str]) -> list[str]:
             wanted |= {"trainer.devices": "2", "trainer.precision": "32-true"}
             given -= {"trainer.devices"}
     lengths = {"float_fit.trainer.max_steps", "compressed_fit.trainer.max_epochs"}
+    if command == "curve":
+        wanted |= SHORTER[""] | {
+            key: SHORTER["fits"][key] for key in SHORTER["fits"] if key != "post_training_bits"
+        }
+        wanted |= SHORTER["curve"] | {
+            word.partition("=")[0]: "1" for word in words if word.startswith("curve.lengths.")
+        }
+        lengths |= {key for key in wanted if key.startswith("curve.")}
     return [
         *words,
         *(f"{key}={value}" for key, value in wanted.items() if key not in given or key in lengths & given),
@@ -241,7 +250,7 @@ def test_the_words_of_a_command_are_good(words, tmp_path, monkeypatch):
 def test_a_command_runs(words, user_folder):
     (named,) = [word.partition("=")[2] for word in words if word.startswith("hydra.run.dir=")] or [None]
     if named is not None:
-        assert (user_folder / named / "results.md").is_file()
+        assert (user_folder / named / ("curve.md" if words[0] == "curve" else "results.md")).is_file()
         return
     assert typed(words, user_folder)
 
