@@ -15,11 +15,11 @@ from rich.table import Table
 from lightning_compress.commands.curve.point_job import IN_TRAINING
 from lightning_compress.commands.curve.points import Point
 from lightning_compress.commands.jobs.job import FLOAT16
-from lightning_compress.commands.jobs.state import write_whole
 from lightning_compress.commands.results import Result
 from lightning_compress.console import literal
 from lightning_compress.markdown import markdown_table
 from lightning_compress.package.rendering import in_megabytes
+from lightning_compress.package.save import write_whole
 
 AFTER_TRAINING = "after_training"
 
