@@ -41,13 +41,25 @@ _AROUND = [
 _NEAR = 8
 """So many of them are close enough to need no line."""
 
+_COST_OF_DISTANCE = 0.06
+"""Of each place farther down that list, where a crossed line costs 1, and what covers a point or a label 10."""
+
 
 def draw_curve(curve: Curve, path: Path) -> None:
-    """Draw a dashed line for each technique after training, and a solid one for it in training.
+    """Write the figure of a curve.
 
     Args:
         curve: What was measured.
         path: Of the PNG file.
+    """
+    curve_figure(curve).savefig(path, dpi=150)
+
+
+def curve_figure(curve: Curve) -> Figure:
+    """A dashed line for each technique after training, and a solid one for it in training, each point with its label.
+
+    Args:
+        curve: What was measured.
     """
     figure = Figure(figsize=(9.6, 6.0), layout="constrained")
     FigureCanvasAgg(figure)
@@ -78,7 +90,7 @@ def draw_curve(curve: Curve, path: Path) -> None:
     # Only then it is known where everything stands.
     figure.draw_without_rendering()
     _label(axes, drawn, curve, unit)
-    figure.savefig(path, dpi=150)
+    return figure
 
 
 def _draw_levels(axes: Axes, curve: Curve, unit: float) -> None:
@@ -151,12 +163,15 @@ def _label(axes: Axes, rows: Sequence[Measured], curve: Curve, unit: float) -> N
     for row in rows:
         best: tuple[float, Annotation, Bbox] | None = None
         for rank, offset in enumerate(_AROUND):
+            if best is not None and _COST_OF_DISTANCE * rank >= best[0]:
+                # The others are farther away.
+                break
             text = _annotation(axes, row, offset, unit, is_far=rank >= _NEAR)
             box = _text_box(text, renderer)
             overlaps = sum(box.overlaps(other) for other in taken)
             crossed = sum(bool(line.intersects_bbox(box, filled=False)) for line in lines)
             outside = not (inside.containsx(box.x0) and inside.containsx(box.x1) and inside.containsy(box.y1))
-            cost = 10.0 * (overlaps + outside) + crossed + 0.06 * rank
+            cost = 10.0 * (overlaps + outside) + crossed + _COST_OF_DISTANCE * rank
             if best is not None and cost >= best[0]:
                 text.remove()
                 continue
