@@ -119,7 +119,7 @@ def test_the_figure_and_the_sheet_are_pictures(job):
         assert figure.size == (1440, 900)
     with Image.open(job / "pictures.png") as sheet, Image.open(job / "float16.png") as row:
         assert sheet.width > row.width
-        assert sheet.height > len(PACKAGES) * row.height
+        assert sheet.height >= len(PACKAGES) * row.height
 
 
 def without_last_stage(job: Path, folder: Path) -> Path:

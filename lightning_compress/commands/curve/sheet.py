@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
@@ -13,9 +14,15 @@ from lightning_compress.package.rendering import in_megabytes
 _WIDTH = 1280
 """Of the rows, in pixels, at most."""
 
-_CAPTION = 250
 _GAP = 8
 _TEXT = 17
+_LINE = _TEXT + 5
+
+
+class _Line(NamedTuple):
+    text: str
+    color: str
+    is_bold: bool
 
 
 def draw_sheet(curve: Curve, path: Path) -> bool:
@@ -33,30 +40,37 @@ def draw_sheet(curve: Curve, path: Path) -> bool:
     ]
     if not rows:
         return False
-    width = _CAPTION + max(picture.width for _, picture in rows)
-    height = sum(picture.height + _GAP for _, picture in rows) + _GAP
+    captions = [_caption(measured, curve) for measured, _ in rows]
+    left = 3 * _GAP + max(_font(line.is_bold).getlength(line.text) for lines in captions for line in lines)
+    width = round(left) + max(picture.width for _, picture in rows)
+    height = _GAP + sum(
+        max(picture.height, len(lines) * _LINE) + _GAP
+        for lines, (_, picture) in zip(captions, rows, strict=True)
+    )
     sheet = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
     y = _GAP
-    for measured, picture in rows:
-        sheet.paste(picture, (_CAPTION, y))
-        is_good = measured.drop <= curve.tolerance
-        lines = [
-            (measured.name, "black", True),
-            (WORKFLOWS.get(measured.workflow, "without compression"), "#444444", False),
-            (in_megabytes(measured.result.package_bytes), "#444444", False),
-            (
-                f"{curve.reference.metric} {measured.result.value:.3f}",
-                "#00703c" if is_good else "#b00020",
-                True,
-            ),
-        ]
-        top = y + max(0, (picture.height - len(lines) * (_TEXT + 5)) // 2)
-        for line, (text, color, is_bold) in enumerate(lines):
-            draw.text((_GAP, top + line * (_TEXT + 5)), text, fill=color, font=_font(is_bold))
-        y += picture.height + _GAP
+    for lines, (_, picture) in zip(captions, rows, strict=True):
+        sheet.paste(picture, (round(left), y))
+        top = y + max(0, (picture.height - len(lines) * _LINE) // 2)
+        for number, line in enumerate(lines):
+            place = (_GAP, top + number * _LINE)
+            draw.text(place, line.text, fill=line.color, font=_font(line.is_bold))
+        # A caption may be higher than a row of small pictures.
+        y += max(picture.height, len(lines) * _LINE) + _GAP
     sheet.save(path)
     return True
+
+
+def _caption(measured: Measured, curve: Curve) -> list[_Line]:
+    is_good = measured.drop <= curve.tolerance
+    metric = f"{curve.reference.metric} {measured.result.value:.3f}"
+    return [
+        _Line(measured.name, "black", True),
+        _Line(WORKFLOWS.get(measured.workflow, "without compression"), "#444444", False),
+        _Line(in_megabytes(measured.result.package_bytes), "#444444", False),
+        _Line(metric, "#00703c" if is_good else "#b00020", True),
+    ]
 
 
 def _picture(measured: Measured) -> Image.Image | None:
