@@ -279,32 +279,38 @@ def test_a_killed_worker_loses_its_point_alone(tmp_path):
     assert "palettize_2bit in training" not in told
 
 
+# In the float fit, after training, in the fit of each point, and when it is measured.
+STOPS = {
+    "train:4": "SIGINT",
+    "measure:3": "SIGTERM",
+    "measure:5": "SIGKILL",
+    "train:18": "SIGTERM",
+    "train:25": "SIGKILL",
+    "train:29": "SIGINT",
+    "measure:7": "SIGTERM",
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGKILL"])
-def test_a_curve_stopped_anywhere_ends_as_one_never_stopped(tmp_path, number):
-    often = ["callbacks.checkpoint.train_time_interval=null", "callbacks.checkpoint.every_n_train_steps=2"]
-    # In the float fit, after training, in the fit of each point, and when it is measured.
-    places = ["train:4", "measure:3", "measure:5", "train:18", "train:25", "train:29", "measure:7"]
-    often.append("rehearse=true")
-    calls = [Call(["curve", *WORDS, *often, "hydra.run.dir=whole"])]
-    for place in places:
+def test_a_curve_stopped_anywhere_ends_as_one_never_stopped(tmp_path):
+    words = [*WORDS, "rehearse=true", "callbacks.checkpoint.train_time_interval=null"]
+    words.append("callbacks.checkpoint.every_n_train_steps=2")
+    calls = [Call(["curve", *words, "hydra.run.dir=whole"])]
+    for place, number in STOPS.items():
         folder = place.replace(":", "_")
-        calls += [
-            Call(["curve", *WORDS, *often, f"hydra.run.dir={folder}"], f"{place}:{number}"),
-            Call(["curve", f"resume={folder}"]),
-        ]
+        calls.append(Call(["curve", *words, f"hydra.run.dir={folder}"], f"{place}:{number}"))
+        calls.append(Call(["curve", f"resume={folder}"]))
     whole, *ended = run_calls(*calls, folder=tmp_path)
     good(whole)
-    for step, place in enumerate(places):
+    for step, (place, number) in enumerate(STOPS.items()):
         stopped, again = ended[2 * step : 2 * step + 2]
         assert stopped.code == {"SIGINT": 130, "SIGTERM": 143, "SIGKILL": -9}[number], (place, stopped.output)
         good(again)
         left = tmp_path / place.replace(":", "_")
         assert (left / "curve.json").read_text() == (tmp_path / "whole" / "curve.json").read_text(), place
         for name in PACKAGES:
-            assert digest(left / f"{name}.mlpackage" / "Data") == digest(
-                tmp_path / "whole" / f"{name}.mlpackage" / "Data"
-            ), (place, name)
+            data = f"{name}.mlpackage/Data"
+            assert digest(left / data) == digest(tmp_path / "whole" / data), (place, name)
 
 
 @pytest.mark.slow
