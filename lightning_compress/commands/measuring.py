@@ -83,13 +83,13 @@ class Picture:
         path: Of the PNG file.
         count: How many samples; 0 for no picture.
         threshold: Least confidence that is drawn.
-        columns: Images in a row.
+        columns: Images in a row; None for what suits the task.
     """
 
     path: Path
     count: int
     threshold: float
-    columns: int = 4
+    columns: int | None = None
 
 
 def measure_package(

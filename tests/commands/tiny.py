@@ -118,9 +118,9 @@ class Reached(Classification):
         classes: Sequence[str],
         *,
         threshold: float,
-        columns: int = 4,
+        columns: int | None = None,
     ) -> Tensor:
-        return make_grid(images / 255, nrow=columns)
+        return make_grid(images / 255, nrow=columns or 4)
 
 
 class _Wrapped:
