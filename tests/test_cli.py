@@ -121,6 +121,7 @@ def test_the_environment_and_the_words_are_left_as_they_were(tmp_path, monkeypat
     assert sys.argv == words
 
 
+@pytest.mark.slow
 def test_a_word_that_a_class_refuses_is_one_line_with_its_key(tmp_path):
     result = run(
         "train", "trainer.accelerator=gpx", "data.image_size=64", "data.train_images=2", folder=tmp_path
@@ -154,6 +155,7 @@ def test_a_wrong_key_is_named(tmp_path):
     assert "compresion" in result.stderr
 
 
+@pytest.mark.slow
 def test_wrong_bits_on_the_command_line_are_one_line_too(tmp_path):
     result = run("train", "compression.methods.palettization.n_bits=5", folder=tmp_path)
     assert result.returncode == 1

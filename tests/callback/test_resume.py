@@ -184,15 +184,13 @@ class TestWithinAnEpoch:
 
     @pytest.mark.parametrize(
         "name",
-        [
-            name if name == "pruning + palettization" else pytest.param(name, marks=pytest.mark.slow)
-            for name in JOBS
-        ],
+        [pytest.param(name, marks=pytest.mark.slow) for name in JOBS],
     )
     def test_a_fit_resumed_at_any_step_ends_with_the_same_package(self, resumes, name):
         assert resumes(name, [1, 4, 6]) == dict.fromkeys([1, 4, 6], True)
 
 
+@pytest.mark.slow
 def test_a_fit_resumed_again_and_again_counts_its_epochs_right(tmp_path):
     """Lightning 2.6 does not, after a checkpoint at the last batch of an epoch: see `fit.complete_resume`."""
     straight = Job("pruning", str(tmp_path / "straight"))

@@ -54,9 +54,19 @@ def test_the_groups_of_the_contract_are_shipped():
     assert set(names("trainer")) == {"default", "gpu", "mps", "ddp", "ddp_cpu"}
     assert {"resnet50", "ssd_resnet18", "segmentation", "module"} == set(names("recipe"))
     assert {"tensors", "classification", "detection", "segmentation"} == set(names("task"))
-    assert {"coco", "penn_fudan", "digits_detection", "digits", "fashion_mnist", "image_folder"} == set(
-        names("data")
-    )
+    assert set(names("data")) == {
+        "coco",
+        "coco_masks",
+        "digits",
+        "digits_detection",
+        "digits_masks",
+        "fashion_mnist",
+        "image_folder",
+        "mask_folder",
+        "oxford_pet",
+        "pascal_voc",
+        "penn_fudan",
+    }
 
 
 @pytest.mark.parametrize("name", names("compression"))

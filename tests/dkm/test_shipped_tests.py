@@ -49,7 +49,7 @@ LEFT_OUT = [
 
 @pytest.mark.parametrize(
     ("swap", "left_out"),
-    [(SWAP_FAKE_PALETTIZE, []), (SWAP_PALETTIZER, LEFT_OUT)],
+    [pytest.param(SWAP_FAKE_PALETTIZE, [], marks=pytest.mark.slow), (SWAP_PALETTIZER, LEFT_OUT)],
     ids=["FakePalettize", "DKMPalettization"],
 )
 def test_coremltools_own_tests_pass(tmp_path, swap, left_out):

@@ -6,6 +6,8 @@ what no longer exists: graphs traced by torch.fx with fused modules.
 
 from __future__ import annotations
 
+import pytest
+
 from tests.shipped_tests import run_shipped_tests
 
 FILES = ("test_quantizer.py", "test_observers.py", "test_learnable_fake_quantize.py")
@@ -29,6 +31,7 @@ REDUCED_RANGE = "not (test_learnable_fake_quantize and EMAMinMaxObserver-None-Tr
 """Ranges reduced by a bit, which no configuration can ask for."""
 
 
+@pytest.mark.slow
 def test_coremltools_own_tests_pass(tmp_path):
     only = " and ".join([REDUCED_RANGE, *(f"not {name}" for name in LEFT_OUT)])
     summary = run_shipped_tests(

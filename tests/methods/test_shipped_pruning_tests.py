@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from tests.shipped_tests import run_shipped_tests
 
 FILES = ["test_magnitude_pruner.py", "test_pruning_scheduler.py", "test_base_pruner.py"]
@@ -32,6 +34,7 @@ LEFT_OUT = [
 ]
 
 
+@pytest.mark.slow
 def test_coremltools_own_tests_pass(tmp_path):
     summary = run_shipped_tests(tmp_path, "pruning", FILES, SWAP, left_out=LEFT_OUT)
     assert summary.startswith(f"{PASSED} passed")
