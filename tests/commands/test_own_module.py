@@ -49,7 +49,7 @@ def test_each_package_is_measured_by_the_modules_own_validation(job):
 
 def test_what_stands_outside_of_the_network_is_that_of_the_fit(job):
     folder, _ = job
-    kept = torch.load(folder / "compressed_fit" / "weights.ckpt", weights_only=True)["state_dict"]
+    kept = torch.load(folder / "compressed_fit" / "outside_of_network.pt", weights_only=True)["state_dict"]
     assert not [name for name in kept if name.startswith("network.")]
     before = torch.load(folder / "float_fit" / "weights.ckpt", weights_only=True)["state_dict"]
     assert not torch.equal(kept["temperature.weight"], before["temperature.weight"])

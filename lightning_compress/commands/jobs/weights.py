@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from lightning_compress.commands.jobs.building import Building
+from lightning_compress.commands.jobs.building import FLOAT_FIT, Building
 from lightning_compress.package.save import write_whole
 
 
@@ -64,4 +64,6 @@ class FitWeights:
         return module
 
     def _file(self, fit: str) -> Path:
-        return self._folder / fit / "weights.ckpt"
+        # Without its network, what a compressed fit has ended with is no checkpoint that anybody should take for one.
+        name = "weights.ckpt" if fit == FLOAT_FIT else "outside_of_network.pt"
+        return self._folder / fit / name
