@@ -8,13 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_compress.callback.inputs import Inputs
+from lightning_compress.callback.inputs import Inputs, on_cpu
 from lightning_compress.coreml.export import CoreMLExport, ExportedPackage
 from lightning_compress.methods.mechanism.agreement import Call, require_agreement
 from lightning_compress.methods.mechanism.copies import copy_module
@@ -138,18 +136,11 @@ class InputRecorder:
         if example_inputs is None:
             given = []
         elif isinstance(example_inputs, dict):
-            given = [Call((), tree_map(_on_cpu, example_inputs))]
+            given = [Call((), on_cpu(example_inputs))]
         else:
-            given = [Call(tree_map(_on_cpu, example_inputs), {})]
+            given = [Call(on_cpu(example_inputs), {})]
         return given + ([] if self.call is None else [self.call])
 
     def _keep(self, module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        self.call = Call(tree_map(_on_cpu, arguments), tree_map(_on_cpu, keywords))
+        self.call = Call(on_cpu(arguments), on_cpu(keywords))
         self.stop()
-
-
-def _on_cpu(value: Any) -> Any:
-    if not isinstance(value, Tensor):
-        return value
-    value = value.detach().to("cpu", copy=True)
-    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value

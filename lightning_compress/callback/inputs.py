@@ -7,6 +7,8 @@ from typing import Any
 
 import lightning as L
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from lightning_compress.arguments import shown
 from lightning_compress.errors import ConfigurationError
@@ -61,3 +63,15 @@ def as_inputs(given: Any, source: str) -> Inputs:
     if isinstance(given, tuple | list):
         return tuple(given)
     raise ConfigurationError(f"{source}={shown(given)}; valid is {_VALID}")
+
+
+def on_cpu(inputs: Any) -> Any:
+    """A copy of inputs, however nested, on the CPU and in float32 where they were in half precision."""
+    return tree_map(_on_cpu, inputs)
+
+
+def _on_cpu(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    value = value.detach().to("cpu", copy=True)
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value

@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
+from lightning_compress.callback.inputs import on_cpu
 from lightning_compress.coreml.structure import ExampleInputs
 from lightning_compress.errors import ConfigurationError
-
-
-class Call(NamedTuple):
-    """Arguments of a call, on the CPU.
-
-    Attributes:
-        arguments: By position.
-        named: By name.
-    """
-
-    arguments: tuple[Any, ...]
-    named: Mapping[str, Any]
+from lightning_compress.methods.mechanism.agreement import Call
 
 
 class CallRecorder:
@@ -54,7 +42,7 @@ class CallRecorder:
 
     def _keep(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         if self._missing > 0:
-            self.calls.append(Call(tree_map(_on_cpu, arguments), tree_map(_on_cpu, named)))
+            self.calls.append(Call(on_cpu(arguments), on_cpu(named)))
             self._missing -= _samples((arguments, named))
 
 
@@ -64,10 +52,10 @@ def as_example_inputs(module: nn.Module, call: Call) -> ExampleInputs:
     Raises:
         ConfigurationError: If the call mixes both, and the module's forward does not name what it takes by position.
     """
-    if not call.named:
+    if not call.keywords:
         return call.arguments
     if not call.arguments:
-        return dict(call.named)
+        return dict(call.keywords)
     parameters = list(inspect.signature(module.forward).parameters.values())
     names = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
     if len(names) < len(call.arguments):
@@ -75,16 +63,9 @@ def as_example_inputs(module: nn.Module, call: Call) -> ExampleInputs:
             f"{type(module).__name__} is called by position and by name at once, and its forward has no names for the "
             "first; call it in one way"
         )
-    return {**dict(zip(names, call.arguments, strict=False)), **call.named}
+    return {**dict(zip(names, call.arguments, strict=False)), **call.keywords}
 
 
 def _samples(values: Any) -> int:
     tensors = [value for value in tree_leaves(values) if isinstance(value, Tensor)]
     return len(tensors[0]) if tensors and tensors[0].dim() else 1
-
-
-def _on_cpu(value: Any) -> Any:
-    if not isinstance(value, Tensor):
-        return value
-    value = value.detach().to("cpu", copy=True)
-    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value

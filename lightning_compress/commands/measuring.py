@@ -16,9 +16,10 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torchmetrics import Metric
 from torchvision.utils import save_image
 
-from lightning_compress.commands.calls import Call, CallRecorder
+from lightning_compress.commands.calls import CallRecorder
 from lightning_compress.commands.recipe import Recipe
 from lightning_compress.errors import ConfigurationError, did_you_mean
+from lightning_compress.methods.mechanism.agreement import Call
 from lightning_compress.tasks import InPlace
 
 
@@ -129,7 +130,7 @@ def measure_package(
 
 
 def _draw(recipe: Recipe, placed: InPlace, calls: Sequence[Call], picture: Picture) -> None:
-    inputs = [placed.inputs(*call.arguments, **call.named) for call in calls]
+    inputs = [placed.inputs(*call.arguments, **call.keywords) for call in calls]
     first = [torch.cat(tensors)[: picture.count] for tensors in zip(*inputs, strict=True)]
     drawn = recipe.task.picture(
         first[0],

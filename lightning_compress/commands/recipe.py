@@ -20,7 +20,7 @@ from lightning_compress.commands.calls import CallRecorder, as_example_inputs
 from lightning_compress.commands.training_record import TRAINING, training_record
 from lightning_compress.copying import copy_whole
 from lightning_compress.coreml.export import CoreMLExport
-from lightning_compress.coreml.structure import ExampleInputs, input_names
+from lightning_compress.coreml.structure import ExampleInputs, as_call, input_names
 from lightning_compress.errors import CompressionError, ConfigurationError, did_you_mean
 from lightning_compress.runtime import load
 from lightning_compress.tasks import InPlace, Task
@@ -92,9 +92,12 @@ class Recipe:
         Raises:
             ConfigurationError: `recipe.network` is no part of the module, or is not given and there are several.
         """
+        return self._placement(module).path
+
+    def _placement(self, module: L.LightningModule) -> Placement:
         path: str | None = self.config.recipe.get("network")
         try:
-            return Placement.find(module, path).path
+            return Placement.find(module, path)
         except CompressionError as error:
             names = [name for name, _ in module.named_modules() if name]
             children = [
@@ -113,7 +116,7 @@ class Recipe:
 
     def network(self, module: L.LightningModule) -> nn.Module:
         """The network, where it stands."""
-        return Placement.find(module, self.network_path(module)).module
+        return self._placement(module).module
 
     def network_copy(self, module: L.LightningModule) -> nn.Module:
         """A copy of the network, on the CPU and in evaluation mode."""
@@ -136,10 +139,8 @@ class Recipe:
         module.eval()
         try:
             with CallRecorder(network, samples=1) as recorder, torch.no_grad():
-                if isinstance(example, dict):
-                    module(**example)
-                else:
-                    module(*(example if isinstance(example, tuple | list) else (example,)))
+                arguments, named = as_call(cast(ExampleInputs, example))
+                module(*arguments, **named)
         except CompressionError:
             raise
         except Exception as error:
@@ -162,7 +163,7 @@ class Recipe:
             path: Where to write it.
             module: Whose network it is.
         """
-        asked: CoreMLExport = instantiate(self.config.export, path=str(path), _convert_="all")
+        asked = self._asked(path)
         classes = self.classes
         if asked.input_names is None:
             network = self.network(module)
@@ -194,17 +195,20 @@ class Recipe:
         """
         network = self.network(module)
         path = self.network_path(module)
-        export = self.export(package, module)
         placed = InPlace(
             load(package, precision=cast(Any, precision)),
             network,
             self.example_inputs(module),
             self.task,
-            export.image,
+            self._asked(package).image,
         )
         _refuse_other_ways(module, network, path)
         module.set_submodule(path, placed)
         return placed
+
+    def _asked(self, path: Path) -> CoreMLExport:
+        """The export that the configuration asks for, without what recipe and task add."""
+        return cast(CoreMLExport, instantiate(self.config.export, path=str(path), _convert_="all"))
 
 
 def _refuse_other_ways(module: L.LightningModule, network: nn.Module, path: str) -> None:

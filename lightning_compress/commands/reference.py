@@ -112,7 +112,7 @@ def _validation_samples(
         batches = max(1, -(-count // max(1, getattr(recipe.data, "batch_size", 1) or 1)))
         measure(lit, recipe.data, recipe.metric, Path(folder), limit_batches=batches)
     arguments = Arguments(network, recipe.example_inputs(lit))
-    calls = [arguments.tensors(call.arguments, call.named) for call in recorder.calls]
+    calls = [arguments.tensors(call.arguments, call.keywords) for call in recorder.calls]
     joined = [torch.cat(tensors)[:count] for tensors in zip(*calls, strict=True)]
     if not joined:
         raise ConfigurationError(

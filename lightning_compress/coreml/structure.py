@@ -97,14 +97,14 @@ class Arguments:
         self.name = type(module).__name__
         self._signature = inspect.signature(module.forward)
         self._example = example_inputs
-        arguments, named = _as_call(example_inputs)
+        arguments, named = as_call(example_inputs)
         self._expected = self._bound(arguments, named)
         # In the order of the package's inputs.
         self._order = list(named) if named else list(self._expected)
 
     def call(self, module: nn.Module) -> Any:
         """What a module returns for the example inputs."""
-        arguments, named = _as_call(self._example)
+        arguments, named = as_call(self._example)
         return module(*arguments, **named)
 
     def tensors(self, arguments: Sequence[Any], named: Mapping[str, Any]) -> list[Tensor]:
@@ -143,7 +143,8 @@ class Arguments:
         return flat
 
 
-def _as_call(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def as_call(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Example inputs as the arguments of a call, by position and by name."""
     if isinstance(example_inputs, Tensor):
         return (example_inputs,), {}
     if isinstance(example_inputs, Mapping):
