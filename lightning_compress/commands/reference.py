@@ -134,22 +134,22 @@ def _validation_samples(
 
 def _networks(config: DictConfig, recipe: Recipe, lit: L.LightningModule) -> tuple[nn.Module, nn.Module]:
     """The network as it was trained, and finalized; one and the same where nothing was compressed."""
-    network = recipe.network_path(lit)
+    network = recipe.network(lit)
     if config.checkpoint is None:
         if config.recipe.module.get("weights") is None:
             raise ConfigurationError(
                 "checkpoint is empty, so there is no torch model to compare the package with; give a checkpoint of "
                 "the recipe's fit, or pretrained weights by recipe.module.weights"
             )
-        return recipe.network(lit), recipe.network(lit)
+        return network, network
     checkpoint = read_checkpoint(config.checkpoint)
     if compression_states(checkpoint):
         compression = Compression.load_from_checkpoint(
             config.checkpoint, lit, example_inputs=recipe.example_inputs(lit)
         )
         return compression.trained(), compression.finalize()
-    load_weights(Path(config.checkpoint), "checkpoint", lit, network)
-    return recipe.network(lit), recipe.network(lit)
+    load_weights(Path(config.checkpoint), "checkpoint", lit, recipe.network_path(lit))
+    return network, network
 
 
 def _saved_module(path: str | None, report: PackageReport) -> nn.Module:

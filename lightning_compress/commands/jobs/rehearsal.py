@@ -18,9 +18,8 @@ from lightning_compress.callback.checkpoints import (
 )
 from lightning_compress.callback.finishing import rehearse
 from lightning_compress.callback.inputs import as_inputs
-from lightning_compress.callback.placement import Placement
 from lightning_compress.callback.strategies import check_precision, check_strategy
-from lightning_compress.commands.jobs.building import COMPRESSED_FIT, Building, check_checkpoint
+from lightning_compress.commands.jobs.building import COMPRESSED_FIT, FLOAT_FIT, Building, check_checkpoint
 from lightning_compress.commands.measuring import Picture, measure_package, without_notices
 from lightning_compress.coreml.post_training import PostTrainingForm, require_compressible
 from lightning_compress.errors import ConfigurationError
@@ -88,7 +87,7 @@ def _try_step(building: Building) -> None:
             default_root_dir=folder,
             callbacks=[_RequireLoss()],
         )
-        trainer.fit(building.module("float_fit"), datamodule=building.data)
+        trainer.fit(building.module(FLOAT_FIT), datamodule=building.data)
 
 
 class _RequireLoss(L.Callback):
@@ -106,7 +105,7 @@ def _try_measuring(building: Building, package: Path) -> None:
     pictures = building.config.pictures
     measure_package(
         building.recipe,
-        building.module("float_fit"),
+        building.module(FLOAT_FIT),
         package,
         package.parent,
         limit_batches=1,
@@ -125,13 +124,12 @@ def rehearse_compressed(building: Building, *, exports: bool) -> None:
         CompressionError: What would have ended the job.
     """
     stage = building.config.compressed_fit
-    module = building.module("compressed_fit")
-    network = building.recipe.network_path(module)
+    module = building.module(COMPRESSED_FIT)
     if stage.ckpt_path is not None:
-        _check_compressed_checkpoint(building, str(stage.ckpt_path), network)
+        _check_compressed_checkpoint(building, str(stage.ckpt_path), building.recipe.network_path(module))
     inputs = as_inputs(building.recipe.example_inputs(module), "example_input_array")
-    prepared = PreparedModule(Placement.find(module, network).module, building.methods)
-    steps = building.steps("compressed_fit")
+    prepared = PreparedModule(building.recipe.network(module), building.methods)
+    steps = building.steps(COMPRESSED_FIT)
     if steps is not None and steps > 0:
         prepared.resolve_schedule(FitLength(steps, rehearsal=building.is_rehearsal))
     export = building.export(building.config.compression.name, module)
