@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ class Classification(Task):
 
     def interface(self, export: CoreMLExport, classes: Sequence[str]) -> CoreMLExport:
         """Probabilities, with the labels of a Core ML classifier where they are known."""
-        export = with_labels(then(export, _Probabilities(self.softmax)), classes)
+        export = with_labels(then(export, partial(_OneOutput, softmax=self.softmax)), classes)
         # The outputs of a classifier with labels have names of their own.
         return export if export.class_labels is not None else with_output_names(export, "probabilities")
 
@@ -47,14 +48,6 @@ class Classification(Task):
 def logarithm(probabilities: Tensor) -> Tensor:
     """Logits whose softmax is `probabilities`, finite also where half precision has made a 0 of one."""
     return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
-
-
-class _Probabilities:
-    def __init__(self, softmax: bool) -> None:
-        self.softmax = softmax
-
-    def __call__(self, module: nn.Module) -> nn.Module:
-        return _OneOutput(module, self.softmax)
 
 
 class _OneOutput(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -43,7 +44,9 @@ class Segmentation(Task):
 
     def interface(self, export: CoreMLExport, classes: Sequence[str]) -> CoreMLExport:
         """One output, named by what it holds."""
-        return with_output_names(then(export, _Presented(self.output, self.softmax)), self.output)
+        return with_output_names(
+            then(export, partial(_OfPixels, output=self.output, softmax=self.softmax)), self.output
+        )
 
     def restored(self, outputs: Mapping[str, Any], expected: Sequence[Tensor]) -> list[Tensor]:
         """Scores of classes; of a package that gives classes alone, all of it is put on them."""
@@ -73,15 +76,6 @@ class Segmentation(Task):
 
 def _one_hot(classes: Tensor, count: int) -> Tensor:
     return nn.functional.one_hot(classes.long(), count).movedim(-1, 1).float()
-
-
-class _Presented:
-    def __init__(self, output: str, softmax: bool) -> None:
-        self.output = output
-        self.softmax = softmax
-
-    def __call__(self, module: nn.Module) -> nn.Module:
-        return _OfPixels(module, self.output, self.softmax)
 
 
 class _OfPixels(nn.Module):
