@@ -1,0 +1,1 @@
+"""The search for the smallest package that still does the job."""
