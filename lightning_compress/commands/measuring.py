@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torchmetrics import Metric
 from torchvision.utils import save_image
 
+from lightning_compress.callback.notices import without_notices
 from lightning_compress.commands.calls import CallRecorder
 from lightning_compress.commands.recipe import Recipe
 from lightning_compress.errors import ConfigurationError, did_you_mean
@@ -164,15 +163,3 @@ def _kinds(module: L.LightningModule, data: L.LightningDataModule, metric: str) 
 
 def _alone() -> bool:
     return False
-
-
-@contextmanager
-def without_notices() -> Iterator[None]:
-    """Lightning introduces itself for each Trainer; once a fit is enough."""
-    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -18,9 +18,10 @@ from lightning_compress.callback.checkpoints import (
 )
 from lightning_compress.callback.finishing import rehearse
 from lightning_compress.callback.inputs import as_inputs
+from lightning_compress.callback.notices import without_notices
 from lightning_compress.callback.strategies import check_precision, check_strategy
 from lightning_compress.commands.jobs.building import COMPRESSED_FIT, FLOAT_FIT, Building, check_checkpoint
-from lightning_compress.commands.measuring import Picture, measure_package, without_notices
+from lightning_compress.commands.measuring import Picture, measure_package
 from lightning_compress.coreml.post_training import PostTrainingForm, require_compressible
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.methods.mechanism.joining import in_order
