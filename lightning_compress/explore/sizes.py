@@ -64,7 +64,8 @@ def _kept(value: Tensor, palette: StoredPalette | None) -> int:
     """How many elements, or vectors of them, are not zero."""
     if palette is None or palette.vector_axis is None:
         return int(torch.count_nonzero(value))
-    vectors = value.movedim(palette.vector_axis, -1).unflatten(-1, (-1, int(palette.lut.shape[-1])))
+    channels_last = value.movedim(palette.vector_axis, -1)
+    vectors = channels_last.reshape(*channels_last.shape[:-1], -1, int(palette.lut.shape[-1]))
     return int((vectors != 0).any(dim=-1).sum())
 
 

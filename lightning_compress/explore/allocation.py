@@ -1,0 +1,123 @@
+"""Which tensor takes which form, so that the loss is expected to rise least within a number of bytes.
+
+A multiple-choice knapsack, solved as an integer program by HiGHS through SciPy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+
+from lightning_compress.errors import ConfigurationError
+from lightning_compress.explore.forms import DENSE
+from lightning_compress.explore.record import Option, TensorRecord
+
+_GAP = 1e-4
+"""Relative distance from the optimum at which the solver may stop; scores are known far less exactly."""
+
+_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """A form for each tensor.
+
+    Attributes:
+        forms: By name of the tensor, dense ones among them.
+        bytes: What the tensors take together.
+        expected: By how much the loss is expected to rise.
+    """
+
+    forms: Mapping[str, str]
+    bytes: int
+    expected: float
+
+    @property
+    def compressed(self) -> dict[str, str]:
+        """The forms of the tensors that are not dense."""
+        return {name: form for name, form in self.forms.items() if form != DENSE}
+
+
+def allocate(records: Sequence[TensorRecord], most: int) -> Allocation:
+    """The forms with the least expected rise of the loss within a number of bytes.
+
+    Args:
+        records: The tensors with their options.
+        most: Bytes that all of them may take together.
+
+    Raises:
+        ConfigurationError: No forms are so small; the smallest possible is named.
+
+    Example:
+        >>> allocate([TensorRecord("w", (8,), (Option("dense", 80, 0.0), Option("int8", 72, 0.1)))], 75).forms
+        {'w': 'int8'}
+    """
+    smallest = smallest_bytes(records)
+    if most < smallest:
+        raise ConfigurationError(
+            f"{most:,} bytes are fewer than the weights can take: the smallest forms that are tried take {smallest:,}"
+        )
+    choices = [_worthwhile(record) for record in records]
+    costs = np.array([cost_of(option) for options in choices for option in options])
+    sizes = np.array([option.bytes for options in choices for option in options], dtype=float)
+    # One number for both, so that neither tolerance of the solver drowns the smaller scores.
+    scale = max(float(costs.max(initial=0.0)), 1e-30)
+    belongs = np.zeros((len(choices), len(costs)))
+    start = 0
+    for row, options in enumerate(choices):
+        belongs[row, start : start + len(options)] = 1
+        start += len(options)
+    result = milp(
+        # Of equals, the smaller.
+        costs / scale + 1e-9 * sizes / max(sizes.max(initial=1.0), 1.0),
+        integrality=np.ones(len(costs)),
+        bounds=Bounds(0, 1),
+        constraints=[
+            LinearConstraint(belongs, 1, 1),
+            LinearConstraint(sizes[None, :] / 64, -np.inf, most / 64),
+        ],
+        options={"mip_rel_gap": _GAP, "time_limit": _SECONDS},
+    )
+    assert result.x is not None, result.message
+    chosen = [option for options in choices for option in options]
+    taken = [option for option, share in zip(chosen, result.x, strict=True) if share > 0.5]
+    forms = {record.name: option.form for record, option in zip(records, taken, strict=True)}
+    return Allocation(
+        forms, sum(option.bytes for option in taken), float(sum(cost_of(option) for option in taken))
+    )
+
+
+def uniform(records: Sequence[TensorRecord], form: str) -> Allocation:
+    """One form for all tensors that can have it and that it makes smaller; the others stay dense."""
+    taken = [_in_form(record, form) for record in records]
+    forms = {record.name: option.form for record, option in zip(records, taken, strict=True)}
+    return Allocation(forms, sum(option.bytes for option in taken), sum(map(cost_of, taken)))
+
+
+def smallest_bytes(records: Sequence[TensorRecord]) -> int:
+    """What the tensors take together in their smallest forms."""
+    return sum(min(option.bytes for option in record.options) for record in records)
+
+
+def cost_of(option: Option) -> float:
+    """By how much the loss is taken to rise: as it was measured, where it was, and never less than nothing."""
+    known = option.score if option.measured is None else option.measured
+    return max(known or 0.0, 0.0)
+
+
+def _worthwhile(record: TensorRecord) -> list[Option]:
+    """The options that no smaller one beats."""
+    kept: list[Option] = []
+    for option in sorted(record.options, key=lambda option: (option.bytes, cost_of(option))):
+        if not kept or cost_of(option) < cost_of(kept[-1]):
+            kept.append(option)
+    return kept
+
+
+def _in_form(record: TensorRecord, form: str) -> Option:
+    dense = record.options[0]
+    found = next((option for option in record.options if option.form == form), dense)
+    return found if found.bytes < dense.bytes else dense

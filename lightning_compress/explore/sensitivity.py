@@ -1,0 +1,145 @@
+"""How much the loss is expected to rise where a tensor takes a form, for every tensor and every form.
+
+Half the importance of each element times its squared error: the second-order expansion of the loss with the diagonal of
+the Fisher information in place of the Hessian (`lightning_compress.methods.importance`). The errors are those of the
+values that would be stored, by the methods that would store them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lightning_compress.explore.forms import Form, methods_of, needed_by
+from lightning_compress.explore.record import Option, TensorRecord
+from lightning_compress.explore.sizes import dense_bytes, stored_bytes
+from lightning_compress.methods.mechanism.copies import copy_module
+from lightning_compress.methods.mechanism.preparation import PreparedModule
+from lightning_compress.methods.mechanism.stored import read_stored
+from lightning_compress.methods.mechanism.tensors import TensorReference, find_tensors
+from lightning_compress.package.targets import Capability, resolve_target
+
+Compressing = Callable[[nn.Module, Mapping[str, Form]], nn.Module]
+"""Makes a finalized copy of a network with tensors, by name, in forms."""
+
+LEAST_ELEMENTS = 256
+"""Smaller tensors stay dense: a palette and its header take what they would win."""
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A tensor of the network that is searched.
+
+    Attributes:
+        reference: The tensor.
+        reason: Why it stays dense; None where it need not.
+    """
+
+    reference: TensorReference
+    reason: str | None
+
+
+def searched_tensors(network: nn.Module, left_alone: Collection[str] = ()) -> list[Searched]:
+    """The tensors of two or more dimensions, and which of them stay dense whatever is searched.
+
+    Args:
+        network: The network.
+        left_alone: Names of tensors, or of modules, that stay dense with all that is in them.
+    """
+    return [Searched(reference, _reason(reference, left_alone)) for reference in find_tensors(network)]
+
+
+def compressed_after_training(network: nn.Module, forms: Mapping[str, Form]) -> nn.Module:
+    """A finalized copy of a network with tensors in forms, by what their values alone tell."""
+    if not forms:
+        return copy_module(network).eval()
+    return PreparedModule(copy_module(network), methods_of(forms)).finalize(rehearses=True)
+
+
+class SensitivityTable:
+    """The options of every tensor, form by form.
+
+    Args:
+        network: In full precision and evaluation mode, with the float weights; it is not changed.
+        tensors: As `searched_tensors` finds them in it.
+        importance: By name, the importance of each element.
+        target: The deployment target, which may not carry every form; None for no limit.
+        compress: How forms are reached.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        tensors: Sequence[Searched],
+        importance: Mapping[str, Tensor],
+        *,
+        target: str | None = None,
+        compress: Compressing = compressed_after_training,
+    ) -> None:
+        self._network = network
+        self._tensors = tensors
+        self._importance = importance
+        self._target = None if target is None else resolve_target(target)
+        self._compress = compress
+
+    def options(self, form: Form) -> dict[str, Option]:
+        """What a form costs each tensor that can have it, by name of the tensor."""
+        open_to = [searched.reference for searched in self._tensors if searched.reason is None]
+        able = [reference for reference in open_to if self._can_have(reference, form)]
+        if form == Form():
+            references = [searched.reference for searched in self._tensors]
+            return {ref.name: Option(form.name, dense_bytes(ref.numel), 0.0) for ref in references}
+        if not able:
+            return {}
+        compressed = self._compress(self._network, {reference.name: form for reference in able})
+        return {reference.name: self._option(reference, form, compressed) for reference in able}
+
+    def records(self, options: Mapping[str, Mapping[str, Option]]) -> list[TensorRecord]:
+        """The table, of what `options` has returned.
+
+        Args:
+            options: By name of the form, then by name of the tensor.
+        """
+        records = []
+        for searched in self._tensors:
+            reference = searched.reference
+            found = [of[reference.name] for of in options.values() if reference.name in of]
+            ordered = tuple(sorted(found, key=lambda option: (-option.bytes, option.form)))
+            dense = next(option for option in ordered if option.form == Form().name)
+            others = tuple(option for option in ordered if option is not dense)
+            records.append(
+                TensorRecord(reference.name, tuple(reference.shape), (dense, *others), reason=searched.reason)
+            )
+        return records
+
+    def _can_have(self, reference: TensorReference, form: Form) -> bool:
+        needed = needed_by(reference, form)
+        return needed is not None and self._carries(needed)
+
+    def _carries(self, needed: Collection[Capability]) -> bool:
+        return self._target is None or resolve_target(None, needed).value <= self._target.value
+
+    def _option(self, reference: TensorReference, form: Form, compressed: nn.Module) -> Option:
+        owner = compressed.get_submodule(reference.owners[0].module_name)
+        parameter = reference.owners[0].parameter
+        value: Tensor = getattr(owner, parameter).detach()
+        error = value - reference.value().detach()
+        score = 0.5 * torch.sum(self._importance[reference.name].double() * error.double().square())
+        return Option(form.name, stored_bytes(value, read_stored(owner, parameter)), float(score))
+
+
+def _reason(reference: TensorReference, left_alone: Collection[str]) -> str | None:
+    if reference.kind is None:
+        return "a parameter of no known layer"
+    if not reference.dtype.is_floating_point:
+        return f"its type is {reference.dtype}"
+    for name in (*reference.names, *reference.aliases):
+        for given in left_alone:
+            if name == given or name.startswith(f"{given}."):
+                return f"left alone as asked ({given})"
+    if reference.numel < LEAST_ELEMENTS:
+        return f"{reference.numel:,} elements, fewer than {LEAST_ELEMENTS}"
+    return None
