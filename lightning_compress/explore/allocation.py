@@ -1,4 +1,4 @@
-"""Which tensor takes which form, so that the loss is expected to rise least within a number of bytes.
+"""Which tensor takes which form, so that the outputs are expected to move least within a number of bytes.
 
 A multiple-choice knapsack, solved as an integer program by HiGHS through SciPy.
 """
@@ -28,7 +28,7 @@ class Allocation:
     Attributes:
         forms: By name of the tensor, dense ones among them.
         bytes: What the tensors take together.
-        expected: By how much the loss is expected to rise.
+        expected: The sum of the scores of the forms.
     """
 
     forms: Mapping[str, str]
@@ -42,7 +42,7 @@ class Allocation:
 
 
 def allocate(records: Sequence[TensorRecord], most: int) -> Allocation:
-    """The forms with the least expected rise of the loss within a number of bytes.
+    """The forms by which the outputs are expected to move least within a number of bytes.
 
     Args:
         records: The tensors with their options.
@@ -103,7 +103,7 @@ def smallest_bytes(records: Sequence[TensorRecord]) -> int:
 
 
 def cost_of(option: Option) -> float:
-    """By how much the loss is taken to rise: as it was measured, where it was, and never less than nothing."""
+    """How far the outputs are taken to move: as it was measured, where it was."""
     known = option.score if option.measured is None else option.measured
     return max(known or 0.0, 0.0)
 

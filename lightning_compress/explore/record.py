@@ -49,8 +49,9 @@ class Option:
     Attributes:
         form: Name of the form, such as "palettize_4bit", or "dense".
         bytes: What it takes in the package.
-        score: By how much the loss is expected to rise; None where nothing is known.
-        measured: By how much the loss on a part of the data did rise with this alone; None where it was not tried.
+        score: How far the outputs are expected to move: the mean square of their change over their variance, summed over
+            the outputs; None where nothing is known.
+        measured: How far they did move, on a part of the data, with this alone; None where it was not tried.
     """
 
     form: str
@@ -67,7 +68,7 @@ class TensorRecord:
         name: Its dotted name in the network.
         shape: Its shape.
         options: Its forms, the largest first; the first is dense.
-        input_score: By how much the loss is expected to rise where the inputs of its layer are rounded to int8; None
+        input_score: How far the outputs are expected to move where the inputs of its layer are rounded to int8; None
             where nothing is known.
         reason: Why it stays dense whatever is searched; None where it need not.
     """
@@ -116,7 +117,7 @@ class Candidate:
         value: The metric.
         drop: How much worse the metric is than that of the float16 package; negative where it is better.
         satisfies: Whether it keeps the limits that were asked for.
-        expected: By how much the loss was expected to rise; None where nobody knows.
+        expected: The sum of the scores of its forms; None where nobody knows.
         seconds: Making and measuring it.
         timings: What devices measured; empty until a profile is read back.
     """

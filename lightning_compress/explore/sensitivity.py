@@ -1,8 +1,7 @@
-"""How much the loss is expected to rise where a tensor takes a form, for every tensor and every form.
+"""How far the outputs are expected to move where a tensor takes a form, for every tensor and every form.
 
-Half the importance of each element times its squared error: the second-order expansion of the loss with the diagonal of
-the Fisher information in place of the Hessian (`lightning_compress.methods.importance`). The errors are those of the
-values that would be stored, by the methods that would store them.
+The importance of each element (`lightning_compress.explore.projection`) times its squared error. The errors are those
+of the values that would be stored, by the methods that would store them.
 """
 
 from __future__ import annotations
@@ -127,7 +126,7 @@ class SensitivityTable:
         parameter = reference.owners[0].parameter
         value: Tensor = getattr(owner, parameter).detach()
         error = value - reference.value().detach()
-        score = 0.5 * torch.sum(self._importance[reference.name].double() * error.double().square())
+        score = torch.sum(self._importance[reference.name].double() * error.double().square())
         return Option(form.name, stored_bytes(value, read_stored(owner, parameter)), float(score))
 
 
