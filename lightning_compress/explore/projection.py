@@ -2,9 +2,9 @@
 
 For a random projection of the outputs, with signs drawn anew for each example, the mean of the squared gradient of a
 weight is the mean of the squares of all derivatives of outputs by it: the diagonal of J'J, J being the Jacobian
-(Hutchinson 1990; the Gauss-Newton matrix of a squared error). Each output counts relative to its own variance. Unlike the
-squared gradient of a loss, it holds no residual of training, which for the first layers of a network that is not at a
-minimum outweighs all else, and it needs no labels.
+(Hutchinson 1990; the Gauss-Newton matrix of a squared error). Each output counts relative to its own variance. Unlike
+the squared gradient of a loss, it holds no residual of training, which for the first layers of a network that is not at
+a minimum outweighs all else, and it needs no labels.
 """
 
 from __future__ import annotations

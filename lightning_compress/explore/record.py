@@ -49,8 +49,8 @@ class Option:
     Attributes:
         form: Name of the form, such as "palettize_4bit", or "dense".
         bytes: What it takes in the package.
-        score: How far the outputs are expected to move: the mean square of their change over their variance, summed over
-            the outputs; None where nothing is known.
+        score: How far the outputs are expected to move: the mean square of their change over their variance, summed
+            over the outputs; None where nothing is known.
         measured: How far they did move, on a part of the data, with this alone; None where it was not tried.
     """
 

@@ -1,0 +1,136 @@
+"""What a package must keep to answer the question."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from lightning_compress.errors import ConfigurationError
+from lightning_compress.explore.record import Candidate, Question
+
+_UNITS = {
+    "": 1,
+    "b": 1,
+    "kb": 1000,
+    "mb": 1000**2,
+    "gb": 1000**3,
+    "kib": 1024,
+    "mib": 1024**2,
+    "gib": 1024**3,
+}
+_SIZE = re.compile(r"(?P<number>\d+(?:\.\d*)?)\s*(?P<unit>[A-Za-z]*)")
+_SECONDS = {"s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"(?P<number>\d+(?:\.\d*)?)\s*(?P<unit>[A-Za-z]*)")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits of a question, the drop in the unit of the metric.
+
+    Attributes:
+        float_value: The metric of the float16 package.
+        higher_is_better: Whether a larger metric is a better one.
+        max_drop: How much worse than float a package may be; None for no such limit.
+        max_bytes: How large it may be; None for no such limit.
+    """
+
+    float_value: float
+    higher_is_better: bool
+    max_drop: float | None
+    max_bytes: int | None
+
+    @classmethod
+    def of(cls, question: Question, float_value: float) -> Limits:
+        """The limits of a question."""
+        return cls(float_value, question.higher_is_better, question.max_drop, question.max_bytes)
+
+    def drop(self, value: float) -> float:
+        """How much worse a metric is than float's; negative where it is better."""
+        drop = self.float_value - value
+        return drop if self.higher_is_better else -drop
+
+    def allows_value(self, value: float) -> bool:
+        """Whether a metric is good enough."""
+        if math.isnan(value):
+            return False
+        return self.max_drop is None or self.drop(value) <= self.max_drop + 1e-12
+
+    def allow(self, value: float, package_bytes: int) -> bool:
+        """Whether a package is good and small enough."""
+        return self.allows_value(value) and (self.max_bytes is None or package_bytes <= self.max_bytes)
+
+    def best(self, candidates: list[Candidate]) -> Candidate | None:
+        """The answer among candidates: the smallest that keeps a drop, or the best that keeps a size alone."""
+        kept = [candidate for candidate in candidates if candidate.satisfies]
+        if not kept:
+            return None
+        if self.max_drop is None:
+            return min(kept, key=lambda candidate: (candidate.drop, candidate.package_bytes))
+        return min(kept, key=lambda candidate: (candidate.package_bytes, candidate.drop))
+
+    def nearest(self, candidates: list[Candidate]) -> Candidate | None:
+        """Of candidates that all miss a limit, the one that misses them least, each relative to itself."""
+
+        def miss(candidate: Candidate) -> float:
+            size = 0.0
+            if self.max_bytes is not None:
+                size = max(0.0, candidate.package_bytes / self.max_bytes - 1)
+            if self.max_drop is None or math.isnan(candidate.drop):
+                return size if self.max_drop is None else math.inf
+            return size + max(0.0, candidate.drop - self.max_drop) / max(abs(self.float_value), 1e-12)
+
+        return min(candidates, key=miss, default=None)
+
+
+def parse_size(given: str | int | float, key: str) -> int:
+    """Bytes of a size such as "4MB", "900 kB" or 4000000.
+
+    Raises:
+        ConfigurationError: It is none.
+
+    Example:
+        >>> parse_size("3.2MB", "explore.max_size")
+        3200000
+    """
+    match = _SIZE.fullmatch(str(given).strip())
+    unit = None if match is None else _UNITS.get(match["unit"].lower())
+    if isinstance(given, bool) or match is None or unit is None or float(match["number"]) <= 0:
+        raise ConfigurationError(
+            f"{key}={given!r} is no size; valid are bytes, or such as 900kB, 4MB and 3.5MiB"
+        )
+    return round(float(match["number"]) * unit)
+
+
+def parse_duration(given: str | int | float, key: str) -> float:
+    """Seconds of a duration such as "2h", "30min", "90s" or 90.
+
+    Raises:
+        ConfigurationError: It is none.
+    """
+    match = _DURATION.fullmatch(str(given).strip())
+    unit = None if match is None else _SECONDS.get(match["unit"].lower() or "s")
+    if isinstance(given, bool) or match is None or unit is None or float(match["number"]) <= 0:
+        raise ConfigurationError(
+            f"{key}={given!r} is no duration; valid are seconds, or such as 90s, 30min and 2h"
+        )
+    return float(match["number"]) * unit
+
+
+def parse_drop(given: str | int | float, float_value: float, key: str) -> float:
+    """How much worse a metric may be, in its unit: 0.01, or "1%" of float's.
+
+    Raises:
+        ConfigurationError: It is none, or negative.
+    """
+    text = str(given).strip()
+    try:
+        number = float(text.removesuffix("%"))
+    except ValueError:
+        number = math.nan
+    if isinstance(given, bool) or not math.isfinite(number) or number < 0:
+        raise ConfigurationError(
+            f"{key}={given!r} is no drop; valid are numbers from 0 in the unit of the metric, such as 0.01, or shares "
+            "of float's such as 1%"
+        )
+    return number / 100 * abs(float_value) if text.endswith("%") else number
