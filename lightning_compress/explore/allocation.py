@@ -61,8 +61,8 @@ def allocate(records: Sequence[TensorRecord], most: int) -> Allocation:
             f"{most:,} bytes are fewer than the weights can take: the smallest forms that are tried take {smallest:,}"
         )
     choices = [_worthwhile(record) for record in records]
-    costs = np.array([cost_of(option) for options in choices for option in options])
-    sizes = np.array([option.bytes for options in choices for option in options], dtype=float)
+    costs = np.array([cost for options in choices for _, cost in options])
+    sizes = np.array([option.bytes for options in choices for option, _ in options], dtype=float)
     # One number for both, so that neither tolerance of the solver drowns the smaller scores.
     scale = max(float(costs.max(initial=0.0)), 1e-30)
     belongs = np.zeros((len(choices), len(costs)))
@@ -82,19 +82,15 @@ def allocate(records: Sequence[TensorRecord], most: int) -> Allocation:
         options={"mip_rel_gap": _GAP, "time_limit": _SECONDS},
     )
     assert result.x is not None, result.message
-    chosen = [option for options in choices for option in options]
-    taken = [option for option, share in zip(chosen, result.x, strict=True) if share > 0.5]
-    forms = {record.name: option.form for record, option in zip(records, taken, strict=True)}
-    return Allocation(
-        forms, sum(option.bytes for option in taken), float(sum(cost_of(option) for option in taken))
+    chosen = [option for options in choices for option, _ in options]
+    return _allocation(
+        records, [option for option, share in zip(chosen, result.x, strict=True) if share > 0.5]
     )
 
 
 def uniform(records: Sequence[TensorRecord], form: str) -> Allocation:
     """One form for all tensors that can have it and that it makes smaller; the others stay dense."""
-    taken = [_in_form(record, form) for record in records]
-    forms = {record.name: option.form for record, option in zip(records, taken, strict=True)}
-    return Allocation(forms, sum(option.bytes for option in taken), sum(map(cost_of, taken)))
+    return _allocation(records, [_in_form(record, form) for record in records])
 
 
 def smallest_bytes(records: Sequence[TensorRecord]) -> int:
@@ -102,18 +98,38 @@ def smallest_bytes(records: Sequence[TensorRecord]) -> int:
     return sum(min(option.bytes for option in record.options) for record in records)
 
 
-def cost_of(option: Option) -> float:
-    """How far the outputs are taken to move: as it was measured, where it was."""
-    known = option.score if option.measured is None else option.measured
-    return max(known or 0.0, 0.0)
+def cost_of(record: TensorRecord, option: Option) -> float:
+    """How far the outputs are taken to move.
+
+    As it was measured, where it was. Elsewhere the score, times what the measured forms of the tensor have moved them
+    farther than their scores say.
+    """
+    if option.measured is not None:
+        return option.measured
+    ratios = [
+        found.measured / found.score
+        for found in record.options
+        if found.measured is not None and found.score and found.measured > 0
+    ]
+    factor = float(np.exp(np.mean(np.log(ratios)))) if ratios else 1.0
+    return (option.score or 0.0) * factor
 
 
-def _worthwhile(record: TensorRecord) -> list[Option]:
-    """The options that no smaller one beats."""
-    kept: list[Option] = []
-    for option in sorted(record.options, key=lambda option: (option.bytes, cost_of(option))):
-        if not kept or cost_of(option) < cost_of(kept[-1]):
-            kept.append(option)
+def _allocation(records: Sequence[TensorRecord], taken: Sequence[Option]) -> Allocation:
+    return Allocation(
+        {record.name: option.form for record, option in zip(records, taken, strict=True)},
+        sum(option.bytes for option in taken),
+        sum(cost_of(record, option) for record, option in zip(records, taken, strict=True)),
+    )
+
+
+def _worthwhile(record: TensorRecord) -> list[tuple[Option, float]]:
+    """The options that no smaller one beats, each with its cost."""
+    kept: list[tuple[Option, float]] = []
+    costs = [(option, cost_of(record, option)) for option in record.options]
+    for option, cost in sorted(costs, key=lambda entry: (entry[0].bytes, entry[1])):
+        if not kept or cost < kept[-1][1]:
+            kept.append((option, cost))
     return kept
 
 

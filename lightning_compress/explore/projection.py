@@ -31,13 +31,16 @@ class OutputProjection:
         calls: What it is called with.
         seed: Of the signs.
 
+    Attributes:
+        calls: What the network is called with.
+
     Raises:
         ConfigurationError: None of its outputs varies from call to call.
     """
 
     def __init__(self, network: nn.Module, calls: Sequence[Call], seed: int = 0) -> None:
         self._network = network
-        self._calls = calls
+        self.calls = calls
         self._generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             self._returned = [self._outputs(network, call) for call in calls]
@@ -67,12 +70,12 @@ class OutputProjection:
     def distance(self, network: nn.Module) -> float:
         """How far the outputs of another network are: the mean square over the variance, summed over the outputs."""
         total = 0.0
-        for call, returned in zip(self._calls, self._returned, strict=True):
+        for call, returned in zip(self.calls, self._returned, strict=True):
             for tensor, expected, variance, counts in zip(
                 self._outputs(network, call), returned, self._variances, self._counted, strict=True
             ):
                 if counts:
-                    total += float((tensor - expected).double().square().mean() / variance) / len(self._calls)
+                    total += float((tensor - expected).double().square().mean() / variance) / len(self.calls)
         return total
 
     @staticmethod

@@ -90,6 +90,10 @@ class Asked:
         """The budget, None for none."""
         return None if self.budget is None else parse_duration(self.budget, "explore.budget")
 
+    def all_forms(self) -> list[Form]:
+        """The forms, the dense one among them, each once."""
+        return list(dict.fromkeys([Form(), *self.forms]))
+
     def ordered_rungs(self) -> list[str]:
         """The rungs in the order in which they are tried."""
         return [rung for rung in RUNGS if rung in self.rungs]

@@ -16,8 +16,6 @@ from lightning_compress.explore.sensitivity import Compressing
 CLOSE = 1.03
 """Two sizes that are nearer than this ratio are the same: what lies between them is noise of the metric."""
 
-Trying = Callable[["Standing"], None]
-
 
 @dataclass
 class Standing:
@@ -28,11 +26,7 @@ class Standing:
         records: The tensors with their options.
         limits: What is asked for.
         overhead: Bytes of a package beside those of its tensors.
-        compress: Brings tensors into forms by their values alone.
-        by_data: The same by data.
-        steps: How often a size is halved at most.
-        fits: How many fits a rung may make.
-        short: Share of the full length of a fit that a short one has.
+        steps: How often a size is bisected at most.
         proceed: Asked before each candidate; raises where time is up.
     """
 
@@ -40,11 +34,7 @@ class Standing:
     records: Sequence[TensorRecord]
     limits: Limits
     overhead: int
-    compress: Compressing
-    by_data: Compressing
     steps: int
-    fits: int
-    short: float
     proceed: Callable[[], None]
 
     @property

@@ -1,18 +1,23 @@
 """How far the outputs are expected to move where a tensor takes a form, for every tensor and every form.
 
 The importance of each element (`lightning_compress.explore.projection`) times its squared error. The errors are those
-of the values that would be stored, by the methods that would store them.
+of the values that would be stored, by the methods that would store them. Errors of neighbouring weights are taken for
+independent by this, which they are not; so for some forms the outputs are really computed with one tensor after the
+other in this form.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from lightning_compress.explore.forms import Form, methods_of, needed_by
+from lightning_compress.explore.projection import OutputProjection
 from lightning_compress.explore.record import Option, TensorRecord
 from lightning_compress.explore.sizes import dense_bytes, stored_bytes
 from lightning_compress.methods.mechanism.copies import copy_module
@@ -58,13 +63,27 @@ def compressed_after_training(network: nn.Module, forms: Mapping[str, Form]) -> 
     return PreparedModule(copy_module(network), methods_of(forms)).finalize(rehearses=True)
 
 
+def compressed_by_data(
+    network: nn.Module, forms: Mapping[str, Form], importance: Mapping[str, Tensor]
+) -> nn.Module:
+    """The same, with palettes that are nearest to the weights that matter most.
+
+    Args:
+        network: The network.
+        forms: By name of the tensor.
+        importance: By name of the tensor, of its elements.
+    """
+    return compressed_after_training(network, forms)
+
+
 class SensitivityTable:
     """The options of every tensor, form by form.
 
     Args:
         network: In full precision and evaluation mode, with the float weights; it is not changed.
         tensors: As `searched_tensors` finds them in it.
-        importance: By name, the importance of each element.
+        importance: Tells, by name, the importance of each element; asked for once a form is computed.
+        projection: Tells how far outputs have moved; likewise.
         target: The deployment target, which may not carry every form; None for no limit.
         compress: How forms are reached.
     """
@@ -73,7 +92,8 @@ class SensitivityTable:
         self,
         network: nn.Module,
         tensors: Sequence[Searched],
-        importance: Mapping[str, Tensor],
+        importance: Callable[[], Mapping[str, Tensor]],
+        projection: Callable[[], OutputProjection],
         *,
         target: str | None = None,
         compress: Compressing = compressed_after_training,
@@ -81,11 +101,17 @@ class SensitivityTable:
         self._network = network
         self._tensors = tensors
         self._importance = importance
+        self._projection = projection
         self._target = None if target is None else resolve_target(target)
         self._compress = compress
 
-    def options(self, form: Form) -> dict[str, Option]:
-        """What a form costs each tensor that can have it, by name of the tensor."""
+    def options(self, form: Form, *, measures: bool = False) -> dict[str, Option]:
+        """What a form costs each tensor that can have it, by name of the tensor.
+
+        Args:
+            form: The form.
+            measures: Whether to compute the outputs with each tensor in it.
+        """
         open_to = [searched.reference for searched in self._tensors if searched.reason is None]
         able = [reference for reference in open_to if self._can_have(reference, form)]
         if form == Form():
@@ -94,7 +120,8 @@ class SensitivityTable:
         if not able:
             return {}
         compressed = self._compress(self._network, {reference.name: form for reference in able})
-        return {reference.name: self._option(reference, form, compressed) for reference in able}
+        options = {reference.name: self._option(reference, form, compressed) for reference in able}
+        return self._measured(options, able, compressed) if measures else options
 
     def records(self, options: Mapping[str, Mapping[str, Option]]) -> list[TensorRecord]:
         """The table, of what `options` has returned.
@@ -114,6 +141,25 @@ class SensitivityTable:
             )
         return records
 
+    def _measured(
+        self, options: Mapping[str, Option], references: Sequence[TensorReference], compressed: nn.Module
+    ) -> dict[str, Option]:
+        scratch = copy_module(self._network).eval()
+        found = {}
+        for reference in references:
+            owner, value = _owner(scratch, reference)
+            if parametrize.is_parametrized(owner, reference.owners[0].parameter):
+                # Computed anew whenever it is read: its score has to do.
+                found[reference.name] = options[reference.name]
+                continue
+            kept = value.detach().clone()
+            with torch.no_grad():
+                value.copy_(_owner(compressed, reference)[1])
+                distance = self._projection().distance(scratch)
+                value.copy_(kept)
+            found[reference.name] = dataclasses.replace(options[reference.name], measured=distance)
+        return found
+
     def _can_have(self, reference: TensorReference, form: Form) -> bool:
         needed = needed_by(reference, form)
         return needed is not None and self._carries(needed)
@@ -122,12 +168,20 @@ class SensitivityTable:
         return self._target is None or resolve_target(None, needed).value <= self._target.value
 
     def _option(self, reference: TensorReference, form: Form, compressed: nn.Module) -> Option:
-        owner = compressed.get_submodule(reference.owners[0].module_name)
-        parameter = reference.owners[0].parameter
-        value: Tensor = getattr(owner, parameter).detach()
+        owner, value = _owner(compressed, reference)
         error = value - reference.value().detach()
-        score = torch.sum(self._importance[reference.name].double() * error.double().square())
-        return Option(form.name, stored_bytes(value, read_stored(owner, parameter)), float(score))
+        score = torch.sum(self._importance()[reference.name].double() * error.double().square())
+        return Option(
+            form.name, stored_bytes(value, read_stored(owner, reference.owners[0].parameter)), float(score)
+        )
+
+
+def _owner(network: nn.Module, reference: TensorReference) -> tuple[nn.Module, Tensor]:
+    """The first owner of a tensor in a copy of the network, and the tensor there."""
+    owner = network.get_submodule(reference.owners[0].module_name)
+    value = getattr(owner, reference.owners[0].parameter)
+    assert isinstance(value, Tensor)
+    return owner, value.detach()
 
 
 def _reason(reference: TensorReference, left_alone: Collection[str]) -> str | None:

@@ -1,0 +1,336 @@
+"""The search: float, sensitivity, the rungs, and the verdict, each kept as soon as it is known."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from lightning_compress.errors import ConfigurationError
+from lightning_compress.explore.allocation import smallest_bytes
+from lightning_compress.explore.forms import Form
+from lightning_compress.explore.limits import Limits
+from lightning_compress.explore.making import REFERENCE, Candidates, require_number
+from lightning_compress.explore.parts import divided
+from lightning_compress.explore.planning import Plan, in_minutes, plan_of
+from lightning_compress.explore.projection import OutputProjection
+from lightning_compress.explore.question import Asked
+from lightning_compress.explore.record import (
+    Candidate,
+    Exploration,
+    RungRecord,
+    TensorRecord,
+    Verdict,
+    write_record,
+)
+from lightning_compress.explore.rungs import RUNGS, Standing, mixed_rung, trained_rung, uniform_rung
+from lightning_compress.explore.sensitivity import (
+    Searched,
+    SensitivityTable,
+    compressed_after_training,
+    compressed_by_data,
+    searched_tensors,
+)
+from lightning_compress.explore.sensitivity_file import FILE, SensitivityFile
+from lightning_compress.explore.subject import Subject
+from lightning_compress.explore.verdict import jackknifed, standard_error
+from lightning_compress.methods.importance import squared_gradients
+from lightning_compress.nice_to_have import nice_to_have
+
+RECORD = "explore.json"
+
+_MEASURED = (Form(bits=2),)
+"""Forms for which outputs are really computed with one tensor after the other: coarse enough to be seen."""
+
+
+class OutOfTimeError(Exception):
+    """The budget does not hold what comes next."""
+
+
+class Search:
+    """Looks for the smallest package that keeps the limits, or the best within a size.
+
+    Everything that was measured is kept in the folder, so that a search that was stopped at any time goes on where it
+    stood and ends with the same answer.
+
+    Args:
+        subject: What is searched.
+        asked: The question.
+        folder: Where packages and records go.
+        tell: Is told what happens, line by line.
+        sensitivity: The sensitivity file of an earlier search of the same weights; None for none.
+
+    Raises:
+        ConfigurationError: The validation data cannot be divided, or names and forms do not fit the network.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        asked: Asked,
+        folder: Path,
+        tell: Callable[[str], None] = print,
+        *,
+        sensitivity: Path | None = None,
+    ) -> None:
+        network = subject.network()
+        asked.require_names(network)
+        asked.require_forms(network)
+        self._subject = subject
+        self._asked = asked
+        self._folder = folder
+        self._tell = tell
+        self._part, self._judged = divided(subject.data, asked.share)
+        self.candidates = Candidates(subject, folder, self._part)
+        self._file = SensitivityFile(folder / FILE, self._digest(), sensitivity)
+        self._records: list[TensorRecord] = []
+        self._rungs: dict[str, RungRecord] = {}
+        self._spent: dict[str, float] = {}
+        self._pictures: dict[str, str] = {}
+
+    def plan(self) -> Plan:
+        """What the search will do and about how long that takes, from a timing of one package.
+
+        Raises:
+            ConfigurationError: The metric is NaN, or the budget does not hold one evaluation.
+        """
+        reference = self.candidates.reference()
+        require_number(reference, self._subject.metric)
+        self.candidates.limits = self._asked.limits(self._subject.metric, reference.value)
+        reference = self.candidates.reference()
+        plan = plan_of(self._asked, self._subject, reference, self._part.samples, self._judged.samples)
+        budget = self._asked.seconds()
+        if budget is not None and budget < reference.seconds:
+            raise ConfigurationError(
+                f"explore.budget={self._asked.budget!r} does not hold one evaluation: making and measuring the "
+                f"float16 package took {reference.seconds:.0f} s"
+            )
+        return plan
+
+    def run(self) -> Exploration:
+        """Search.
+
+        Returns:
+            All that was found, which stands in the folder as well.
+
+        Raises:
+            ConfigurationError: A limit that nothing can keep, as far as that is known before time is spent.
+        """
+        plan = self.plan()
+        self._records = self._file.records(self._table, self._asked.all_forms(), _MEASURED, self._tell_form)
+        self._require_size()
+        rungs = self._asked.ordered_rungs()
+        self._rungs = {rung: RungRecord(rung, "not begun", 0.0) for rung in rungs}
+        self._write()
+        for rung in rungs:
+            self._rungs[rung] = self._climbed(rung, plan)
+            self._write()
+        return self._ended()
+
+    # What the network is.
+
+    @functools.cached_property
+    def _network(self) -> nn.Module:
+        return self._subject.network().requires_grad_(True)
+
+    @functools.cached_property
+    def _tensors(self) -> list[Searched]:
+        return searched_tensors(self._network, self._asked.leave)
+
+    @functools.cached_property
+    def _projection(self) -> OutputProjection:
+        return OutputProjection(self._network, self._subject.calls(self._part.as_data(), self._asked.samples))
+
+    @functools.cached_property
+    def _importance(self) -> Mapping[str, Tensor]:
+        references = [searched.reference for searched in self._tensors]
+        return squared_gradients(references, self._projection, self._projection.calls)
+
+    @functools.cached_property
+    def _table(self) -> SensitivityTable:
+        return SensitivityTable(
+            self._network,
+            self._tensors,
+            lambda: self._importance,
+            lambda: self._projection,
+            target=self._asked.target,
+        )
+
+    def _compressed_by_data(self, network: nn.Module, forms: Mapping[str, Form]) -> nn.Module:
+        return compressed_by_data(network, forms, self._importance)
+
+    # Limits.
+
+    @property
+    def limits(self) -> Limits:
+        """What is asked for, in the units of the metric; known once float was measured."""
+        assert self.candidates.limits is not None
+        return self.candidates.limits
+
+    @property
+    def _overhead(self) -> int:
+        """Bytes of a package beside its tensors."""
+        dense = sum(record.options[0].bytes for record in self._records)
+        return self.candidates.found[0].package_bytes - dense
+
+    def _require_size(self) -> None:
+        most = self.limits.max_bytes
+        smallest = smallest_bytes(self._records) + self._overhead
+        if most is not None and most < smallest:
+            raise ConfigurationError(
+                f"explore.max_size={self._asked.max_size!r} is less than the smallest package that is tried: "
+                f"{smallest:,} bytes, every tensor in its smallest form. Ask for more, or let explore.forms hold "
+                "smaller forms"
+            )
+
+    # Rungs.
+
+    def _climbed(self, rung: str, plan: Plan) -> RungRecord:
+        """Try one rung, and say how it ended."""
+        cost = plan.cost(rung)
+        if self.limits.best(self.candidates.found) is not None and self._is_answered():
+            return RungRecord(rung, "not needed", 0.0, "an earlier rung keeps both limits")
+        if cost.seconds is None:
+            return RungRecord(rung, "not affordable", 0.0, "nothing can be trained: no fit is configured")
+        left = self._seconds_left()
+        # One package of the rung has to fit at least.
+        least = cost.seconds / max(cost.packages, 1)
+        if left is not None and left < least:
+            return RungRecord(
+                rung,
+                "not affordable",
+                cost.seconds,
+                f"{in_minutes(cost.seconds)}, and {in_minutes(left)} are left",
+            )
+        self._tell(f"{rung}: {RUNGS[rung]}")
+        reason = ""
+        try:
+            self._try(rung, least)
+        except OutOfTimeError:
+            reason = "ended early: the budget is spent"
+        spent = sum(found.seconds for found in self.candidates.found if found.rung == rung)
+        is_satisfied = any(found.satisfies for found in self.candidates.found if found.rung == rung)
+        return RungRecord(rung, "satisfied" if is_satisfied else "not satisfied", round(spent, 2), reason)
+
+    def _try(self, rung: str, least: float) -> None:
+        def proceed() -> None:
+            left = self._seconds_left()
+            if left is not None and left < least:
+                raise OutOfTimeError
+
+        standing = Standing(
+            candidates=self.candidates,
+            records=self._records,
+            limits=self.limits,
+            overhead=self._overhead,
+            steps=self._asked.steps,
+            proceed=proceed,
+        )
+        if rung == "kmeans":
+            uniform_rung(standing, rung, compressed_after_training, rung)
+        elif rung == "data":
+            uniform_rung(standing, rung, self._compressed_by_data, rung)
+        elif rung == "mixed":
+            mixed_rung(standing, rung, self._compressed_by_data, rung)
+        elif rung == "short_fit":
+            trained_rung(standing, rung, self._asked.short, self._asked.fits)
+        else:
+            trained_rung(standing, rung, 1.0, 1)
+
+    def _is_answered(self) -> bool:
+        """Whether nothing better is asked for: with one limit alone, a smaller or a better package always is."""
+        return self.limits.max_drop is not None and self.limits.max_bytes is not None
+
+    def _seconds_left(self) -> float | None:
+        """Of the budget, over all runs; None without one."""
+        budget = self._asked.seconds()
+        if budget is None:
+            return None
+        return budget - self._file.seconds - sum(found.seconds for found in self.candidates.found)
+
+    # The end.
+
+    def _ended(self) -> Exploration:
+        found = self.candidates.found[1:]
+        best = self.limits.best(found)
+        shown = best or self.limits.nearest(found)
+        if shown is None:
+            return self._write()
+        began = time.monotonic()
+        verdict = self._verdict(shown)
+        self._spent["verdict"] = round(time.monotonic() - began, 2)
+        self._draw(shown)
+        return self._write(best, shown, verdict)
+
+    def _verdict(self, chosen: Candidate) -> Verdict:
+        """Float and the chosen package on the data that the search has not seen."""
+        runs = {
+            candidate.name: jackknifed(
+                functools.partial(self._subject.placed, self.candidates.path(candidate)),
+                self._judged,
+                self._subject.metric,
+                self._folder,
+            )
+            for candidate in (self.candidates.found[0], chosen)
+        }
+        (float_value, float_groups), (value, groups) = runs.values()
+        drop = self.limits.drop(value) - self.limits.drop(float_value)
+        drops = [other - own for other, own in zip(float_groups, groups, strict=True)]
+        error = standard_error(drops)
+        allowed = self.limits.max_drop
+        return Verdict(
+            samples=self._judged.samples,
+            float_value=float_value,
+            float_error=standard_error(float_groups),
+            value=value,
+            error=standard_error(groups),
+            drop=drop,
+            drop_error=error,
+            holds=allowed is None or drop <= allowed + (error if error == error else 0.0),
+        )
+
+    def _draw(self, chosen: Candidate) -> None:
+        for candidate in (self.candidates.found[0], chosen):
+            picture = self._folder / f"{candidate.name}.png"
+            with nice_to_have("a picture"):
+                if self._subject.draw(self.candidates.path(candidate), picture):
+                    self._pictures[candidate.name] = picture.name
+
+    def _write(
+        self, best: Candidate | None = None, shown: Candidate | None = None, verdict: Verdict | None = None
+    ) -> Exploration:
+        reference = self.candidates.found[0]
+        exploration = Exploration(
+            question=self._asked.question(self._subject.metric, reference.value),
+            digest=self._digest(),
+            tensors=self._records,
+            candidates=list(self.candidates.found),
+            rungs=list(self._rungs.values()),
+            chosen=None if best is None else best.name,
+            nearest=shown.name if best is None and shown is not None else None,
+            verdict=verdict,
+            seconds=self._seconds(),
+            pictures=dict(self._pictures),
+        )
+        write_record(exploration, self._folder / RECORD)
+        return exploration
+
+    def _seconds(self) -> dict[str, float]:
+        return {
+            REFERENCE: self.candidates.found[0].seconds,
+            "sensitivity": self._file.seconds,
+            **{rung.name: rung.seconds for rung in self._rungs.values() if rung.state.endswith("satisfied")},
+            **self._spent,
+        }
+
+    def _digest(self) -> str:
+        """Of the weights, and of what the scores depend on beside them."""
+        content = f"{self._subject.digest} {self._asked.samples} {self._part.samples} {self._asked.target}"
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def _tell_form(self, form: str) -> None:
+        self._tell(f"sensitivity: {form}")

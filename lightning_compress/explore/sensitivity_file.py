@@ -1,0 +1,106 @@
+"""The sensitivity of a network on the disk: written form by form, taken up again, and reused by a later search."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lightning_compress.errors import CompressionError, ConfigurationError
+from lightning_compress.explore.forms import Form
+from lightning_compress.explore.record import Option, TensorRecord, read_record, write_record
+from lightning_compress.explore.sensitivity import SensitivityTable
+
+FILE = "sensitivity.json"
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What the file holds.
+
+    Attributes:
+        digest: Of the weights and of all that a score depends on.
+        options: By name of the form, then of the tensor.
+        seconds: How long it took.
+    """
+
+    digest: str
+    options: dict[str, dict[str, Option]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class SensitivityFile:
+    """The table of a search, of which each form is computed once.
+
+    Args:
+        path: Of the file.
+        digest: Of the weights and of all that a score depends on.
+        given: The file of an earlier search to begin with; None for none.
+
+    Raises:
+        ConfigurationError: The earlier file cannot be read, or is of other weights.
+    """
+
+    def __init__(self, path: Path, digest: str, given: Path | None = None) -> None:
+        self._path = path
+        self._content = self._read(digest, given)
+
+    @property
+    def seconds(self) -> float:
+        """How long the table took, over all runs."""
+        return self._content.seconds
+
+    def records(
+        self,
+        table: SensitivityTable,
+        forms: Sequence[Form],
+        measured: Sequence[Form],
+        tell: Callable[[str], None],
+    ) -> list[TensorRecord]:
+        """The table; forms that the file lacks are computed.
+
+        Args:
+            table: Computes them.
+            forms: The forms.
+            measured: For which of them the outputs are really computed.
+            tell: Is told of each form.
+        """
+        began = time.monotonic()
+        before = self._content.seconds
+        for form in forms:
+            if form.name in self._content.options:
+                continue
+            tell(form.name)
+            found = table.options(form, measures=form in measured)
+            self._content = _Content(
+                self._content.digest,
+                {**self._content.options, form.name: found},
+                round(before + time.monotonic() - began, 2),
+            )
+            write_record(self._content, self._path)
+        return table.records({form.name: self._content.options[form.name] for form in forms})
+
+    def _read(self, digest: str, given: Path | None) -> _Content:
+        if given is not None and not self._path.exists():
+            content = _content(given)
+            if content.digest != digest:
+                raise ConfigurationError(
+                    f"explore.sensitivity={str(given)!r} is of other weights or other settings than this search; "
+                    "leave it out, and the table is computed anew"
+                )
+            return dataclasses.replace(content, seconds=0.0)
+        try:
+            content = _content(self._path)
+        except ConfigurationError:
+            return _Content(digest)
+        return content if content.digest == digest else _Content(digest)
+
+
+def _content(path: Path) -> _Content:
+    try:
+        return read_record(_Content, path)
+    except (CompressionError, json.JSONDecodeError) as error:
+        raise ConfigurationError(f"{str(path)!r} holds no sensitivity of a search: {error}") from error
