@@ -18,6 +18,9 @@ _REFINED = 64
 _BINS = 1 << 16
 """Bins of equal width that more weights are counted in, each by the mean of its weights."""
 
+_LEAST_WEIGHT = 1e-6
+"""What the least important element counts, as a share of what elements do on average."""
+
 _NARROWEST = 1e-30
 """Ranges narrower than this cannot be divided in single precision."""
 
@@ -29,6 +32,7 @@ def first_palette(
     algorithm: str = "auto",
     fix_zero: bool = False,
     keep_zeros: bool = False,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Cluster each group by k-means; the same on every machine and every rank.
 
@@ -38,6 +42,7 @@ def first_palette(
         algorithm: "nf" and "nf_fit" for natural floats, where there are as many; anything else is k-means.
         fix_zero: Make the centroid nearest to zero zero, and the first.
         keep_zeros: Make zero the first centroid and cluster only the other points around the remaining ones.
+        weights: How much the square of each difference counts, not negative, (G, N, D); all the same by default.
 
     Returns:
         Centroids, shape (G, K, D), float32 (float64 for float64 points) on the CPU; scalars ascending but for the zero.
@@ -45,12 +50,14 @@ def first_palette(
     precision = torch.float64 if points.dtype == torch.float64 else torch.float32
     natural = algorithm.startswith("nf") and n_clusters in NATURAL_SIZES and points.shape[-1] == 1
     palettes = []
-    for group in points.detach().to(device="cpu", dtype=precision):
+    counting = [None] * len(points) if weights is None else weights.detach().to(device="cpu", dtype=precision)
+    for group, counts in zip(points.detach().to(device="cpu", dtype=precision), counting, strict=True):
         if natural:
             palettes.append(_natural(group, n_clusters, algorithm))
             continue
-        present = group[(group != 0).any(dim=-1)] if keep_zeros else group
-        palette = _kmeans(present, n_clusters - int(keep_zeros))
+        present = (group != 0).any(dim=-1) if keep_zeros else slice(None)
+        positive = None if counts is None else _positive(counts[present])
+        palette = _kmeans(group[present], n_clusters - int(keep_zeros), positive)
         if keep_zeros:
             palette = torch.cat((palette.new_zeros((1, palette.shape[-1])), palette))
         elif fix_zero:
@@ -61,12 +68,20 @@ def first_palette(
     return torch.stack(palettes).to(precision)
 
 
-def _kmeans(points: Tensor, n_clusters: int) -> Tensor:
+def _positive(weights: Tensor) -> Tensor | None:
+    """Weights of mean one of which none is zero: no element may have its place nowhere. None where all are."""
+    mean = weights.mean(dtype=torch.float64)
+    if not bool(mean > 0):
+        return None
+    return (weights / mean).clamp_min(_LEAST_WEIGHT)
+
+
+def _kmeans(points: Tensor, n_clusters: int, weights: Tensor | None = None) -> Tensor:
     if points.shape[-1] > 1:
-        return lloyd.kmeans(points, n_clusters)
+        return lloyd.kmeans(points, n_clusters, weights)
     if not n_clusters:
         return points.new_zeros((0, 1))
-    counted = count_values(points.flatten())
+    counted = count_values(points.flatten(), None if weights is None else weights.flatten())
     palette = kmeans_1d(counted.values, counted.counts, n_clusters, refine=n_clusters <= _REFINED)
     return torch.from_numpy(palette).unsqueeze(-1)
 
@@ -79,23 +94,33 @@ def _natural(points: Tensor, n_clusters: int, algorithm: str) -> Tensor:
     return fit_natural_floats(values, counts, n_clusters).unsqueeze(-1)
 
 
-def count_values(values: Tensor) -> ValueCounts:
-    """Values of a flat tensor and their counts: exact for few, means of narrow bins for many."""
+def count_values(values: Tensor, weights: Tensor | None = None) -> ValueCounts:
+    """Values of a flat tensor and their counts: exact for few, means of narrow bins for many.
+
+    Args:
+        values: Finite, on the CPU.
+        weights: What each value counts, positive; one by default.
+    """
     if values.numel() <= _SORTED_SIZE:
-        return _count_exactly(values)
+        return _count_exactly(values, weights)
     low, high = (float(bound) for bound in torch.aminmax(values))
     # Halves, because the range of weights near the largest float is itself no float.
     width = high / 2 - low / 2
     if width < _NARROWEST:
-        return _count_exactly(values)
+        return _count_exactly(values, weights)
     bins = values.div(2).sub_(low / 2).mul_((_BINS - 1) / width).to(torch.int32)
-    counts = torch.bincount(bins, minlength=_BINS)
-    sums = torch.bincount(bins, weights=values.double(), minlength=_BINS)
+    counts = torch.bincount(bins, None if weights is None else weights.double(), minlength=_BINS)
+    products = values.double() if weights is None else values.double() * weights
+    sums = torch.bincount(bins, weights=products, minlength=_BINS)
     occupied = counts > 0
     means = sums[occupied] / counts[occupied]
     return ValueCounts(means.numpy(), counts[occupied].double().numpy())
 
 
-def _count_exactly(values: Tensor) -> ValueCounts:
-    distinct, counts = torch.unique(values, return_counts=True)
+def _count_exactly(values: Tensor, weights: Tensor | None) -> ValueCounts:
+    if weights is None:
+        distinct, counts = torch.unique(values, return_counts=True)
+    else:
+        distinct, inverse = torch.unique(values, return_inverse=True)
+        counts = torch.bincount(inverse, weights.double(), minlength=distinct.numel())
     return ValueCounts(distinct.double().numpy(), counts.double().numpy())

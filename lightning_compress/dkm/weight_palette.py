@@ -116,8 +116,13 @@ class WeightPalette:
     # Values.
 
     @torch.no_grad()
-    def begin(self, weight: Tensor) -> Palettes:
+    def begin(self, weight: Tensor, importance: Tensor | None = None) -> Palettes:
         """Make scales and first palettes from a weight.
+
+        Args:
+            weight: Finite.
+            importance: How much the square of each element's error counts, of the weight's shape; all the same by
+                default.
 
         Raises:
             WeightError: If the weight holds NaN or infinity.
@@ -134,6 +139,7 @@ class WeightPalette:
             algorithm=self.first,
             fix_zero=self.enforce_zero,
             keep_zeros=self.keep_zeros,
+            weights=None if importance is None else self._counting(importance, scales),
         )
         return Palettes(entries.to(values), scales)
 
@@ -186,6 +192,57 @@ class WeightPalette:
         values = self._scaled(weight, palettes.scales)
         assigned = self._assigned(values, self.rounded(palettes.entries).values)
         return self._unscaled(assigned, palettes.scales, weight.dtype)
+
+    @torch.no_grad()
+    def indices(self, weight: Tensor, palettes: Palettes, importance: Tensor | None = None) -> Tensor:
+        """Which entry of its rounded palette each vector is nearest to.
+
+        Args:
+            weight: Any.
+            palettes: Its palettes.
+            importance: As `begin` takes it; it matters to vectors, whose elements it weighs.
+
+        Returns:
+            (G, N), uint8; `look_up` makes the weight of them.
+        """
+        values = self._vectors(self._scaled(weight, palettes.scales), len(palettes.entries))
+        entries = self.rounded(palettes.entries).values
+        counts: Sequence[Tensor | None] | Tensor = [None] * len(entries)
+        if importance is not None and self.cluster_dim > 1:
+            counts = self._counting(importance, palettes.scales)
+        found = [
+            self._nearest(points.to(palette.dtype), palette, weights)
+            for points, palette, weights in zip(values, entries, counts, strict=True)
+        ]
+        return torch.stack(found).to(torch.uint8)
+
+    @torch.no_grad()
+    def look_up(self, indices: Tensor, palettes: Palettes, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """The weight, of a shape and type, that indices of its palettes stand for."""
+        entries = self.rounded(palettes.entries).values
+        vectors = torch.stack([palette[index.int()] for palette, index in zip(entries, indices, strict=True)])
+        arranged = torch.Size(shape if self.axes is None else [shape[axis] for axis in self.axes])
+        return self._unscaled(from_vectors(vectors, arranged), palettes.scales, dtype)
+
+    def _nearest(self, points: Tensor, palette: Tensor, weights: Tensor | None) -> Tensor:
+        first = int(self.keep_zeros)
+        if self.cluster_dim == 1:
+            ordered, order = palette[first:, 0].sort(stable=True)
+            middle = ordered[:-1] + (ordered[1:] - ordered[:-1]) / 2
+            index = order[torch.bucketize(points[:, 0].contiguous(), middle)] if len(order) else None
+        else:
+            index = nearest(points, palette[first:], weights=weights)[0] if len(palette) > first else None
+        if not self.keep_zeros:
+            assert index is not None
+            return index
+        zero = (points == 0).all(dim=-1)
+        return torch.zeros_like(zero, dtype=torch.long) if index is None else torch.where(zero, 0, index + 1)
+
+    def _counting(self, importance: Tensor, scales: Tensor | None) -> Tensor:
+        """What the squared error of each element of a vector counts, (G, N, D)."""
+        values = self._arranged(importance.to(torch.float32))
+        # An error of what is divided by a scale is one of the weight once it is multiplied again.
+        return self._vectors(values if scales is None else values * _channel_view(scales, values).square())
 
     @torch.no_grad()
     def shares(self, weight: Tensor, palettes: Palettes) -> Tensor:

@@ -12,6 +12,7 @@ from lightning_compress.methods.fake_quantizer import FakeQuantizer, Rounding
 from lightning_compress.methods.mechanism.stored import StoredIntegers, StoredTensor
 from lightning_compress.methods.mechanism.technique import Stage, Technique
 from lightning_compress.methods.milestones import Milestones, OnMilestones
+from lightning_compress.methods.weight_ranges import integer_label
 
 
 class Integers(OnMilestones, Technique):
@@ -44,12 +45,7 @@ class Integers(OnMilestones, Technique):
     def label(self) -> str:
         """The bits, and what shares a scale."""
         rounding = self.quantizer.rounding
-        bits = 8 if rounding.integers.highest - rounding.integers.lowest > 15 else 4
-        groups = rounding.groups
-        shared = "a scale a channel" if groups.axis is not None else "one scale"
-        if groups.block_size is not None:
-            shared = f"a scale a block of {groups.block_size}"
-        return f"int{bits} weights, {shared}"
+        return integer_label(rounding.integers, rounding.groups)
 
     def forward(self, tensor: Tensor) -> Tensor:
         """The weight rounded, once the milestones say so."""

@@ -9,18 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_compress.counted import counted
-from lightning_compress.dkm.clustering import Clustering
-from lightning_compress.dkm.weight_palette import LUT_DTYPES, Palettes, WeightPalette, precision
+from lightning_compress.dkm.weight_palette import Palettes, precision
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.methods.mechanism.configuration import Keys, Match, Schema, plain
 from lightning_compress.methods.mechanism.method import Method
 from lightning_compress.methods.mechanism.schedule import FitLength
-from lightning_compress.methods.mechanism.stored import StoredIntegers, StoredPalette, StoredTensor
+from lightning_compress.methods.mechanism.stored import StoredTensor
 from lightning_compress.methods.mechanism.technique import Stage, Stepped, Technique
 from lightning_compress.methods.mechanism.tensors import TensorReference
 from lightning_compress.methods.palette_options import PaletteOptions, check_options, refuse_renamed
-from lightning_compress.package.targets import Capability, palettization_capabilities
+from lightning_compress.methods.palettes import (
+    check_palette,
+    palette_capabilities,
+    palette_label,
+    stored_palette,
+    too_small,
+    weight_palette,
+)
+from lightning_compress.package.targets import Capability
 
 
 class DKMPalettization(Method):
@@ -56,39 +62,11 @@ class DKMPalettization(Method):
     def reason_to_leave(self, reference: TensorReference, match: Match) -> str | None:
         """Weights of no more elements than the threshold gain nothing from a palette."""
         assert match.keys is not None
-        threshold = PaletteOptions.of(match.keys).weight_threshold
-        if reference.numel > threshold:
-            return None
-        return f"{reference.numel:,} elements, no more than the weight_threshold of {threshold:,}"
+        return too_small(reference, PaletteOptions.of(match.keys))
 
     def check_tensor(self, reference: TensorReference, keys: Keys) -> None:
         """Refuse groups and vectors that do not divide the channels, and palettes larger than the weight."""
-        options = PaletteOptions.of(keys)
-        permutation = options.cluster_permute
-        if permutation is not None and len(permutation) != len(reference.shape):
-            raise ConfigurationError(
-                f"cluster_permute is {list(permutation)}, but {reference.name!r} has {len(reference.shape)} axes; give "
-                "it in module_name_configs or module_type_configs for weights of as many axes"
-            )
-        palette = weight_palette(reference, options)
-        channels = reference.shape[palette.channel_axis]
-        for key, size, whole, what in (
-            ("group_size", options.group_size, channels, "output channels"),
-            ("cluster_dim", palette.cluster_dim, options.group_size or channels, "channels of a group"),
-        ):
-            if size is not None and whole % size:
-                valid = [divisor for divisor in range(1, whole + 1) if whole % divisor == 0]
-                raise ConfigurationError(
-                    f"{key} is {size}, which does not divide the {whole} {what} of {reference.name!r}; valid are "
-                    f"{valid}, or exclude it with module_name_configs"
-                )
-        groups, clusters, dimensions = palette.palette_shape(reference.shape)
-        if clusters * dimensions > reference.numel // groups:
-            raise ConfigurationError(
-                f"a palette of {clusters} entries of {dimensions} is larger than the {reference.numel // groups} "
-                f"elements of {reference.name!r} that it stands for; choose a smaller n_bits or cluster_dim, a larger "
-                "group_size, or exclude it with module_name_configs"
-            )
+        check_palette(reference, PaletteOptions.of(keys))
 
     def check_plan(self, tensors: Collection[TensorReference], inputs: Collection[str]) -> None:
         """Refuse a configuration, or a part of one, that leaves nothing to palettize."""
@@ -113,14 +91,7 @@ class DKMPalettization(Method):
 
     def capabilities(self, reference: TensorReference, keys: Keys) -> Collection[Capability]:
         """What a package must be able to hold for a tensor's palette."""
-        options = PaletteOptions.of(keys)
-        return palettization_capabilities(
-            _bits(reference, options),
-            grouped=options.is_grouped,
-            per_channel_scale=options.enable_per_channel_scale,
-            cluster_dim=options.cluster_dim or 1,
-            int8_lut=LUT_DTYPES[options.lut_dtype] in ("i8", "u8"),
-        )
+        return palette_capabilities(reference, PaletteOptions.of(keys))
 
     def unfinished(self, step: int, parts: Sequence[Stepped]) -> str | None:
         """The step reached and the last milestone."""
@@ -170,17 +141,8 @@ class Palette(Technique):
     @property
     def label(self) -> str:
         """The bits of an index, and what is special about the palette."""
-        form = self._form
-        special = (
-            (form.group_size is not None, f"a group of {form.group_size} channels each"),
-            (form.cluster_dim > 1, f"vectors of {form.cluster_dim}"),
-            (form.scale_scheme is not None, "scaled by channel"),
-            (form.lut_dtype in ("i8", "u8"), "int8 entries"),
-        )
-        bits = f"palette of {counted((form.n_clusters - 1).bit_length(), 'bit')}"
-        if self._bits_by_default:
-            bits += " (n_bits is None: 4 in Linear, 2 in others)"
-        return ", ".join([bits, *(words for holds, words in special if holds)])
+        default = " (n_bits is None: 4 in Linear, 2 in others)" if self._bits_by_default else ""
+        return palette_label(self._form, default)
 
     @property
     def keeps_zeros(self) -> bool:
@@ -261,19 +223,8 @@ class Palette(Technique):
 
     def store(self, stored: StoredTensor) -> StoredTensor:
         """Palettes, scales, and the integers that stand for entries, along the axis of the channels."""
-        form, rank = self._form, self._rank
-        rounded = form.rounded(self.palette)
-        entries = None
-        if rounded.scale is not None:
-            zero_point = None if rounded.zero_point is None else form.along_channels(rounded.zero_point, rank)
-            entries = StoredIntegers(8, form.along_channels(rounded.scale, rank), zero_point)
-        palette = StoredPalette(
-            lut=form.along_channels(rounded.values, rank),
-            scale=None if self.scales is None else form.along_channels(self.scales, rank).squeeze(-1),
-            vector_axis=form.channel_axis if form.cluster_dim > 1 else None,
-            entries=entries,
-        )
-        return replace(stored, palette=palette)
+        palettes = Palettes(self.palette, self.scales)
+        return replace(stored, palette=stored_palette(self._form, palettes, self._rank))
 
     def report(self, tensor: Tensor, compressed: Tensor) -> dict[str, Any]:
         """The palettes and the share of the weight that each entry has."""
@@ -310,39 +261,3 @@ class Palette(Technique):
         """The palettes' size and what is special about them."""
         groups, clusters, dimensions = self.palette.shape
         return f"groups={groups}, entries={clusters}, cluster_dim={dimensions}, lut_dtype={self._form.lut_dtype!r}"
-
-
-def weight_palette(reference: TensorReference, options: PaletteOptions) -> WeightPalette:
-    """How a tensor is palettized under its options."""
-    axis, rank = reference.layout.output_axis, len(reference.shape)
-    axes = options.cluster_permute or (axis, *(other for other in range(rank) if other != axis))
-    return WeightPalette(
-        name=reference.name,
-        n_clusters=2 ** _bits(reference, options),
-        clustering=Clustering(
-            temperature=options.palett_tau,
-            iterations=options.kmeans_max_iter,
-            epsilon=options.palett_epsilon,
-            attention_floor=options.zero_threshold,
-            mode=options.palett_mode,
-            exact=options.exact,
-            native=options.native,
-        ),
-        cluster_dim=options.cluster_dim or 1,
-        group_size=options.group_size,
-        axes=None if axes == tuple(range(rank)) else axes,
-        scale_scheme=options.per_channel_scaling_factor_scheme if options.enable_per_channel_scale else None,
-        lut_dtype=LUT_DTYPES[options.lut_dtype],
-        first=options.kmeans_init,
-        enforce_zero=options.enforce_zero,
-        prune_threshold=options.prune_threshold,
-        keep_zeros=options.enforce_zero and options.prune_threshold == 0,
-        soft_share=options.percentage_palett_enable,
-        repetition_tolerance=options.palett_cluster_tol,
-    )
-
-
-def _bits(reference: TensorReference, options: PaletteOptions) -> int:
-    if options.n_bits is not None:
-        return options.n_bits
-    return 4 if reference.kind is not None and reference.kind.name == "Linear" else 2

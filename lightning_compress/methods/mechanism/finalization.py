@@ -17,6 +17,7 @@ from lightning_compress.metadata_names import BY_VALUE, CONVERTED
 from lightning_compress.methods.mechanism.copies import copy_module
 from lightning_compress.methods.mechanism.inputs import input_techniques, remove_input_technique
 from lightning_compress.methods.mechanism.method import Companion
+from lightning_compress.methods.mechanism.output_shifts import settle_shifts
 from lightning_compress.methods.mechanism.recurrent import drop_flat_weight_hooks
 from lightning_compress.methods.mechanism.stored import StoredTensor, register_version
 from lightning_compress.methods.mechanism.technique import InputTechnique, Stepped, Technique
@@ -58,6 +59,7 @@ def finalize(
     _complete_inputs(finalized)
     for reference in references:
         _settle(finalized, reference, rehearses)
+    settle_shifts(finalized)
     if references:
         register_version(finalized)
     return finalized.eval()

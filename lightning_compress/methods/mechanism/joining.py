@@ -10,7 +10,7 @@ from lightning_compress.arguments import shown
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.methods.mechanism.method import Method
 from lightning_compress.methods.mechanism.plan import Plan, PlannedTensor
-from lightning_compress.methods.mechanism.technique import Technique
+from lightning_compress.methods.mechanism.technique import Stage, Technique
 from lightning_compress.package.targets import Capability
 
 
@@ -88,10 +88,14 @@ def chained(planned: PlannedTensor) -> dict[Method, Technique]:
     methods, techniques = list(ordered), list(ordered.values())
     for first, second, one, other in zip(methods, methods[1:], techniques, techniques[1:], strict=False):
         if one.stage == other.stage:
+            decided = (
+                f"which elements of {planned.reference.name!r} are zero"
+                if one.stage == Stage.ZEROS
+                else f"which values {planned.reference.name!r} may have"
+            )
             raise ConfigurationError(
-                f"{first.schema.technique} and {second.schema.technique} both decide which values "
-                f"{planned.reference.name!r} may have, and Core ML stores one such form of a weight; give each layers "
-                "of its own with module_type_configs or module_name_configs"
+                f"{first.schema.technique} and {second.schema.technique} both decide {decided}, and Core ML stores one "
+                "such form of a weight; give each layers of its own with module_type_configs or module_name_configs"
             )
     for index, technique in enumerate(techniques):
         technique.join(techniques[:index], techniques[index + 1 :])

@@ -161,6 +161,11 @@ class Method(abc.ABC):
         """
 
     @property
+    def is_trained(self) -> bool:
+        """Whether training is any different for it; otherwise data decide when it has ended."""
+        return True
+
+    @property
     def trains_in_half_precision(self) -> bool:
         """Whether the technique works on weights that are themselves in half precision ("bf16-true")."""
         return True

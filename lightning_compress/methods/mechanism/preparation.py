@@ -10,10 +10,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lightning_compress.errors import ConfigurationError
+from lightning_compress.methods.mechanism.calibrated import CalibratedTechnique
 from lightning_compress.methods.mechanism.finalization import Example, finalize
 from lightning_compress.methods.mechanism.inputs import compress_inputs
 from lightning_compress.methods.mechanism.joining import chained, in_order, needed_capabilities
+from lightning_compress.methods.mechanism.layer_inputs import matrix_form
 from lightning_compress.methods.mechanism.method import Companion, Method, TensorState
+from lightning_compress.methods.mechanism.output_shifts import add_shift
 from lightning_compress.methods.mechanism.plan import Plan, PlannedTensor, make_plan
 from lightning_compress.methods.mechanism.plan_table import PlannedRow
 from lightning_compress.methods.mechanism.recurrent import refresh_flat_weights
@@ -77,9 +80,26 @@ class PreparedModule:
         for owner in reference.owners:
             if reference.kind is not None and reference.kind.is_recurrent:
                 refresh_flat_weights(owner.module)
+        if any(isinstance(part, CalibratedTechnique) and part.corrects_bias for part in chain.values()):
+            _shift_outputs(reference)
         for index, (method, technique) in enumerate(chain.items()):
             tensor = _tensor_before(reference, preceding + index)
             self._states[method].append(TensorState(reference, planned.keys[method], technique, tensor))
+
+    def chains(self) -> list[tuple[TensorReference, list[TensorState]]]:
+        """Every tensor that is compressed, with its techniques in the order in which they apply."""
+        found: dict[str, list[TensorState]] = {}
+        for states in self._states.values():
+            for state in states:
+                found.setdefault(state.reference.name, []).append(state)
+        return [
+            (
+                reference,
+                sorted(found.get(reference.name, []), key=lambda state: state.technique.stage),
+            )
+            for reference in self._references()
+            if reference.name in found
+        ]
 
     def planned_rows(self) -> tuple[list[PlannedRow], list[tuple[str, str]]]:
         """What is done to each tensor, and at the inputs of which layers, for a table."""
@@ -266,6 +286,18 @@ def _tensor_before(reference: TensorReference, count: int) -> Callable[[], Tenso
             return tensor.detach()
 
     return compute
+
+
+def _shift_outputs(reference: TensorReference) -> None:
+    """Add a shift to the outputs of the one layer that computes nothing but the product with a weight."""
+    owner = reference.owners[0]
+    if len(reference.owners) > 1 or owner.part_of is not None or owner.parameter != "weight":
+        return
+    form = matrix_form(reference)
+    if form is None or parametrize.is_parametrized(owner.module, "bias"):
+        return
+    spatial = len(reference.shape) - 2
+    add_shift(owner.module, form.rows, spatial, reference.device)
 
 
 def _refuse_prepared(module: nn.Module) -> None:
