@@ -31,6 +31,11 @@ COMMANDS = {
         None,
         "lightning-compress curve recipe=resnet50 curve.bits=[4,2,1] curve.sparsities=[0.5,0.9]",
     ),
+    "explore": Command(
+        "search for the smallest package that still does the job, without training first and then with",
+        None,
+        "lightning-compress explore recipe=ssd_resnet18 weights=float.ckpt explore.max_drop=0.01",
+    ),
     "export": Command(
         "write the package of a checkpoint, without training",
         "ckpt",

@@ -151,6 +151,7 @@ def default_forms() -> list[Form]:
 _CLASSES: Mapping[str, type[Method]] = {
     kind.__name__: kind for kind in (MagnitudePruning, DKMPalettization, LinearQuantization)
 }
+"""The methods by which forms are trained, and reached by values alone."""
 
 
 def sections(forms: Mapping[str, Form]) -> dict[str, dict[str, Any]]:

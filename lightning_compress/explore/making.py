@@ -25,6 +25,10 @@ REFERENCE = "float16"
 """The name of the package that nothing is compressed in, and of its rung."""
 
 FOLDER = "candidates"
+
+FIT = "fit"
+"""The folder of a candidate's fit, beside its package."""
+
 _RECORD = "candidate.json"
 _KEY = "made_of"
 
@@ -97,7 +101,7 @@ class Candidates:
         """
 
         def make(path: Path) -> Path:
-            fitted = self._subject.fit(name, parsed(forms), share, path.parent / "fit")
+            fitted = self._subject.fit(name, parsed(forms), share, path.parent / FIT)
             # A package of its own beside what the fit needs to go on.
             if path.exists():
                 shutil.rmtree(path)

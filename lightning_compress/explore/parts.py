@@ -43,6 +43,11 @@ class Part:
         first = next(iter(self._batches.values()))
         return sum(len(batch) for loader in first for batch in loader)
 
+    def batches_of(self, samples: int) -> int:
+        """How many of its batches hold so many samples."""
+        first = next(iter(self._batches.values()))[0]
+        return max(1, -(-samples // len(first[0])))
+
     def as_data(self) -> L.LightningDataModule:
         """A data module that validates, and tests, with this part; all else is as in the original."""
         return self._with(self._batches)

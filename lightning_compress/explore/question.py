@@ -31,6 +31,7 @@ class Asked:
         leave: Names of tensors, or of modules, that stay dense.
         rungs: Names of what may be tried, in any order.
         forms: What a tensor may become.
+        measured: Those of the forms for which the outputs are really computed, with one tensor after the other in them.
         samples: How many samples of the validation data tell how much each weight matters.
         share: Of the validation data that the search looks at; the verdict is given by the rest.
         steps: How often the size is bisected after training.
@@ -46,6 +47,7 @@ class Asked:
     leave: Sequence[str] = ()
     rungs: Sequence[str] = tuple(RUNGS)
     forms: Sequence[Form] = field(default_factory=lambda: tuple(default_forms()))
+    measured: Sequence[Form] = ()
     samples: int = 16
     share: float = 0.5
     steps: int = 6

@@ -163,3 +163,6 @@ RUNGS: Mapping[str, str] = {
     "full_fit": "these forms, trained for the full length",
 }
 """What each rung tries, in words, in their order."""
+
+TRAINED = frozenset({"short_fit", "full_fit"})
+"""Those that train."""

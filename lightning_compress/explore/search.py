@@ -14,7 +14,7 @@ from lightning_compress.errors import ConfigurationError
 from lightning_compress.explore.allocation import smallest_bytes
 from lightning_compress.explore.forms import Form
 from lightning_compress.explore.limits import Limits
-from lightning_compress.explore.making import REFERENCE, Candidates, require_number
+from lightning_compress.explore.making import REFERENCE, Candidates, parsed, require_number
 from lightning_compress.explore.parts import divided
 from lightning_compress.explore.planning import Plan, in_minutes, plan_of
 from lightning_compress.explore.projection import OutputProjection
@@ -27,7 +27,7 @@ from lightning_compress.explore.record import (
     Verdict,
     write_record,
 )
-from lightning_compress.explore.rungs import RUNGS, Standing, mixed_rung, trained_rung, uniform_rung
+from lightning_compress.explore.rungs import RUNGS, TRAINED, Standing, mixed_rung, trained_rung, uniform_rung
 from lightning_compress.explore.sensitivity import (
     Searched,
     SensitivityTable,
@@ -42,9 +42,6 @@ from lightning_compress.methods.importance import squared_gradients
 from lightning_compress.nice_to_have import nice_to_have
 
 RECORD = "explore.json"
-
-_MEASURED = (Form(bits=2),)
-"""Forms for which outputs are really computed with one tensor after the other: coarse enough to be seen."""
 
 
 class OutOfTimeError(Exception):
@@ -121,7 +118,7 @@ class Search:
             ConfigurationError: A limit that nothing can keep, as far as that is known before time is spent.
         """
         plan = self.plan()
-        self._records = self._file.records(self._table, self._asked.all_forms(), _MEASURED, self._tell_form)
+        self._records = self._file.records(self._table, self._asked.all_forms(), self._asked.measured, self._tell_form)
         self._require_size()
         rungs = self._asked.ordered_rungs()
         self._rungs = {rung: RungRecord(rung, "not begun", 0.0) for rung in rungs}
@@ -162,6 +159,15 @@ class Search:
 
     def _compressed_by_data(self, network: nn.Module, forms: Mapping[str, Form]) -> nn.Module:
         return compressed_by_data(network, forms, self._importance)
+
+    def finalized(self, candidate: Candidate) -> nn.Module | None:
+        """The network in the forms of a candidate, made again; None where it was trained."""
+        if candidate.rung in TRAINED:
+            return None
+        forms = parsed(candidate.forms)
+        if candidate.rung == "kmeans":
+            return compressed_after_training(self._subject.network(), forms)
+        return self._compressed_by_data(self._subject.network(), forms)
 
     # Limits.
 

@@ -9,6 +9,7 @@ other in this form.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,10 +21,12 @@ from lightning_compress.explore.forms import Form, methods_of, needed_by
 from lightning_compress.explore.projection import OutputProjection
 from lightning_compress.explore.record import Option, TensorRecord
 from lightning_compress.explore.sizes import dense_bytes, stored_bytes
+from lightning_compress.methods.mechanism.calibration import calibrate
 from lightning_compress.methods.mechanism.copies import copy_module
 from lightning_compress.methods.mechanism.preparation import PreparedModule
 from lightning_compress.methods.mechanism.stored import read_stored
 from lightning_compress.methods.mechanism.tensors import TensorReference, find_tensors
+from lightning_compress.methods.sensitive_palettization import SensitivePalettization
 from lightning_compress.package.targets import Capability, resolve_target
 
 Compressing = Callable[[nn.Module, Mapping[str, Form]], nn.Module]
@@ -73,7 +76,17 @@ def compressed_by_data(
         forms: By name of the tensor.
         importance: By name of the tensor, of its elements.
     """
-    return compressed_after_training(network, forms)
+    weighted = {name: form for name, form in forms.items() if form.bits is not None and not form.sparsity}
+    if not weighted:
+        return compressed_after_training(network, forms)
+    palettes = {
+        re.escape(name): dict(form.keys["DKMPalettization"]) for name, form in weighted.items()
+    }
+    others = methods_of({name: form for name, form in forms.items() if name not in weighted})
+    methods = [SensitivePalettization(module_name_configs=palettes), *others]
+    prepared = PreparedModule(copy_module(network), methods)
+    calibrate(prepared, importance=importance)
+    return prepared.finalize(rehearses=True)
 
 
 class SensitivityTable:

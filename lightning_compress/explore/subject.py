@@ -47,8 +47,8 @@ class Subject(Protocol):
     def network(self) -> nn.Module:
         """A copy of the network with the float weights, on the CPU, in full precision and evaluation mode."""
 
-    def calls(self, data: L.LightningDataModule, samples: int) -> Sequence[Call]:
-        """What the network is called with in validation, for some samples of the data."""
+    def calls(self, data: L.LightningDataModule, batches: int) -> Sequence[Call]:
+        """What the network is called with in validation, for the first batches of the data."""
 
     def export(self, finalized: nn.Module, path: Path, *, verifies: bool) -> ExportedPackage:
         """Make a package of a finalized copy of the network.

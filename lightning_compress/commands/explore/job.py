@@ -1,0 +1,175 @@
+"""The stages of `lightning-compress explore`."""
+
+from __future__ import annotations
+
+import copy
+import time
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from lightning_compress.commands.explore.outcome import leave_outcome
+from lightning_compress.commands.explore.subject import RecipeSubject
+from lightning_compress.commands.jobs.building import COMPRESSED_FIT, FLOAT_FIT, Building
+from lightning_compress.commands.jobs.job import Job, Stage, say
+from lightning_compress.commands.jobs.part_job import PartJob
+from lightning_compress.commands.jobs.processes import is_first
+from lightning_compress.commands.jobs.rehearsal import rehearse_float, rehearse_trainers
+from lightning_compress.commands.results import Result
+from lightning_compress.console import print_whole
+from lightning_compress.errors import ConfigurationError
+from lightning_compress.explore.forms import parse_forms
+from lightning_compress.explore.question import Asked
+from lightning_compress.explore.record import Exploration, read_record
+from lightning_compress.explore.search import RECORD, Search
+from lightning_compress.stopping import Stops
+
+SEARCH = "search"
+
+
+class ExploreJob(Job):
+    """A float fit, or weights that are given, and a search from there.
+
+    Args:
+        config: The composed configuration `explore.yaml`.
+        folder: Where all that the job leaves goes.
+        stops: Tells of signals.
+        is_resumed: Whether to go on where a job in that folder stood.
+    """
+
+    command = "explore"
+
+    def __init__(
+        self, config: DictConfig, folder: Path, stops: Stops | None = None, *, is_resumed: bool = False
+    ) -> None:
+        self.asked = asked(config.explore)
+        if config.trainer.devices != 1 or config.trainer.num_nodes != 1:
+            raise ConfigurationError(
+                "a search runs on one device: trainer.devices and trainer.num_nodes must be 1; fit the float weights with "
+                "lightning-compress train on as many as you like, and give them with weights=…"
+            )
+        whole = _as_job(config)
+        super().__init__(whole, folder, stops, is_resumed=is_resumed, building=Building(whole, folder))
+        self._running: PartJob | None = None
+
+    def stages(self) -> list[Stage]:
+        """The float fit, and the search."""
+        return [self.float_stages()[0], Stage(SEARCH, SEARCH, self._search)]
+
+    def rehearse(self, *, exports: bool) -> float:
+        """Try the float fit, its package, and what the question names."""
+        started = time.perf_counter()
+        fits = [FLOAT_FIT, COMPRESSED_FIT] if self.building.steps(COMPRESSED_FIT) else [FLOAT_FIT]
+        rehearse_trainers(self.building, fits)
+        network = self.building.recipe.network_copy(self.building.float_module())
+        self.asked.require_names(network)
+        self.asked.require_forms(network)
+        rehearse_float(self.building, [], exports=exports)
+        return time.perf_counter() - started
+
+    def steps_of_fit(self) -> int:
+        """Those of the float fit, or of the one that the search runs."""
+        return super().steps_of_fit() or (0 if self._running is None else self._running.steps_of_fit())
+
+    def report(self) -> list[Result]:
+        """Print what was found."""
+        if is_first() and (self.folder / RECORD).exists():
+            from lightning_compress.explore.report import exploration_table
+
+            print_whole(exploration_table(self.exploration()))
+            say(f"the package, report.html, results.md and a configuration to train again: {self.folder}")
+        return self.results if is_first() else []
+
+    def exploration(self) -> Exploration:
+        """What was found until now."""
+        return read_record(Exploration, self.folder / RECORD)
+
+    def write(self) -> None:
+        """The search writes what it finds."""
+
+    def _search(self) -> None:
+        subject = RecipeSubject(self.building, self.weights, self.folder, self.stops, self._run_fit)
+        given = self.config.explore.sensitivity
+        search = Search(
+            subject,
+            self.asked,
+            self.folder,
+            say,
+            sensitivity=None if given is None else Path(str(given)).expanduser(),
+        )
+        plan = search.plan()
+        print_whole(plan.table())
+        if self.config.explore.dry_run:
+            say("explore.dry_run=true: nothing was searched")
+            return
+        exploration = search.run()
+        leave_outcome(self.building, subject, search, exploration, self.folder)
+        self.finish(SEARCH, lambda: ([self.folder / RECORD], results_of(exploration, self.folder)))
+
+    def _run_fit(self, job: PartJob) -> None:
+        assert self.progress is not None
+        self._running = job
+        job.launcher = self.launcher
+        try:
+            job.go_on(self.progress)
+        finally:
+            self.launcher = job.launcher
+        self._running = None
+
+
+def asked(explore: DictConfig) -> Asked:
+    """The question of a configuration.
+
+    Raises:
+        ConfigurationError: It cannot be used.
+    """
+    settings: Any = OmegaConf.to_container(explore, resolve=True)
+    plain = {key: settings[key] for key in ("max_drop", "max_size", "budget", "higher_is_better", "target")}
+    lists = {key: _as_list(settings[key], key) for key in ("leave", "rungs", "measured")}
+    forms = _as_list(settings["forms"], "forms") if settings["forms"] is not None else None
+    return Asked(
+        **plain,
+        leave=lists["leave"],
+        rungs=lists["rungs"],
+        **({} if forms is None else {"forms": tuple(parse_forms(forms, "explore.forms"))}),
+        measured=tuple(parse_forms(lists["measured"], "explore.measured")[1:]) if lists["measured"] else (),
+        **{key: settings[key] for key in ("samples", "share", "steps", "fits", "short")},
+    )
+
+
+def results_of(exploration: Exploration, folder: Path) -> list[Result]:
+    """The float16 package and the chosen one, by the verdict."""
+    verdict, name = exploration.verdict, exploration.chosen
+    if verdict is None or name is None:
+        return []
+    metric = exploration.question.metric.rpartition("/")[2]
+    return [
+        Result(found.name, found.package_bytes, found.weight_bytes, metric, value, str(folder / (found.package or "")))
+        for found, value in (
+            (exploration.reference, verdict.float_value),
+            (exploration.candidate(name), verdict.value),
+        )
+    ]
+
+
+def _as_list(given: Any, key: str) -> list[str]:
+    if not isinstance(given, list) or any(not isinstance(entry, str) for entry in given):
+        raise ConfigurationError(f"explore.{key}={given!r} is no list of names; valid is such as explore.{key}=[…]")
+    return given
+
+
+def _as_job(config: DictConfig) -> DictConfig:
+    """The configuration in the form of a job's: without compression of its own, and with the weights given."""
+    own = copy.deepcopy(config)
+    with open_dict(own):
+        own.compression = {"name": "none", "methods": {}}
+        own[COMPRESSED_FIT].ckpt_path = None
+        if own.weights is not None:
+            if own.float_fit.weights not in (None, own.weights):
+                raise ConfigurationError(
+                    f"weights={own.weights} and float_fit.weights={own.float_fit.weights} name two files; give one"
+                )
+            own.float_fit.weights = own.weights
+            own.float_fit.enabled = False
+    return own
