@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from lightning_compress.explore.front import front
 from lightning_compress.explore.record import Candidate, Exploration
+from lightning_compress.explore.report.devices import device_tables, fastest
 from lightning_compress.explore.report.outcome import subject
 from lightning_compress.explore.report.words import metric, rise, size, times_smaller
 
@@ -57,6 +58,7 @@ def headings(exploration: Exploration) -> list[str]:
         exploration.question.metric,
         "drop",
         "in limits",
+        *(f"fastest on {table.device}" for table in device_tables(exploration)),
     ]
 
 
@@ -112,6 +114,7 @@ def _cells(exploration: Exploration, candidate: Candidate, *, is_reference: bool
         metric(candidate.value),
         "" if is_reference else f"{candidate.drop:+.4f}",
         "yes" if candidate.satisfies else "no",
+        *fastest(exploration, candidate),
     ]
 
 

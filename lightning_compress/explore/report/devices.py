@@ -60,6 +60,21 @@ def device_tables(exploration: Exploration) -> list[DeviceTable]:
     return [_table(device, timed) for device in devices]
 
 
+def fastest(exploration: Exploration, candidate: Candidate) -> list[str]:
+    """The shortest time of a package on each device of `device_tables`, and the units that it was loaded for.
+
+    Args:
+        exploration: What a search found.
+        candidate: One of its packages.
+    """
+    found = []
+    for table in device_tables(exploration):
+        timings = [timing for timing in candidate.timings if timing.device == table.device]
+        best = min(timings, key=lambda timing: timing.milliseconds, default=None)
+        found.append("" if best is None else f"{best.milliseconds:.2f} ms, {best.unit}")
+    return found
+
+
 def _table(device: str, timed: Sequence[Candidate]) -> DeviceTable:
     on_device = {
         candidate.name: {timing.unit: timing for timing in candidate.timings if timing.device == device}

@@ -1,4 +1,4 @@
-"""The candidates as a table for a terminal."""
+"""The candidates, and what devices have measured, as tables for a terminal."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from rich.table import Table
 from lightning_compress.console import literal
 from lightning_compress.explore.record import Exploration
 from lightning_compress.explore.report.candidates import CandidateRow, candidate_rows, headings
+from lightning_compress.explore.report.devices import DeviceTable
 from lightning_compress.explore.report.outcome import asked
 
 
@@ -30,6 +31,25 @@ def exploration_table(exploration: Exploration) -> Table:
         style = "bold" if row.is_subject else "" if row.stands_out else "dim"
         table.add_row(_sign(exploration, row), *(literal(cell, style) for cell in row.cells))
     return table
+
+
+def device_table(table: DeviceTable) -> Table:
+    """What a device has measured.
+
+    Args:
+        table: The rows.
+    """
+    shown = Table(
+        title=literal(f"Measured by Core ML on {table.device}"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for heading in ("package", *table.units):
+        shown.add_column(heading, no_wrap=True)
+    for row in table.rows:
+        shown.add_row(*map(literal, row.cells))
+    return shown
 
 
 def _sign(exploration: Exploration, row: CandidateRow) -> str:

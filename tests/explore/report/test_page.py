@@ -197,6 +197,7 @@ def test_devices_are_named_with_what_they_measured(whole):
     text = read(dataclasses.replace(whole, candidates=timed)).text
     assert "Measured by Core ML on MacBook Pro, M3, macOS 15.1" in text
     assert "1.62 ms (60 on NeuralEngine, 2 on CPU)" in text
+    assert "1.62 ms, ALL" in text
     assert " ms" not in read(whole).text
 
 
