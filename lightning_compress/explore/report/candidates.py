@@ -10,7 +10,7 @@ from lightning_compress.explore.front import front
 from lightning_compress.explore.record import Candidate, Exploration
 from lightning_compress.explore.report.devices import device_tables, fastest
 from lightning_compress.explore.report.outcome import subject
-from lightning_compress.explore.report.words import metric, rise, size, times_smaller
+from lightning_compress.explore.report.words import metric, size, times_smaller
 
 _FORMS_SHOWN = 3
 
@@ -93,15 +93,6 @@ def series(exploration: Exploration) -> list[str]:
         exploration: What it found.
     """
     return list(dict.fromkeys(candidate.rung for candidate in exploration.candidates[1:]))
-
-
-def expected_rise(candidate: Candidate) -> str:
-    """By how much the loss was expected to rise, as the tables write it.
-
-    Args:
-        candidate: What was measured.
-    """
-    return rise(candidate.expected)
 
 
 def _cells(exploration: Exploration, candidate: Candidate, *, is_reference: bool) -> list[str]:

@@ -95,6 +95,8 @@ def asked(question: Question) -> str:
         >>> asked(Question("val/map", max_drop=0.01, max_bytes=4_000_000))
         'a drop of at most 0.01 and a package of at most 4.00 MB'
     """
+    if question.max_drop is None and question.max_bytes is not None:
+        return f"the best package of at most {size(question.max_bytes)}"
     limits = []
     if question.max_drop is not None:
         limits.append(f"a drop of at most {question.max_drop:g}")

@@ -18,7 +18,6 @@ from lightning_compress.explore.record import Exploration
 from lightning_compress.explore.report.candidates import (
     CandidateRow,
     candidate_rows,
-    expected_rise,
     headings,
     series,
 )
@@ -34,7 +33,7 @@ from lightning_compress.explore.report.tensors import (
     tensor_rows,
     with_measured,
 )
-from lightning_compress.explore.report.words import metric, rise, size, times_smaller
+from lightning_compress.explore.report.words import metric, moved, size, times_smaller
 from lightning_compress.untrusted_text import plain_text
 
 _SHEETS = {"wide": (960.0, 420.0), "narrow": (358.0, 320.0)}
@@ -126,10 +125,9 @@ def _environment() -> Environment:
         breakable,
         counted,
         duration,
-        expected_rise,
         mark,
         metric,
-        rise,
+        moved,
         size,
         star,
         times_smaller,
@@ -169,7 +167,7 @@ def _facts(exploration: Exploration) -> dict[str, str]:
     return {
         **facts,
         name: metric(verdict.value, verdict.error),
-        "drop": f"{verdict.drop:+.4f} ± {verdict.drop_error:.4f}",
+        "drop": metric(verdict.drop, verdict.drop_error, sign="+"),
     }
 
 

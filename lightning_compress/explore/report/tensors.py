@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lightning_compress.explore.record import Exploration, Option, TensorRecord
 from lightning_compress.explore.report.outcome import subject
-from lightning_compress.explore.report.words import UNKNOWN, rise, size
+from lightning_compress.explore.report.words import UNKNOWN, moved, size
 
 HEADINGS = [
     "tensor",
@@ -15,7 +15,7 @@ HEADINGS = [
     "form",
     "size",
     "won",
-    "expected rise",
+    "outputs move",
     "next smaller form",
     "it wins",
     "it costs",
@@ -23,9 +23,10 @@ HEADINGS = [
 """Of the table of tensors; those from the fourth on stand over numbers, but for the seventh."""
 
 EXPLANATION = (
-    "The rise is that of the loss: expected from squared gradients, and measured where a tensor was tried alone. What "
-    "is won is against float16. The next smaller form is the largest of the smaller ones that no smaller still one "
-    "beats; what it wins and costs comes on top."
+    "How far the outputs move is the mean square of their change over their variance, summed over the outputs: as it "
+    "is expected, and as it was measured where a tensor was tried alone. What is won is against float16. The next "
+    "smaller form is the largest of the smaller ones that no smaller still one beats; what it wins and costs comes on "
+    "top."
 )
 """What the columns of that table mean."""
 
@@ -53,7 +54,7 @@ class TensorRow:
 
     @property
     def suffers(self) -> float:
-        """By how much the loss is expected to rise with it, for sorting; nothing known is least."""
+        """How far the outputs are expected to move with it, for sorting; nothing known is least."""
         return float("-inf") if self.option is None or self.option.score is None else self.option.score
 
     @property
@@ -65,14 +66,14 @@ class TensorRow:
 
     @property
     def more_cost(self) -> float | None:
-        """By how much the loss is expected to rise besides with the next smaller form."""
+        """How much farther the outputs are expected to move with the next smaller form."""
         if self.smaller is None or self.option is None:
             return None
         return _difference(self.smaller.score, self.option.score)
 
     @property
     def more_measured(self) -> float | None:
-        """By how much the loss did rise besides with the next smaller form, where both were tried."""
+        """How much farther the outputs did move with the next smaller form, where both were tried."""
         if self.smaller is None or self.option is None:
             return None
         return _difference(self.smaller.measured, self.option.measured)
@@ -100,7 +101,7 @@ class Bar:
 
     Attributes:
         name: Of the tensor.
-        score: By how much the loss is expected to rise.
+        score: How far the outputs are expected to move.
         measured: By how much it did, where it was tried.
         share: Of the longest bar, between 0 and 1.
         measured_share: Likewise; None where it was not tried.
@@ -180,7 +181,7 @@ def with_measured(score: float | None, measured: float | None) -> str:
         >>> with_measured(0.0031, None), with_measured(0.0031, 0.0042)
         ('0.0031', '0.0031 (measured 0.0042)')
     """
-    return rise(score) if measured is None else f"{rise(score)} (measured {rise(measured)})"
+    return moved(score) if measured is None else f"{moved(score)} (measured {moved(measured)})"
 
 
 def _row(record: TensorRecord, form: str) -> TensorRow:

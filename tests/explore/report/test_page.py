@@ -189,6 +189,13 @@ def test_a_verdict_that_does_not_hold_is_said(whole):
     assert "exceeds the limit by more than its standard error" in text
 
 
+def test_an_error_that_nobody_knows_is_not_written(whole):
+    verdict = dataclasses.replace(whole.verdict, error=math.nan, float_error=math.nan, drop_error=math.nan)
+    text = read(dataclasses.replace(whole, verdict=verdict)).text
+    assert f"{verdict.value:.4f}, worse by {verdict.drop:.4f}, on 1,000 samples" in text
+    assert "nan" not in text
+
+
 def test_devices_are_named_with_what_they_measured(whole):
     timed = [
         dataclasses.replace(candidate, timings=timings()) if candidate is whole.reference else candidate

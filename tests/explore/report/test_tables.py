@@ -151,7 +151,7 @@ def test_tensors_are_compared_in_one_form_that_most_of_them_can_have(whole):
 @pytest.mark.parametrize(
     ("limits", "words"),
     [
-        ({"max_drop": None, "max_bytes": 4_000_000}, "a package of at most 4.00 MB"),
+        ({"max_drop": None, "max_bytes": 4_000_000}, "the best package of at most 4.00 MB"),
         ({"max_drop": None}, "the smallest package, without a limit"),
     ],
 )
