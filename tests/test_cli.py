@@ -69,6 +69,7 @@ SLOW_TO_IMPORT = ("torch", "lightning.pytorch", "coremltools", "sklearn", "matpl
         ["train", "seed=abc"],
         ["train", "data=coco"],
         ["inspect", "missing.mlpackage"],
+        ["profile", "missing"],
     ],
 )
 def test_help_and_mistakes_are_answered_before_anything_slow_is_imported(words, tmp_path):

@@ -80,7 +80,7 @@ def test_it_holds_every_module_and_every_configuration(sources, tmp_path):
     expected = {
         f"{place}/{path.relative_to(ROOT / folder).as_posix()}"
         for folder, place in places.items()
-        for pattern in ("*.py", "*.yaml", "py.typed")
+        for pattern in ("*.py", "*.yaml", "*.jinja", "*.css", "py.typed")
         for path in (ROOT / folder).rglob(pattern)
     }
     assert expected - names == set()

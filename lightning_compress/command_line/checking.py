@@ -42,6 +42,7 @@ _RANGES = {
     "pictures.count": (0, math.inf),
     "pictures.threshold": (0, 1),
     "samples": (1, math.inf),
+    "repetitions": (1, math.inf),
     "metric_tolerance": (0, math.inf),
     "limit_batches": (1, math.inf),
     "curve.tolerance": (0, math.inf),
@@ -174,7 +175,8 @@ def _check_path(command: str, config: DictConfig) -> None:
         return
     if key == "package":
         raise PackageError(f"There is no Core ML package at {path}.")
-    raise ConfigurationError(f"there is no checkpoint at {path!r}")
+    kind = {"folder": "folder of a search"}.get(key, "checkpoint")
+    raise ConfigurationError(f"there is no {kind} at {path!r}")
 
 
 def _check_written(config: DictConfig) -> None:

@@ -51,6 +51,11 @@ COMMANDS = {
         "package",
         "lightning-compress inspect net.mlpackage",
     ),
+    "profile": Command(
+        "time the packages of a search by Core ML, here or on a Mac that they are carried to",
+        "folder",
+        "lightning-compress profile outputs/explore/2026-11-28_12-00-00",
+    ),
     "verify": Command(
         "compare a Core ML package with its torch model, output by output and by its metric",
         "package",

@@ -25,9 +25,9 @@ from lightning_compress.commands.curve.point_job import IN_TRAINING, PointJob
 from lightning_compress.commands.curve.points import points_in_training
 from lightning_compress.commands.jobs.folder import stored_config
 from lightning_compress.commands.jobs.job import say
-from lightning_compress.commands.jobs.progress import duration
 from lightning_compress.commands.jobs.state import FILE
 from lightning_compress.counted import counted
+from lightning_compress.durations import duration
 from lightning_compress.import_messages import silence_tips
 from lightning_compress.stopping import Stopped, Stops
 

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 
 from lightning_compress.callback.fit import callbacks_of
 from lightning_compress.callback.progress_bar import FitProgressBar
+from lightning_compress.durations import duration
 
 
 class JobProgress:
@@ -134,16 +135,3 @@ class StepClock(Callback):
         for callback in callbacks_of(trainer):
             if isinstance(callback, FitProgressBar):
                 callback.note = self.progress.note()
-
-
-def duration(seconds: float) -> str:
-    """A duration as people say it.
-
-    Example:
-        >>> [duration(value) for value in (0.4, 50, 200, 8000)]
-        ['1 s', '50 s', '3 min', '2 h 13 min']
-    """
-    if seconds < 99.5:
-        return f"{max(round(seconds), 1)} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
