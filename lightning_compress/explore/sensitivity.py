@@ -79,9 +79,7 @@ def compressed_by_data(
     weighted = {name: form for name, form in forms.items() if form.bits is not None and not form.sparsity}
     if not weighted:
         return compressed_after_training(network, forms)
-    palettes = {
-        re.escape(name): dict(form.keys["DKMPalettization"]) for name, form in weighted.items()
-    }
+    palettes = {re.escape(name): dict(form.keys["DKMPalettization"]) for name, form in weighted.items()}
     others = methods_of({name: form for name, form in forms.items() if name not in weighted})
     methods = [SensitivePalettization(module_name_configs=palettes), *others]
     prepared = PreparedModule(copy_module(network), methods)

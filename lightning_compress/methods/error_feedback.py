@@ -1,8 +1,9 @@
 """Columns of a weight decided one after the other, each making good for the errors of those before.
 
 A layer computes `W x`. With H the mean of `x x'` over data, an error `E` of the weight changes its outputs by
-`tr(E H E')`. GPTQ (Frantar et al., arXiv 2210.17323) and SparseGPT (Frantar and Alistarh, arXiv 2301.00774) decide column
-after column, and move those still to come, by the inverse of H, to where they make good best for what was decided.
+`tr(E H E')`. GPTQ (Frantar et al., arXiv 2210.17323) and SparseGPT (Frantar and Alistarh, arXiv 2301.00774) decide
+column after column, and move those still to come, by the inverse of H, to where they make good best for what was
+decided.
 
 Here H = R R' with R upper triangular, so that
 

@@ -54,6 +54,12 @@ _FORMS = [
     *(
         Form.parse(name)
         for name in (
+            "palettize_4bit_group16",
+            "palettize_2bit_group16",
+            "palettize_8bit_vectors4",
+            "palettize_4bit_vectors4",
+            "prune_50",
+            "prune_75_palettize_4bit",
             "palettize_4bit_scaled",
             "prune_50_int8",
             "prune_50_int4_block32",

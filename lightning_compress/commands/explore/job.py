@@ -46,8 +46,8 @@ class ExploreJob(Job):
         self.asked = asked(config.explore)
         if config.trainer.devices != 1 or config.trainer.num_nodes != 1:
             raise ConfigurationError(
-                "a search runs on one device: trainer.devices and trainer.num_nodes must be 1; fit the float weights with "
-                "lightning-compress train on as many as you like, and give them with weights=…"
+                "a search runs on one device: trainer.devices and trainer.num_nodes must be 1; fit the float weights "
+                "with lightning-compress train on as many as you like, and give them with weights=…"
             )
         whole = _as_job(config)
         super().__init__(whole, folder, stops, is_resumed=is_resumed, building=Building(whole, folder))
@@ -125,17 +125,20 @@ def asked(explore: DictConfig) -> Asked:
         ConfigurationError: It cannot be used.
     """
     settings: Any = OmegaConf.to_container(explore, resolve=True)
-    plain = {key: settings[key] for key in ("max_drop", "max_size", "budget", "higher_is_better", "target")}
-    lists = {key: _as_list(settings[key], key) for key in ("leave", "rungs", "measured")}
-    forms = _as_list(settings["forms"], "forms") if settings["forms"] is not None else None
-    return Asked(
-        **plain,
-        leave=lists["leave"],
-        rungs=lists["rungs"],
-        **({} if forms is None else {"forms": tuple(parse_forms(forms, "explore.forms"))}),
-        measured=tuple(parse_forms(lists["measured"], "explore.measured")[1:]) if lists["measured"] else (),
-        **{key: settings[key] for key in ("samples", "share", "steps", "fits", "short")},
-    )
+    given = {
+        key: settings[key]
+        for key in (
+            *("max_drop", "max_size", "budget", "higher_is_better", "target"),
+            *("samples", "share", "steps", "fits", "short"),
+        )
+    }
+    given |= {key: _as_list(settings[key], key) for key in ("leave", "rungs")}
+    measured = _as_list(settings["measured"], "measured")
+    if measured:
+        given["measured"] = parse_forms(measured, "explore.measured")
+    if settings["forms"] is not None:
+        given["forms"] = parse_forms(_as_list(settings["forms"], "forms"), "explore.forms")
+    return Asked(**given)
 
 
 def results_of(exploration: Exploration, folder: Path) -> list[Result]:
@@ -145,7 +148,14 @@ def results_of(exploration: Exploration, folder: Path) -> list[Result]:
         return []
     metric = exploration.question.metric.rpartition("/")[2]
     return [
-        Result(found.name, found.package_bytes, found.weight_bytes, metric, value, str(folder / (found.package or "")))
+        Result(
+            found.name,
+            found.package_bytes,
+            found.weight_bytes,
+            metric,
+            value,
+            str(folder / (found.package or "")),
+        )
         for found, value in (
             (exploration.reference, verdict.float_value),
             (exploration.candidate(name), verdict.value),
@@ -155,7 +165,9 @@ def results_of(exploration: Exploration, folder: Path) -> list[Result]:
 
 def _as_list(given: Any, key: str) -> list[str]:
     if not isinstance(given, list) or any(not isinstance(entry, str) for entry in given):
-        raise ConfigurationError(f"explore.{key}={given!r} is no list of names; valid is such as explore.{key}=[…]")
+        raise ConfigurationError(
+            f"explore.{key}={given!r} is no list of names; valid is such as explore.{key}=[…]"
+        )
     return given
 
 

@@ -38,7 +38,7 @@ def leave_outcome(
     Raises:
         CompressionError: The package does not compute what the network does.
     """
-    from lightning_compress.explore.report import write_report, write_results
+    from lightning_compress.explore.report import write_report
 
     name = exploration.chosen
     if name is not None:
@@ -46,7 +46,6 @@ def leave_outcome(
         _write_compression(building, exploration.candidate(name), folder)
     with nice_to_have("the report"):
         write_report(exploration, folder)
-        write_results(exploration, folder)
 
 
 def _write_package(

@@ -34,7 +34,7 @@ def seconds_of_step(building: Building) -> float:
     """
     clock = _Clock()
     trainer_config = building.config.trainer
-    accumulated = building.config[COMPRESSED_FIT].trainer.get("accumulate_grad_batches", 1)
+    accumulated = int(building.config[COMPRESSED_FIT].trainer.get("accumulate_grad_batches", 1))
     with tempfile.TemporaryDirectory() as folder, without_notices(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = L.Trainer(
