@@ -29,12 +29,10 @@ from lightning_compress.explore.record import Exploration, read_record, write_re
 from lightning_compress.explore.report import PAGE, write_report
 from lightning_compress.explore.report.devices import device_tables
 from lightning_compress.explore.report.terminal import device_table
+from lightning_compress.explore.search import RECORD
 from lightning_compress.package.inspection import inspect
 from lightning_compress.package.rendering import format_bytes
 from lightning_compress.package.sizes import package_bytes
-
-RECORD = "explore.json"
-"""What a search leaves in its folder."""
 
 
 def run(config: DictConfig) -> None:
@@ -52,6 +50,10 @@ def run(config: DictConfig) -> None:
     exploration = read_record(Exploration, record)
     if config.results is not None:
         source = Path(str(config.results)).expanduser()
+        if not source.is_file():
+            raise ConfigurationError(
+                f"results={str(source)!r} is no file; give the {PROFILE} that the script has written on a Mac"
+            )
         _take_back(exploration, folder, read_profile(source), f"results={str(source)!r}")
         return
     units = [str(unit) for unit in config.units]
@@ -104,7 +106,7 @@ def _carry(asked: dict[str, object], inputs: Inputs, folder: Path, config: DictC
         literal(
             f"Core ML runs on macOS alone. {destination} holds {counted(count, 'package')} "
             f"({format_bytes(package_bytes(destination))}) and a script. Carry it to a Mac and run there\n"
-            "  pip install coremltools pillow\n"
+            "  pip install 'coremltools>=9' pillow\n"
             f"  python {SCRIPT}\n"
             f"then bring back the {PROFILE} that it writes:\n"
             f"  lightning-compress profile folder={folder} results={PROFILE}"

@@ -261,6 +261,11 @@ def test_a_file_that_is_no_profile_is_named(search, configure, tmp_path):
         run(configure(f"folder='{search}'", f"results='{path}'", command="profile"))
 
 
+def test_a_profile_that_is_not_there_is_named(search, configure):
+    with pytest.raises(ConfigurationError, match=r"results='nowhere\.json' is no file"):
+        run(configure(f"folder='{search}'", "results=nowhere.json", command="profile"))
+
+
 def test_a_folder_without_a_search_is_refused(configure, tmp_path):
     with pytest.raises(ConfigurationError, match=r"holds no explore\.json"):
         run(configure(f"folder='{tmp_path}'", command="profile"))

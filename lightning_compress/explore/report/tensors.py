@@ -136,7 +136,10 @@ def tensor_rows(exploration: Exploration) -> list[TensorRow]:
     about = subject(exploration)
     forms = {} if about is None else about.forms
     rows = [_row(record, forms.get(record.name, record.options[0].form)) for record in exploration.tensors]
-    return sorted(rows, key=lambda row: (-row.suffers, row.record.name))
+    alike = sensitivity(exploration)
+    # Before anything was chosen all are dense, and none suffers.
+    scores = {} if alike is None else {bar.name: bar.score for bar in alike.bars}
+    return sorted(rows, key=lambda row: (-row.suffers, -scores.get(row.record.name, 0.0), row.record.name))
 
 
 def sensitivity(exploration: Exploration) -> Sensitivity | None:

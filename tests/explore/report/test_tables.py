@@ -112,6 +112,22 @@ def test_tensors_that_suffer_most_come_first(whole):
     assert scores == sorted(scores, reverse=True)
 
 
+def test_before_anything_was_chosen_tensors_stand_as_they_would_suffer(whole):
+    begun = dataclasses.replace(
+        whole,
+        chosen=None,
+        verdict=None,
+        tensors=[
+            dataclasses.replace(
+                one, options=[dataclasses.replace(one.options[0], score=0.0), *one.options[1:]]
+            )
+            for one in whole.tensors
+        ],
+    )
+    bars = [bar.name for bar in sensitivity(begun).bars]
+    assert [row.record.name for row in tensor_rows(begun)][: len(bars)] == bars
+
+
 def test_the_next_smaller_form_is_one_that_no_smaller_one_beats():
     record = TensorRecord(
         "weight",
