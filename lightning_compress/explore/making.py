@@ -16,8 +16,9 @@ from lightning_compress.explore.forms import Form
 from lightning_compress.explore.limits import Limits
 from lightning_compress.explore.parts import Part
 from lightning_compress.explore.record import Candidate, read_record, write_record
-from lightning_compress.explore.sensitivity import Compressing
+from lightning_compress.explore.sensitivity import Compressed, Compressing
 from lightning_compress.explore.subject import Subject
+from lightning_compress.package.rendering import in_megabytes
 from lightning_compress.package.sizes import package_bytes
 from lightning_compress.tasks.measuring import measure
 
@@ -40,24 +41,26 @@ class Candidates:
         subject: What is searched.
         folder: Of the search.
         part: Of the validation data that the search looks at.
-        limits: Tells what satisfies; None until float was measured.
+        tell: Is told of each candidate.
 
     Attributes:
         found: Every candidate of this search, in the order in which it was asked for.
+        limits: Tells what satisfies; None until float was measured.
     """
 
-    def __init__(self, subject: Subject, folder: Path, part: Part) -> None:
+    def __init__(self, subject: Subject, folder: Path, part: Part, tell: Callable[[str], None]) -> None:
         self.found: list[Candidate] = []
         self.limits: Limits | None = None
         self._subject = subject
         self._folder = folder
         self._part = part
+        self._tell = tell
 
     def reference(self) -> Candidate:
         """The float16 package, against which all others are measured."""
 
         def make(path: Path) -> Path:
-            return self._subject.export(self._subject.network(), path, verifies=False).path
+            return self._subject.export(Compressed(self._subject.network()), path, verifies=False).path
 
         return self._candidate(REFERENCE, REFERENCE, {}, 0.0, make, REFERENCE)
 
@@ -82,8 +85,8 @@ class Candidates:
         """
 
         def make(path: Path) -> Path:
-            finalized = compress(self._subject.network(), parsed(forms))
-            return self._subject.export(finalized, path, verifies=False).path
+            compressed = compress(self._subject.network(), parsed(forms))
+            return self._subject.export(compressed, path, verifies=False).path
 
         return self._candidate(name, rung, forms, expected, make, how)
 
@@ -131,6 +134,9 @@ class Candidates:
             candidate = self._made(name, rung, forms, expected, make, folder)
             (folder / _KEY).write_text(key, encoding="utf-8")
             write_record(candidate, folder / _RECORD)
+            self._tell(
+                f"  {name}: {in_megabytes(candidate.package_bytes)}, {self._subject.metric} {candidate.value:.4f}"
+            )
         candidate = self._judged(dataclasses.replace(candidate, rung=rung))
         self.found = [other for other in self.found if other.name != name] + [candidate]
         return candidate
@@ -148,7 +154,7 @@ class Candidates:
         folder.mkdir(parents=True, exist_ok=True)
         path = make(folder / f"{name}.mlpackage")
         module, _ = self._subject.placed(path)
-        value = measure(module, self._part.as_data(), self._subject.metric, folder)
+        value = measure(module, self._part.as_data(), self._subject.metric, folder, shows_progress=False)
         weights = sum(file.stat().st_size for file in path.rglob("weights/*") if file.is_file())
         return Candidate(
             name=name,

@@ -29,6 +29,7 @@ from lightning_compress.explore.record import (
 )
 from lightning_compress.explore.rungs import RUNGS, TRAINED, Standing, mixed_rung, trained_rung, uniform_rung
 from lightning_compress.explore.sensitivity import (
+    Compressed,
     Searched,
     SensitivityTable,
     compressed_after_training,
@@ -82,7 +83,7 @@ class Search:
         self._folder = folder
         self._tell = tell
         self._part, self._judged = divided(subject.data, asked.share)
-        self.candidates = Candidates(subject, folder, self._part)
+        self.candidates = Candidates(subject, folder, self._part, tell)
         self._file = SensitivityFile(folder / FILE, self._digest(), sensitivity)
         self._records: list[TensorRecord] = []
         self._rungs: dict[str, RungRecord] = {}
@@ -157,12 +158,13 @@ class Search:
             lambda: self._importance,
             lambda: self._projection,
             target=self._asked.target,
+            compress=self._compressed_by_data,
         )
 
-    def _compressed_by_data(self, network: nn.Module, forms: Mapping[str, Form]) -> nn.Module:
+    def _compressed_by_data(self, network: nn.Module, forms: Mapping[str, Form]) -> Compressed:
         return compressed_by_data(network, forms, self._importance)
 
-    def finalized(self, candidate: Candidate) -> nn.Module | None:
+    def compressed(self, candidate: Candidate) -> Compressed | None:
         """The network in the forms of a candidate, made again; None where it was trained."""
         if candidate.rung in TRAINED:
             return None

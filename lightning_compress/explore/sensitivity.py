@@ -29,8 +29,22 @@ from lightning_compress.methods.mechanism.tensors import TensorReference, find_t
 from lightning_compress.methods.sensitive_palettization import SensitivePalettization
 from lightning_compress.package.targets import Capability, resolve_target
 
-Compressing = Callable[[nn.Module, Mapping[str, Form]], nn.Module]
-"""Makes a finalized copy of a network with tensors, by name, in forms."""
+
+@dataclass(frozen=True)
+class Compressed:
+    """A finalized copy of a network.
+
+    Attributes:
+        network: The copy.
+        capabilities: What a package must be able to hold.
+    """
+
+    network: nn.Module
+    capabilities: Collection[Capability] = ()
+
+
+Compressing = Callable[[nn.Module, Mapping[str, Form]], Compressed]
+"""Brings tensors of a network, by name, into forms."""
 
 LEAST_ELEMENTS = 256
 """Smaller tensors stay dense: a palette and its header take what they would win."""
@@ -59,16 +73,17 @@ def searched_tensors(network: nn.Module, left_alone: Collection[str] = ()) -> li
     return [Searched(reference, _reason(reference, left_alone)) for reference in find_tensors(network)]
 
 
-def compressed_after_training(network: nn.Module, forms: Mapping[str, Form]) -> nn.Module:
-    """A finalized copy of a network with tensors in forms, by what their values alone tell."""
+def compressed_after_training(network: nn.Module, forms: Mapping[str, Form]) -> Compressed:
+    """A network with tensors in forms, by what their values alone tell."""
     if not forms:
-        return copy_module(network).eval()
-    return PreparedModule(copy_module(network), methods_of(forms)).finalize(rehearses=True)
+        return Compressed(copy_module(network).eval())
+    prepared = PreparedModule(copy_module(network), methods_of(forms))
+    return Compressed(prepared.finalize(rehearses=True), prepared.capabilities)
 
 
 def compressed_by_data(
     network: nn.Module, forms: Mapping[str, Form], importance: Mapping[str, Tensor]
-) -> nn.Module:
+) -> Compressed:
     """The same, with palettes that are nearest to the weights that matter most.
 
     Args:
@@ -84,7 +99,7 @@ def compressed_by_data(
     methods = [SensitivePalettization(module_name_configs=palettes), *others]
     prepared = PreparedModule(copy_module(network), methods)
     calibrate(prepared, importance=importance)
-    return prepared.finalize(rehearses=True)
+    return Compressed(prepared.finalize(rehearses=True), prepared.capabilities)
 
 
 class SensitivityTable:
@@ -130,7 +145,7 @@ class SensitivityTable:
             return {ref.name: Option(form.name, dense_bytes(ref.numel), 0.0) for ref in references}
         if not able:
             return {}
-        compressed = self._compress(self._network, {reference.name: form for reference in able})
+        compressed = self._compress(self._network, {reference.name: form for reference in able}).network
         options = {reference.name: self._option(reference, form, compressed) for reference in able}
         return self._measured(options, able, compressed) if measures else options
 

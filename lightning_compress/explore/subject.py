@@ -12,6 +12,7 @@ from torch import nn
 
 from lightning_compress.coreml.export import ExportedPackage
 from lightning_compress.explore.forms import Form
+from lightning_compress.explore.sensitivity import Compressed
 from lightning_compress.methods.mechanism.agreement import Call
 from lightning_compress.tasks import InPlace
 
@@ -50,11 +51,11 @@ class Subject(Protocol):
     def calls(self, data: L.LightningDataModule, batches: int) -> Sequence[Call]:
         """What the network is called with in validation, for the first batches of the data."""
 
-    def export(self, finalized: nn.Module, path: Path, *, verifies: bool) -> ExportedPackage:
+    def export(self, compressed: Compressed, path: Path, *, verifies: bool) -> ExportedPackage:
         """Make a package of a finalized copy of the network.
 
         Args:
-            finalized: The copy.
+            compressed: The copy.
             path: Of the package.
             verifies: Whether the package is compared with the copy.
         """

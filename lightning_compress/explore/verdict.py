@@ -36,7 +36,7 @@ def jackknifed(
     def value(data: L.LightningDataModule) -> float:
         lightning_module, placed = module()
         _remember(placed, remembered)
-        return measure(lightning_module, data, metric, folder)
+        return measure(lightning_module, data, metric, folder, shows_progress=False)
 
     return value(part.as_data()), [value(data) for data in part.without_each_group()]
 

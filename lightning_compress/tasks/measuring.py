@@ -22,6 +22,7 @@ def measure(
     *,
     fast_dev_run: bool | int = False,
     limit_batches: int | float | None = None,
+    shows_progress: bool = True,
 ) -> float:
     """Validate, or test, on this machine, in this process alone.
 
@@ -32,6 +33,7 @@ def measure(
         folder: Where a Trainer may write.
         fast_dev_run: As Lightning's.
         limit_batches: As Lightning's `limit_val_batches`.
+        shows_progress: Whether to show a bar.
 
     Raises:
         ConfigurationError: The metric is not logged.
@@ -53,7 +55,8 @@ def measure(
                 limit_val_batches=limit_batches,
                 limit_test_batches=limit_batches,
                 default_root_dir=str(folder),
-                callbacks=[RichProgressBar()],
+                callbacks=[RichProgressBar()] if shows_progress else [],
+                enable_progress_bar=shows_progress,
             )
             run = trainer.validate if kind == "validation" else trainer.test
             run(module, datamodule=data, verbose=False)

@@ -54,9 +54,9 @@ def _write_package(
     assert exploration.chosen is not None
     chosen = exploration.candidate(exploration.chosen)
     path = building.package(NAME)
-    finalized = search.finalized(chosen)
-    if finalized is not None:
-        subject.export(finalized, path, verifies=True)
+    compressed = search.compressed(chosen)
+    if compressed is not None:
+        subject.export(compressed, path, verifies=True)
     else:
         # A fit has verified its package at its end.
         if path.exists():

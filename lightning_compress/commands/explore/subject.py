@@ -23,6 +23,7 @@ from lightning_compress.commands.measuring import Picture, measure_package
 from lightning_compress.coreml.export import ExportedPackage
 from lightning_compress.explore.forms import Form
 from lightning_compress.explore.making import FIT
+from lightning_compress.explore.sensitivity import Compressed
 from lightning_compress.explore.subject import FitLength
 from lightning_compress.methods.mechanism.agreement import Call
 from lightning_compress.stopping import Stops
@@ -90,10 +91,10 @@ class RecipeSubject:
         """What the network is called with in validation."""
         module = self._module()
         with CallRecorder(self._recipe.network(module), samples=1 << 30) as recorder:
-            measure(module, data, self.metric, self._folder, limit_batches=batches)
+            measure(module, data, self.metric, self._folder, limit_batches=batches, shows_progress=False)
         return recorder.calls
 
-    def export(self, finalized: nn.Module, path: Path, *, verifies: bool) -> ExportedPackage:
+    def export(self, compressed: Compressed, path: Path, *, verifies: bool) -> ExportedPackage:
         """Make a package of a finalized copy of the network."""
         module = self._module()
         export = self._recipe.export(path, module)
@@ -103,7 +104,7 @@ class RecipeSubject:
             card=export.card and verifies,
             minimum_deployment_target=self._config.explore.target or export.minimum_deployment_target,
         )
-        return export.run(finalized, self._recipe.example_inputs(module))
+        return export.run(compressed.network, self._recipe.example_inputs(module), compressed.capabilities)
 
     def placed(self, package: Path) -> tuple[L.LightningModule, InPlace]:
         """A new module in which a package stands for the network, and what stands there."""
