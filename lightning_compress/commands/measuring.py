@@ -10,10 +10,10 @@ import lightning as L
 import torch
 from torchvision.utils import save_image
 
-from lightning_compress.commands.calls import CallRecorder
 from lightning_compress.commands.recipe import Recipe
 from lightning_compress.methods.mechanism.agreement import Call
 from lightning_compress.tasks import InPlace
+from lightning_compress.tasks.calls import CallRecorder
 from lightning_compress.tasks.measuring import measure
 
 

@@ -29,7 +29,7 @@ from lightning_compress.explore.record import Exploration, read_record, write_re
 from lightning_compress.explore.report import PAGE, write_report
 from lightning_compress.explore.report.devices import device_tables
 from lightning_compress.explore.report.terminal import device_table
-from lightning_compress.explore.search import RECORD
+from lightning_compress.explore.searching import RECORD
 from lightning_compress.package.inspection import inspect
 from lightning_compress.package.rendering import format_bytes
 from lightning_compress.package.sizes import package_bytes

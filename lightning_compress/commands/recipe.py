@@ -10,20 +10,19 @@ from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
-import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 from torch import nn
 
 from lightning_compress.callback.placement import Placement
-from lightning_compress.commands.calls import CallRecorder, as_example_inputs
 from lightning_compress.commands.training_record import TRAINING, training_record
 from lightning_compress.copying import copy_whole
 from lightning_compress.coreml.export import CoreMLExport
-from lightning_compress.coreml.structure import ExampleInputs, as_call, input_names
+from lightning_compress.coreml.structure import ExampleInputs, input_names
 from lightning_compress.errors import CompressionError, ConfigurationError, did_you_mean
 from lightning_compress.runtime import load
 from lightning_compress.tasks import InPlace, Task
+from lightning_compress.tasks.putting import network_inputs, put_in_place
 
 
 class Recipe:
@@ -128,33 +127,7 @@ class Recipe:
         Raises:
             ConfigurationError: There is no `example_input_array`, or the module's forward fails on it.
         """
-        example = module.example_input_array
-        if example is None:
-            raise ConfigurationError(
-                f"{type(module).__name__} has no example_input_array, so that its network cannot be exported; set it "
-                "in __init__ to a batch of one input, such as self.example_input_array = torch.zeros(1, 3, 224, 224)"
-            )
-        network = self.network(module)
-        mode = module.training
-        module.eval()
-        try:
-            with CallRecorder(network, samples=1) as recorder, torch.no_grad():
-                arguments, named = as_call(cast(ExampleInputs, example))
-                module(*arguments, **named)
-        except CompressionError:
-            raise
-        except Exception as error:
-            raise ConfigurationError(
-                f"forward of {type(module).__name__} fails on its example_input_array: {type(error).__name__}: {error}"
-            ) from error
-        finally:
-            module.train(mode)
-        if not recorder.calls:
-            raise ConfigurationError(
-                f"forward of {type(module).__name__} does not call {self.network_path(module)!r} when it is called "
-                "with its example_input_array; let it, or set recipe.network to what it calls"
-            )
-        return as_example_inputs(network, recorder.calls[0])
+        return network_inputs(module, self.network_path(module), self.network(module))
 
     def export(self, path: Path, module: L.LightningModule) -> CoreMLExport:
         """How the package of the network is made.
@@ -193,43 +166,18 @@ class Recipe:
         Returns:
             What stands there now.
         """
-        network = self.network(module)
-        path = self.network_path(module)
-        placed = InPlace(
+        return put_in_place(
+            module,
+            self.network_path(module),
+            self.network(module),
             load(package, precision=cast(Any, precision)),
-            network,
-            self.example_inputs(module),
             self.task,
             self._asked(package).image,
         )
-        _refuse_other_ways(module, network, path)
-        module.set_submodule(path, placed)
-        return placed
 
     def _asked(self, path: Path) -> CoreMLExport:
         """The export that the configuration asks for, without what recipe and task add."""
         return cast(CoreMLExport, instantiate(self.config.export, path=str(path), _convert_="all"))
-
-
-def _refuse_other_ways(module: L.LightningModule, network: nn.Module, path: str) -> None:
-    """A part of the network that the module holds under another name would be measured as it was before compression."""
-    parts = {id(part): name for name, part in network.named_modules()}
-    for name, part in list(module.named_modules(remove_duplicate=False)):
-        if id(part) in parts and name != path and not name.startswith(f"{path}."):
-            module.set_submodule(name, _NotInPackage(f"{path}.{parts[id(part)]}".rstrip("."), name))
-
-
-class _NotInPackage(nn.Module):
-    def __init__(self, path: str, name: str) -> None:
-        super().__init__()
-        self.path = path
-        self.name = name
-
-    def forward(self, *_: Any, **__: Any) -> Any:
-        raise ConfigurationError(
-            f"validation calls {self.name!r}, which is {self.path!r} of the network, and a package cannot give parts "
-            "of the network; let the validation step call the network alone"
-        )
 
 
 def merged(base: DictConfig, own: DictConfig) -> DictConfig:

@@ -14,7 +14,6 @@ from torch import nn
 
 from lightning_compress.callback import Compression
 from lightning_compress.callback.checkpoints import compression_states, read_checkpoint
-from lightning_compress.commands.calls import CallRecorder
 from lightning_compress.commands.measuring import measure_package
 from lightning_compress.commands.recipe import Recipe
 from lightning_compress.commands.samples import package_samples
@@ -28,6 +27,7 @@ from lightning_compress.coreml.verification.samples import image_samples
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.package.explaining import reason
 from lightning_compress.package.inspection import PackageReport
+from lightning_compress.tasks.calls import CallRecorder
 from lightning_compress.tasks.in_place import as_pixels
 from lightning_compress.tasks.measuring import measure
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from lightning_compress.coreml.structure import take_apart
 from lightning_compress.errors import ConfigurationError
@@ -40,10 +41,11 @@ class OutputProjection:
 
     def __init__(self, network: nn.Module, calls: Sequence[Call], seed: int = 0) -> None:
         self._network = network
-        self.calls = calls
+        # Validation runs in inference mode, whose tensors no gradient may pass.
+        self.calls = [Call(_cloned(call.arguments), _cloned(call.keywords)) for call in calls]
         self._generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            self._returned = [self._outputs(network, call) for call in calls]
+            self._returned = [self._outputs(network, call) for call in self.calls]
         self._variances = [
             torch.cat([tensor.flatten() for tensor in tensors]).double().var()
             for tensors in zip(*self._returned, strict=True)
@@ -84,3 +86,7 @@ class OutputProjection:
         return [
             tensor for tensor in take_apart(returned, type(network).__name__) if tensor.is_floating_point()
         ]
+
+
+def _cloned(inputs: Any) -> Any:
+    return tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, inputs)

@@ -22,7 +22,7 @@ from lightning_compress.errors import ConfigurationError
 from lightning_compress.explore.forms import parse_forms
 from lightning_compress.explore.question import Asked
 from lightning_compress.explore.record import Exploration, read_record
-from lightning_compress.explore.search import RECORD, Search
+from lightning_compress.explore.searching import RECORD, Search
 from lightning_compress.stopping import Stops
 
 SEARCH = "search"

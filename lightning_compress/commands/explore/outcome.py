@@ -15,7 +15,7 @@ from lightning_compress.coreml.card import METRICS
 from lightning_compress.coreml.metadata import add_metadata
 from lightning_compress.explore.making import parsed
 from lightning_compress.explore.record import Candidate, Exploration
-from lightning_compress.explore.search import Search
+from lightning_compress.explore.searching import Search
 from lightning_compress.nice_to_have import nice_to_have
 from lightning_compress.package.save import write_whole
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import lightning as L
+import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from lightning_compress.commands.calls import CallRecorder
 from lightning_compress.commands.explore.fit import fit_job
 from lightning_compress.commands.explore.step_timing import seconds_of_step
 from lightning_compress.commands.jobs.building import COMPRESSED_FIT, FLOAT_FIT, Building
@@ -28,6 +28,7 @@ from lightning_compress.explore.subject import FitLength
 from lightning_compress.methods.mechanism.agreement import Call
 from lightning_compress.stopping import Stops
 from lightning_compress.tasks import InPlace
+from lightning_compress.tasks.calls import CallRecorder
 from lightning_compress.tasks.measuring import measure
 
 _COMPRESSED_STEP = 1.3
@@ -77,7 +78,7 @@ class RecipeSubject:
         total = hashlib.sha256()
         for name, value in sorted(self._module().state_dict().items()):
             total.update(name.encode())
-            total.update(value.detach().cpu().contiguous().numpy().tobytes())
+            total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         for key in ("recipe", "data", "export", COMPRESSED_FIT, "seed"):
             content = OmegaConf.to_container(OmegaConf.create({key: self._config[key]}), resolve=False)
             total.update(json.dumps(content, sort_keys=True, default=str).encode())

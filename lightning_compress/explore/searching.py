@@ -202,7 +202,7 @@ class Search:
     def _climbed(self, rung: str, plan: Plan) -> RungRecord:
         """Try one rung, and say how it ended."""
         cost = plan.cost(rung)
-        if self.limits.best(self.candidates.found) is not None and self._is_answered():
+        if self._is_answered():
             return RungRecord(rung, "not needed", 0.0, "an earlier rung keeps both limits")
         if cost.seconds is None:
             return RungRecord(rung, "not affordable", 0.0, "nothing can be trained: no fit is configured")
@@ -253,7 +253,8 @@ class Search:
 
     def _is_answered(self) -> bool:
         """Whether nothing better is asked for: with one limit alone, a smaller or a better package always is."""
-        return self.limits.max_drop is not None and self.limits.max_bytes is not None
+        has_both = self.limits.max_drop is not None and self.limits.max_bytes is not None
+        return has_both and self.limits.best(self.candidates.found[1:]) is not None
 
     def _seconds_left(self) -> float | None:
         """Of the budget, over all runs; None without one."""

@@ -1,0 +1,245 @@
+"""A whole search of a digit classifier: what it answers, when it stops, what it keeps, and what it refuses."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch.utils.data import Subset
+
+from lightning_compress.errors import ConfigurationError
+from lightning_compress.explore import search
+from lightning_compress.explore.making import Candidates
+from lightning_compress.explore.record import Exploration, read_record
+from lightning_compress.explore.searching import RECORD
+from lightning_compress.explore.verdict import standard_error
+from tests.conftest import DigitData, DigitModule
+
+_FEW = {"forms": ["palettize_4bit", "palettize_1bit"], "rungs": ["kmeans"], "metric": "accuracy"}
+
+
+@pytest.fixture(scope="module")
+def fitted() -> DigitModule:
+    """A classifier that has learned the digits."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    module = DigitModule()
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=8,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+    )
+    trainer.fit(module, datamodule=DigitData(train=768))
+    module.trainer = None  # type: ignore[assignment]
+    return module.eval()
+
+
+@pytest.fixture
+def explore(fitted: DigitModule, tmp_path: Path) -> Callable[..., Exploration]:
+    """Searches that classifier in the test's folder."""
+
+    def run(**asked: Any) -> Exploration:
+        given = {"folder": tmp_path / "found", "data": DigitData(), **_FEW, **asked}
+        return search(fitted, given.pop("data"), **given)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def searched(fitted: DigitModule, tmp_path_factory: pytest.TempPathFactory) -> tuple[Exploration, Path]:
+    """What a search for a drop of two points has found, and its folder."""
+    folder = tmp_path_factory.mktemp("searched")
+    return search(fitted, DigitData(), folder=folder, max_drop=0.02, **_FEW), folder
+
+
+def test_the_smallest_width_within_the_drop_is_chosen_and_judged_on_data_never_searched(
+    searched: tuple[Exploration, Path],
+) -> None:
+    found, folder = searched
+    assert found.chosen == "kmeans_palettize_4bit"
+    chosen = found.candidate(found.chosen)
+    assert chosen.satisfies
+    assert chosen.package_bytes < found.reference.package_bytes
+    assert not found.candidate("kmeans_palettize_1bit").satisfies
+    assert found.verdict is not None
+    assert found.verdict.samples == 100
+    assert found.verdict.holds
+    assert 0 <= found.verdict.drop_error < 0.1
+    assert read_record(Exploration, folder / RECORD) == found
+
+
+def test_a_search_leaves_the_module_as_it_was(
+    fitted: DigitModule, searched: tuple[Exploration, Path]
+) -> None:
+    assert not fitted.training
+    assert not hasattr(fitted.model.head, "parametrizations")
+    assert all(parameter.requires_grad for parameter in fitted.parameters())
+
+
+def test_what_was_measured_once_is_not_measured_again(
+    fitted: DigitModule, searched: tuple[Exploration, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a candidate was made again")
+
+    found, folder = searched
+    monkeypatch.setattr(Candidates, "_made", refuse)
+    again = search(fitted, DigitData(), folder=folder, max_drop=0.02, **_FEW)
+    assert dataclasses.replace(again, seconds={}) == dataclasses.replace(found, seconds={})
+
+
+@pytest.mark.slow
+def test_other_weights_in_the_same_folder_are_measured_anew(
+    fitted: DigitModule, explore: Callable[..., Exploration], tmp_path: Path
+) -> None:
+    first = explore(max_drop=0.05)
+    other = copy.deepcopy(fitted)
+    torch.nn.init.normal_(other.model.head.weight)
+    second = search(other, DigitData(), folder=tmp_path / "found", max_drop=0.05, **_FEW)
+    assert second.digest != first.digest
+    assert second.reference.value < first.reference.value
+
+
+@pytest.mark.slow
+def test_nothing_that_keeps_the_limit_is_told_with_the_nearest(explore: Callable[..., Exploration]) -> None:
+    found = explore(max_drop=0.0, forms=["palettize_1bit"])
+    assert found.chosen is None
+    assert found.nearest == "kmeans_palettize_1bit"
+    assert found.verdict is not None
+    assert not found.verdict.holds
+
+
+@pytest.mark.slow
+def test_forms_of_their_own_are_better_than_one_width_at_the_same_size(
+    explore: Callable[..., Exploration],
+) -> None:
+    forms = [f"palettize_{bits}bit" for bits in (8, 6, 4, 3, 2, 1)]
+    uniform = explore(max_drop=2.0, forms=["palettize_2bit"])
+    size = uniform.candidate("kmeans_palettize_2bit").package_bytes
+    mixed = explore(max_size=size, forms=forms, rungs=["mixed"])
+    assert mixed.chosen is not None
+    best = mixed.candidate(mixed.chosen)
+    assert best.package_bytes <= size
+    assert best.value > uniform.candidate("kmeans_palettize_2bit").value
+
+
+@pytest.mark.slow
+def test_training_goes_below_what_is_possible_without(explore: Callable[..., Exploration]) -> None:
+    forms = ["palettize_4bit", "palettize_2bit", "palettize_1bit"]
+    found = explore(
+        max_drop=0.02, forms=forms, rungs=["kmeans", "full_fit"], subject={"steps": 64}, data=DigitData(1024)
+    )
+    trained = [candidate for candidate in found.candidates if candidate.rung == "full_fit"]
+    assert trained
+    assert found.chosen == trained[-1].name
+    assert found.rungs[-1].state == "satisfied"
+
+
+@pytest.mark.slow
+def test_with_both_limits_the_search_ends_at_the_first_rung_that_keeps_them(
+    explore: Callable[..., Exploration],
+) -> None:
+    found = explore(max_drop=0.05, max_size="1MB", rungs=["kmeans", "mixed", "short_fit"])
+    assert [rung.state for rung in found.rungs] == ["satisfied", "not needed", "not needed"]
+
+
+@pytest.mark.slow
+def test_rungs_that_cannot_be_afforded_are_named_with_what_they_cost(
+    explore: Callable[..., Exploration],
+) -> None:
+    found = explore(max_drop=0.05, rungs=["kmeans", "full_fit"], budget=60, subject={"steps": 10**6})
+    states = {rung.name: rung for rung in found.rungs}
+    assert states["full_fit"].state == "not affordable"
+    assert states["full_fit"].seconds > 60
+    assert "are left" in states["full_fit"].reason
+    without = explore(max_drop=0.05, rungs=["kmeans", "full_fit"])
+    assert {rung.name: rung.reason for rung in without.rungs}["full_fit"].startswith("nothing can be trained")
+
+
+@pytest.mark.slow
+def test_a_sensitivity_file_serves_the_next_search_and_none_of_other_weights(
+    fitted: DigitModule, explore: Callable[..., Exploration], tmp_path: Path
+) -> None:
+    explore(max_drop=0.05)
+    content = json.loads((tmp_path / "found" / "sensitivity.json").read_text())
+    assert set(content["options"]) == {"dense", "palettize_4bit", "palettize_1bit"}
+    from lightning_compress.explore.forms import parse_forms
+    from lightning_compress.explore.module_subject import ModuleSubject
+    from lightning_compress.explore.question import Asked
+    from lightning_compress.explore.searching import Search
+
+    asked = Asked(max_drop=0.05, forms=parse_forms(["palettize_4bit"], "forms"), rungs=["kmeans"])
+    given = tmp_path / "found" / "sensitivity.json"
+    told: list[str] = []
+    place = tmp_path / "second"
+    place.mkdir()
+    Search(ModuleSubject(fitted, DigitData(), "accuracy"), asked, place, told.append, sensitivity=given).run()
+    assert not [line for line in told if line.startswith("sensitivity")]
+    other = copy.deepcopy(fitted)
+    torch.nn.init.normal_(other.model.head.weight)
+    with pytest.raises(ConfigurationError, match="is of other weights"):
+        Search(
+            ModuleSubject(other, DigitData(), "accuracy"), asked, tmp_path / "third", print, sensitivity=given
+        )
+
+
+class _FewDigits(DigitData):
+    def __init__(self) -> None:
+        super().__init__()
+        self.val_set = Subset(self.val_set, range(12))  # type: ignore[assignment]
+
+
+class _NotANumber(DigitModule):
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self(batch[0])
+        self.log("accuracy", torch.tensor(math.nan), batch_size=len(batch[0]))
+
+    test_step = validation_step
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({}, "a search needs a limit"),
+        ({"max_drop": 0.05, "leave": ["model.heads"]}, "explore.leave holds 'model.heads'"),
+        ({"max_drop": 0.05, "leave": ["features.9"]}, "no module and no weight of the network; did you mean"),
+        ({"max_drop": 0.05, "forms": ["palettize_7bit"]}, "forms='palettize_7bit' is no form"),
+        ({"max_drop": 0.05, "forms": ["palettize_4bit_group7"]}, "fits a tensor of the network"),
+        ({"max_drop": 0.05, "forms": ["int4_block32"], "target": "iOS16"}, "explore.target='iOS16'"),
+        ({"max_drop": 0.05, "data": _FewDigits()}, "has 12 samples"),
+        ({"max_drop": 0.05, "metric": "accurcy"}, "'accurcy' is not among"),
+        ({"max_drop": 0.05, "budget": 0.001}, "does not hold one evaluation"),
+        ({"max_size": "1kB"}, "is less than the smallest package that is tried"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_questions_without_an_answer_are_told(
+    explore: Callable[..., Exploration], asked: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        explore(**asked)
+
+
+def test_a_metric_that_is_no_number_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="accuracy of the float16 package is NaN"):
+        search(_NotANumber(), DigitData(), folder=tmp_path, max_drop=0.1, **_FEW)
+
+
+def test_the_standard_error_of_a_mean_is_that_of_the_textbook() -> None:
+    torch.manual_seed(0)
+    values = torch.randn(10, dtype=torch.float64)
+    without_each = [float((values.sum() - value) / 9) for value in values]
+    assert standard_error(without_each) == pytest.approx(float(values.std() / 10**0.5))
+    assert math.isnan(standard_error([0.5]))
