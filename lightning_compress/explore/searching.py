@@ -25,6 +25,7 @@ from lightning_compress.explore.record import (
     RungRecord,
     TensorRecord,
     Verdict,
+    read_record,
     write_record,
 )
 from lightning_compress.explore.rungs import RUNGS, TRAINED, Standing, mixed_rung, trained_rung, uniform_rung
@@ -328,7 +329,7 @@ class Search:
             pictures=dict(self._pictures),
         )
         write_record(exploration, self._folder / RECORD)
-        return exploration
+        return read_record(Exploration, self._folder / RECORD)
 
     def _seconds(self) -> dict[str, float]:
         return {
