@@ -166,6 +166,13 @@ SHORTER = {
         "post_training_bits": "[2]",
     },
     "curve": {"curve.sparsities": "[0.5]", "curve.bits": "[1]", "curve.int8": "false", "rehearse": "false"},
+    "explore": {
+        "explore.rungs": "[kmeans]",
+        "explore.forms": "[palettize_2bit]",
+        "explore.samples": "2",
+        "data.val_images": "20",
+        "rehearse": "false",
+    },
     "digits_detection": {"data.train_images": "8", "data.val_images": "2"},
     "image_folder": {
         "data.num_workers": "0",
@@ -181,7 +188,7 @@ random ones half precision is no longer near."""
 def shortened(words: list[str]) -> list[str]:
     """The words of a command, and behind them what makes it short."""
     command = words[0]
-    if command not in ("train", "curve", "export", "verify") or "--help" in words:
+    if command not in ("train", "curve", "explore", "export", "verify") or "--help" in words:
         return words
     given = {word.partition("=")[0] for word in words}
     choices = compose_command(command, sort_words(command, words[1:]).overrides).choices
@@ -199,6 +206,13 @@ def shortened(words: list[str]) -> list[str]:
             # Two processes on a CPU stand for GPUs.
             wanted |= {"trainer.devices": "2", "trainer.precision": "32-true"}
             given -= {"trainer.devices"}
+    if command == "explore":
+        wanted |= SHORTER[""] | SHORTER["explore"]
+        wanted |= {key: SHORTER["fits"][key] for key in SHORTER["fits"] if key != "post_training_bits"}
+        del wanted["trainer.limit_val_batches"]
+        if choices["recipe"] == "resnet50":
+            del wanted["data.val_images"]
+            wanted["data.batch_size"] = "60"
     lengths = {"float_fit.trainer.max_steps", "compressed_fit.trainer.max_epochs"}
     if command == "curve":
         wanted |= SHORTER[""] | {

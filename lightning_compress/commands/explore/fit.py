@@ -26,7 +26,8 @@ class FitJob(PartJob):
     command = "explore"
 
     def measured(self, package: Path) -> list[Result]:
-        """Nothing."""
+        """Nothing; what was trained beside the network is kept, for the search to measure the package with."""
+        self.weights.write(COMPRESSED_FIT, self.folder)
         return []
 
 

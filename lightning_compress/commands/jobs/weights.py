@@ -42,12 +42,18 @@ class FitWeights:
         }
         self._kept[fit] = {"state_dict": state}
 
-    def write(self, fit: str) -> Path:
-        """Write what was kept of a fit, and return the file."""
+    def write(self, fit: str, folder: Path | None = None) -> Path:
+        """Write what was kept of a fit, and return the file.
+
+        Args:
+            fit: Which fit.
+            folder: Where the weights of that fit lie, if not where those of others do.
+        """
         content = io.BytesIO()
         torch.save(self._kept[fit], content)
-        write_whole(self._file(fit), content.getvalue())
-        return self._file(fit)
+        path = self._file(fit, folder)
+        write_whole(path, content.getvalue())
+        return path
 
     def module(self, of: str, fit: str) -> L.LightningModule:
         """A new module of a fit with the weights that a fit has ended with.
@@ -63,7 +69,7 @@ class FitWeights:
         module.load_state_dict(self._kept[of]["state_dict"], strict=False)
         return module
 
-    def _file(self, fit: str) -> Path:
+    def _file(self, fit: str, folder: Path | None = None) -> Path:
         # Without its network, what a compressed fit has ended with is no checkpoint that anybody should take for one.
         name = "weights.ckpt" if fit == FLOAT_FIT else "outside_of_network.pt"
-        return self._folder / fit / name
+        return (folder or self._folder) / fit / name
