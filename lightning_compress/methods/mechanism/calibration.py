@@ -236,7 +236,7 @@ class _Walk:
             self._compress(target)
 
     def _rank(self, target: _Target) -> int:
-        """Which of the layers that passes wait at is next: passes in branches of their own may join the others again."""
+        """Which of the layers that passes wait at is next; passes in branches of their own may join others again."""
         return self._order.index(target) if target in self._order else -1
 
     def _compress(self, target: _Target) -> None:
