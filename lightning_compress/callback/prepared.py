@@ -228,7 +228,7 @@ class PreparingCallback(Callback):
 
         Example:
             >>> compression = Compression(GPTQPalettization(n_bits=3), export="net.mlpackage")
-            >>> compression.calibrate(lit, data)
+            >>> compression.calibrate(LitClassifier(), data)
             >>> network = compression.finalize()
         """
         require_type("pl_module", pl_module, L.LightningModule, "an instance of a LightningModule")

@@ -133,9 +133,9 @@ def test_what_is_trained_joins_what_is_found(tmp_path: Path) -> None:
         SENSITIVE,
         [GPTQ(bias_correction=True)],
         [GPTQ(weight_dtype="uint8", quantization_scheme="affine", module_name_configs={"conv": None})],
-        [GPTQPalettization(n_bits=4, granularity="per_grouped_channel", group_size=64), SparseGPT()],
+        [GPTQPalettization(n_bits=4, granularity="per_grouped_channel", group_size=2), SparseGPT()],
         [GPTQPalettization(n_bits=4, cluster_dim=2, enable_per_channel_scale=True)],
-        [SparseGPT(n_m_ratio=[2, 4], module_name_configs={"head": {"n_m_ratio": [2, 4]}})],
+        [SparseGPT(n_m_ratio=[2, 4], module_name_configs={"conv": None})],
         [GPTQ(weight_dtype="int8"), SparseGPT(), LinearQuantization(weight_dtype="float32")],
     ],
 )
