@@ -19,16 +19,38 @@ if TYPE_CHECKING:
     __version__: str
     from lightning_compress.callback import Compression
     from lightning_compress.coreml.export import CoreMLExport
-    from lightning_compress.methods import DKMPalettization, LinearQuantization, MagnitudePruning
+    from lightning_compress.methods import (
+        GPTQ,
+        DKMPalettization,
+        GPTQPalettization,
+        LinearQuantization,
+        MagnitudePruning,
+        SensitivePalettization,
+        SparseGPT,
+    )
 
-__all__ = ["Compression", "CoreMLExport", "DKMPalettization", "LinearQuantization", "MagnitudePruning"]
+__all__ = [
+    "GPTQ",
+    "Compression",
+    "CoreMLExport",
+    "DKMPalettization",
+    "GPTQPalettization",
+    "LinearQuantization",
+    "MagnitudePruning",
+    "SensitivePalettization",
+    "SparseGPT",
+]
 
 _HOMES = {
     "Compression": "lightning_compress.callback",
     "CoreMLExport": "lightning_compress.coreml.export",
     "DKMPalettization": "lightning_compress.methods",
+    "GPTQ": "lightning_compress.methods",
+    "GPTQPalettization": "lightning_compress.methods",
     "LinearQuantization": "lightning_compress.methods",
     "MagnitudePruning": "lightning_compress.methods",
+    "SensitivePalettization": "lightning_compress.methods",
+    "SparseGPT": "lightning_compress.methods",
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -45,6 +45,20 @@ def on_rank_zero(function: Callable[[], Value]) -> Value | None:
     if report[0]:
         raise CompressionError(f"rank 0 failed: {report[0]}")
     return value
+
+
+def from_rank_zero(function: Callable[[], Value]) -> Value:
+    """As `on_rank_zero`, and give what it returned to every process.
+
+    Args:
+        function: Returns what can be pickled.
+    """
+    values = [on_rank_zero(function)]
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        group: Any = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        dist.broadcast_object_list(values, src=0, group=group)
+        dist.destroy_process_group(group)
+    return cast(Value, values[0])
 
 
 def broadcast(tensors: Iterable[torch.Tensor]) -> None:

@@ -25,8 +25,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 import lightning_compress
-from lightning_compress import Compression, CoreMLExport, DKMPalettization, coreml, runtime
+from lightning_compress import Compression, CoreMLExport, DKMPalettization, coreml, methods, runtime
 from lightning_compress.coreml import ImageInput
+from lightning_compress.methods.mechanism.tensors import find_tensors
 from tests.conftest import DigitData, DigitModule
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -188,6 +189,25 @@ def names(example_folder):
     }
 
 
+def data_to_compress_by() -> dict[str, object]:
+    """What the examples of methods that are driven by data take for granted: a network of their own, and data."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    pairs = [(torch.rand(1, 64), torch.tensor([label])) for label in range(10)]
+    return {
+        "F": nn.functional,
+        "PreparedModule": methods.PreparedModule,
+        "calibrate": methods.calibrate,
+        "squared_gradients": methods.squared_gradients,
+        "find_tensors": find_tensors,
+        "net": network,
+        "network": network,
+        "pairs": pairs,
+        "examples": pairs,
+        "loss": lambda pair: nn.functional.cross_entropy(network(pair[0]), pair[1]),
+        "batches": [torch.rand(8, 64)],
+    }
+
+
 class WhatIsSaid(doctest.OutputChecker):
     """Compares what an example says that it prints; tables that it does not show are not compared."""
 
@@ -211,7 +231,7 @@ def test_an_example_prints_what_it_says(example, names, example_folder, tmp_path
     for path in example_folder.iterdir():
         (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
-    example.globs.update(names)
+    example.globs.update({**data_to_compress_by(), **names})
     runner = doctest.DocTestRunner(WhatIsSaid(), optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
     printed: list[str] = []
     assert runner.run(example, out=printed.append, clear_globs=False).failed == 0, "".join(printed)

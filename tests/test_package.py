@@ -36,8 +36,12 @@ def test_the_names_that_stay_are_there():
         "Compression",
         "CoreMLExport",
         "DKMPalettization",
+        "GPTQ",
+        "GPTQPalettization",
         "LinearQuantization",
         "MagnitudePruning",
+        "SensitivePalettization",
+        "SparseGPT",
     }
     for name in lightning_compress.__all__:
         assert getattr(lightning_compress, name).__name__ == name

@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning_utilities.core.rank_zero import rank_zero_only, rank_zero_warn
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_compress.callback.averaging import ExactState, check_averaging
@@ -28,21 +28,24 @@ from lightning_compress.callback.finishing import (
 from lightning_compress.callback.fit import (
     callbacks_of,
     complete_resume,
+    data_module,
     fit_steps,
     fits,
     loaded_checkpoint,
     rehearses,
+    training_loader,
     will_log,
 )
 from lightning_compress.callback.prepared import PreparingCallback
 from lightning_compress.callback.reporting import package_line, print_layers, print_plan
 from lightning_compress.callback.strategies import check_precision, check_strategy
 from lightning_compress.errors import ConfigurationError
+from lightning_compress.methods.mechanism.calibration import needs_of
 from lightning_compress.methods.mechanism.preparation import PreparedModule
 from lightning_compress.methods.mechanism.probe import WeightErrorProbe
 from lightning_compress.methods.mechanism.schedule import FitLength
 from lightning_compress.nice_to_have import nice_to_have
-from lightning_compress.processes import broadcast, on_rank_zero
+from lightning_compress.processes import broadcast, from_rank_zero, on_rank_zero
 
 
 class Compression(PreparingCallback):
@@ -56,7 +59,9 @@ class Compression(PreparingCallback):
     weights from those in training.
 
     Args:
-        methods: `DKMPalettization`, `MagnitudePruning`, `LinearQuantization`; none only exports.
+        methods: `DKMPalettization`, `MagnitudePruning`, `LinearQuantization`, which are trained, and
+            `SensitivePalettization`, `GPTQPalettization`, `GPTQ`, `SparseGPT`, which are found from training data when
+            the fit ends; none only exports.
         module: Dotted path of the module to compress inside the LightningModule; by default its only child with
             parameters.
         example_inputs: Inputs of the module's forward: a tensor, a tuple of them by position, or a dictionary by name;
@@ -65,6 +70,7 @@ class Compression(PreparingCallback):
             by default.
         rehearse: Whether a copy is finalized, converted and loaded before the first step; a fit that goes on from a
             checkpoint does without.
+        calibration_samples: How many training samples methods that are driven by data look at when the fit ends.
 
     Attributes:
         finalized: The finalized module on the CPU, after a fit.
@@ -225,8 +231,9 @@ class Compression(PreparingCallback):
         self._share(trainer)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Finalize a copy and export it; the model is on the CPU and unwrapped by now."""
+        """Calibrate, finalize a copy and export it; the model is on the CPU and unwrapped by now."""
         prepared = self._require()
+        self._calibrate_in_fit(trainer, pl_module)
         self.finalized = self.exported = None
         on_rank_zero(lambda: self._finish_fit(trainer, prepared))
         if self.finalized is None:
@@ -254,6 +261,17 @@ class Compression(PreparingCallback):
             return
         steps = fit_steps(trainer, pl_module, self._progress.epochs) + self._progress.steps_before
         prepared.resolve_schedule(FitLength(steps, rehearsal=rehearses(trainer)))
+
+    def _calibrate_in_fit(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        prepared = self._require()
+        if rehearses(trainer) or not needs_of(prepared).any:
+            return
+
+        def calibrated() -> dict[str, Tensor]:
+            self._calibrate(pl_module, training_loader(trainer), data_module(trainer))
+            return prepared.calibrated_state()
+
+        prepared.take_calibrated_state(from_rank_zero(calibrated))
 
     def _finish_fit(self, trainer: L.Trainer, prepared: PreparedModule) -> None:
         export = self.export

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import lightning as L
@@ -12,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loops.fetchers import _DataLoaderIterDataFetcher
 from lightning.pytorch.loops.loop import _Loop
 from lightning.pytorch.trainer.states import TrainerFn
+from torch.utils.data import DataLoader
 
 
 def rehearses(trainer: L.Trainer) -> bool:
@@ -34,6 +36,24 @@ def callbacks_of(trainer: L.Trainer) -> list[Callback]:
     """The callbacks of the Trainer, in the order in which they are called."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return callbacks
+
+
+def training_loader(trainer: L.Trainer) -> Any:
+    """What the fit draws its batches from: a DataLoader where it is one, else all loaders combined."""
+    combined = trainer.fit_loop._combined_loader
+    assert combined is not None
+    return combined.iterables if isinstance(combined.iterables, DataLoader) else _batches(combined)
+
+
+def _batches(combined: Any) -> Iterator[Any]:
+    for batch, _, _ in combined:
+        yield batch
+
+
+def data_module(trainer: L.Trainer) -> L.LightningDataModule | None:
+    """The data module of the fit, if it has one."""
+    found: L.LightningDataModule | None = getattr(trainer, "datamodule", None)
+    return found
 
 
 def loaded_checkpoint(trainer: L.Trainer) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
-from lightning_compress.arguments import require_flag, require_path, require_type
+from lightning_compress.arguments import require_flag, require_path, require_type, require_whole
+from lightning_compress.callback.calibration import calibrate_by_training_data, training_batches
 from lightning_compress.callback.checkpoints import (
     STATE_VERSION,
     VERSION_KEY,
@@ -28,6 +29,7 @@ from lightning_compress.callback.progress import FitProgress
 from lightning_compress.coreml.export import CoreMLExport, ExportedPackage
 from lightning_compress.coreml.structure import ExampleInputs
 from lightning_compress.errors import CompressionError, ConfigurationError
+from lightning_compress.methods.mechanism.calibration import needs_of
 from lightning_compress.methods.mechanism.copies import copy_module
 from lightning_compress.methods.mechanism.joining import from_descriptions, in_order
 from lightning_compress.methods.mechanism.method import Method
@@ -36,6 +38,9 @@ from lightning_compress.methods.mechanism.report import Report
 from lightning_compress.methods.mechanism.summary import LayerSummary, summarize
 from lightning_compress.nice_to_have import nice_to_have
 from lightning_compress.processes import on_rank_zero
+
+CALIBRATION_SAMPLES = 256
+"""How many samples methods that are driven by data look at, unless it is said."""
 
 CallbackType = TypeVar("CallbackType", bound="PreparingCallback")
 
@@ -50,15 +55,18 @@ class PreparingCallback(Callback):
         example_inputs: ExampleInputs | None = None,
         export: CoreMLExport | str | Path | None = None,
         rehearse: bool = True,
+        calibration_samples: int = CALIBRATION_SAMPLES,
     ) -> None:
         self.methods: list[Method] = in_order(methods)
         require_type("module", module, str, _MODULE, optional=True)
         require_flag("rehearse", rehearse)
+        require_whole("calibration_samples", calibration_samples, 1)
         if example_inputs is not None:
             as_inputs(example_inputs, "example_inputs")
         self.module_path = module
         self.export = _as_export(export)
         self.rehearse = rehearse
+        self.calibration_samples = calibration_samples
         self.finalized: nn.Module | None = None
         self.exported: ExportedPackage | None = None
         self.layers: list[LayerSummary] = []
@@ -204,6 +212,46 @@ class PreparingCallback(Callback):
         self._keep(finish(prepared, self._recorder.calls(self._example_inputs)), self.export)
         assert self.finalized is not None
         return self.finalized
+
+    def calibrate(self, pl_module: L.LightningModule, data: Any) -> None:
+        """Show data to techniques that are driven by them, without a fit or after one; then `finalize`.
+
+        A fit does this at its end, with what it trains by.
+
+        Args:
+            pl_module: The LightningModule; its module is prepared if it is not yet.
+            data: A LightningDataModule, whose training data are taken, a DataLoader, or a list of batches as
+                `training_step` takes them.
+
+        Raises:
+            CompressionError: As before a fit, or nothing can be learned from the data.
+
+        Example:
+            >>> compression = Compression(GPTQPalettization(n_bits=3), export="net.mlpackage")
+            >>> compression.calibrate(LitClassifier(), data)
+            >>> network = compression.finalize()
+        """
+        require_type("pl_module", pl_module, L.LightningModule, "an instance of a LightningModule")
+        loader, source = training_batches(data)
+        self._prepare(pl_module)
+        prepared = self._require()
+        if not needs_of(prepared).any:
+            raise ConfigurationError(
+                f"none of {[method.schema.technique for method in self.methods]} is driven by data; valid are methods "
+                "such as SensitivePalettization, GPTQPalettization, GPTQ and SparseGPT, others are trained in a fit"
+            )
+        self._calibrate(pl_module, loader, source)
+
+    def _calibrate(
+        self, pl_module: L.LightningModule, loader: Any, data: L.LightningDataModule | None
+    ) -> None:
+        prepared = self._require()
+        assert self._path is not None
+        seconds = calibrate_by_training_data(
+            prepared, pl_module, self._path, loader, self.calibration_samples, data
+        )
+        with nice_to_have("the duration of the calibration"):
+            print(f"Calibrated by {self.calibration_samples} samples at most in {seconds:.1f} s.")
 
     def trained(self) -> nn.Module:
         """A copy of the module as it is trained, on the CPU, in float32 and evaluation mode."""

@@ -41,6 +41,9 @@ LUT_DTYPES = {
 
 _HALVES = {"f16": torch.float16, "bf16": torch.bfloat16}
 
+_LEAST_OF_VECTORS = 0.01
+"""What the least important element of a vector counts, as a share of what elements do on average."""
+
 
 class Palettes(NamedTuple):
     """What is learned for a weight.
@@ -241,6 +244,9 @@ class WeightPalette:
     def _counting(self, importance: Tensor, scales: Tensor | None) -> Tensor:
         """What the squared error of each element of a vector counts, (G, N, D)."""
         values = self._arranged(importance.to(torch.float32))
+        if self.cluster_dim > 1:
+            # A vector goes where its important elements say; nothing else would bound the errors of the others.
+            values = values.clamp_min(_LEAST_OF_VECTORS * float(values.mean()))
         # An error of what is divided by a scale is one of the weight once it is multiplied again.
         return self._vectors(values if scales is None else values * _channel_view(scales, values).square())
 

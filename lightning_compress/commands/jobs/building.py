@@ -14,6 +14,7 @@ from lightning_compress.arguments import require_seed
 from lightning_compress.callback import Compression
 from lightning_compress.callback.checkpoints import read_checkpoint
 from lightning_compress.callback.finishing import path_in_rehearsal
+from lightning_compress.callback.prepared import CALIBRATION_SAMPLES
 from lightning_compress.commands.recipe import Recipe, merged
 from lightning_compress.commands.weights import load_weights
 from lightning_compress.coreml.export import CoreMLExport
@@ -45,6 +46,11 @@ class Building:
         self.recipe = Recipe(config, data)
         self.data = self.recipe.data
         self.methods: list[Method] = list(instantiate(config.compression.methods, _convert_="all").values())
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether any method of the compression is trained; others are found from data, without a fit."""
+        return any(method.is_trained for method in self.methods)
 
     @property
     def is_rehearsal(self) -> bool:
@@ -79,6 +85,7 @@ class Building:
             example_inputs=self.recipe.example_inputs(module),
             export=self.export(self.config.compression.name, module),
             rehearse=False,
+            calibration_samples=self.config.compression.get("samples", CALIBRATION_SAMPLES),
         )
 
     def export(self, name: str, module: L.LightningModule) -> CoreMLExport:
@@ -130,6 +137,8 @@ class Building:
 
     def steps(self, stage: str) -> int | None:
         """Optimizer steps of a fit, where its configuration and the data tell."""
+        if stage == COMPRESSED_FIT and not self.is_trained:
+            return 0
         settings = merged(self.config.trainer, self.config[stage].trainer)
         most = settings.get("max_steps", -1)
         epochs = settings.get("max_epochs")

@@ -16,6 +16,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 from rich.text import Text
 
+from lightning_compress.callback.finishing import export_in_rehearsal
 from lightning_compress.callback.reporting import package_line
 from lightning_compress.commands.jobs.building import COMPRESSED_FIT, FLOAT_FIT, Building
 from lightning_compress.commands.jobs.continuation import STOPPED, Continuation, newest_checkpoint
@@ -247,6 +248,19 @@ class Job(abc.ABC):
         module = self.weights.module(FLOAT_FIT, COMPRESSED_FIT)
         self._fit(COMPRESSED_FIT, module, self.building.compression(module))
         # Of the network the package tells, which is no file of this stage: it is changed once it is measured.
+        self.weights.keep(COMPRESSED_FIT, module, without=self.building.recipe.network_path(module))
+
+    def calibrate_compressed(self) -> None:
+        """Compression by data, from the float weights, and its package; in place of a fit with compression."""
+        module = self.weights.module(FLOAT_FIT, COMPRESSED_FIT)
+        compression = self.building.compression(module)
+        if self.building.is_rehearsal:
+            compression.calibration_samples = 1
+            compression.export = export_in_rehearsal(
+                self.building.export(self.config.compression.name, module)
+            )
+        compression.calibrate(module, self.building.data)
+        compression.finalize()
         self.weights.keep(COMPRESSED_FIT, module, without=self.building.recipe.network_path(module))
 
     def _fit(self, fit: str, module: L.LightningModule, *first: L.Callback) -> None:

@@ -29,10 +29,11 @@ class TrainingJob(Job):
             )
         if self.building.methods:
             name = self.config.compression.name
+            title = f"fit with {name}" if self.building.is_trained else f"{name} by data, without a fit"
             stages += [
                 Stage(
                     COMPRESSED_FIT,
-                    f"fit with {name}",
+                    title,
                     self._compressed_fit,
                     steps=lambda: self.building.steps(COMPRESSED_FIT),
                 ),
@@ -58,8 +59,16 @@ class TrainingJob(Job):
         self.finish(POST_TRAINING, work)
 
     def _compressed_fit(self) -> None:
-        self.fit_compressed()
-        self.finish(COMPRESSED_FIT, lambda: ([self.weights.write(COMPRESSED_FIT)], []))
+        if self.building.is_trained:
+            self.fit_compressed()
+            self.finish(COMPRESSED_FIT, lambda: ([self.weights.write(COMPRESSED_FIT)], []))
+            return
+
+        def work() -> tuple[list[Path], list[Result]]:
+            self.calibrate_compressed()
+            return [self.weights.write(COMPRESSED_FIT)], []
+
+        self.finish(COMPRESSED_FIT, work)
 
     def _compressed_package(self) -> None:
         name = self.config.compression.name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -123,8 +122,8 @@ class CalibratedTechnique(Technique, abc.ABC):
             return tensor
         return self.found(tensor)
 
-    def begin(self, tensor: Callable[[], Tensor]) -> None:
-        """Forget what was found of weights that are about to change."""
+    def forget(self) -> None:
+        """Be again as before calibration."""
         self.switch("calibrated", False)
 
     def complete(self, tensor: Tensor) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -86,6 +87,40 @@ def calibrate(
         )
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What calibration needs.
+
+    Attributes:
+        inputs: Whether batches.
+        importance: Names of the tensors whose importance is needed.
+    """
+
+    inputs: bool
+    importance: tuple[str, ...]
+
+    @property
+    def any(self) -> bool:
+        """Whether anything."""
+        return self.inputs or bool(self.importance)
+
+
+def needs_of(prepared: PreparedModule) -> Needs:
+    """What the techniques of a module need to be calibrated; nothing where none is driven by data."""
+    inputs, importance = False, []
+    for reference, states in prepared.chains():
+        techniques = _calibrated(states)
+        shifted = any(shift_of(owner.module) is not None for owner in reference.owners)
+        inputs |= shifted or any(technique.needs_inputs for technique in techniques)
+        if any(technique.needs_importance for technique in techniques):
+            importance.append(reference.name)
+    return Needs(inputs, tuple(importance))
+
+
+def _calibrated(states: Sequence[TensorState]) -> list[CalibratedTechnique]:
+    return [state.technique for state in states if isinstance(state.technique, CalibratedTechnique)]
+
+
 class _Target:
     """A tensor that data decide of."""
 
@@ -97,7 +132,7 @@ class _Target:
         self._states = states
         self._importance = importance
         self._form = matrix_form(reference)
-        techniques = [state.technique for state in states if isinstance(state.technique, CalibratedTechnique)]
+        techniques = _calibrated(states)
         self.needs_second = any(technique.needs_inputs for technique in techniques)
         self.looks_at_inputs = self._form is not None and (self.needs_second or bool(self._shifts()))
         if importance is None:
@@ -162,8 +197,10 @@ class _Walk:
     def __init__(self, targets: Sequence[_Target], passes: int) -> None:
         self._targets = [target for target in targets if target.looks_at_inputs]
         self._passes = passes
-        # How often a weight is used in a pass, in the order in which weights are used for the first time.
+        # How often a weight is used in a pass.
         self._uses: dict[_Target, int] = {}
+        # Those that the first batch uses, in the order in which it does.
+        self._order: list[_Target] = []
         self._used: dict[tuple[SuspendedPass[_Target], _Target], int] = {}
         self._moments: dict[_Target, InputMoments] = {}
 
@@ -179,6 +216,7 @@ class _Walk:
         ]
         try:
             run(batches[0])
+            self._order = list(self._uses)
             with suspended_passes([functools.partial(run, batch) for batch in batches]) as passes:
                 self._walk(passes)
         finally:
@@ -193,10 +231,13 @@ class _Walk:
             waiting = [each.place for each in passes if each.place is not None]
             if not waiting:
                 break
-            # Passes that take other branches wait elsewhere, behind it.
-            self._compress(min(waiting, key=list(self._uses).index))
+            self._compress(min(waiting, key=self._rank))
         for target in list(self._moments):
             self._compress(target)
+
+    def _rank(self, target: _Target) -> int:
+        """Which of the layers that passes wait at is next; passes in branches of their own may join others again."""
+        return self._order.index(target) if target in self._order else -1
 
     def _compress(self, target: _Target) -> None:
         target.compress(self._moments.pop(target))
@@ -228,18 +269,13 @@ class _Walk:
 
 
 def _targets(prepared: PreparedModule, importance: Mapping[str, Tensor]) -> list[_Target]:
-    targets = []
-    for reference, states in prepared.chains():
-        if any(isinstance(state.technique, CalibratedTechnique) for state in states):
-            targets.append(_Target(reference, states, importance.get(reference.name)))
-    for _, states in prepared.chains():
-        for state in states:
-            if isinstance(state.technique, CalibratedTechnique):
-                # What an earlier calibration found must not be taken for what comes in.
-                state.technique.switch("calibrated", False)
-    for target in targets:
-        for shift in target._shifts():
-            shift.shift.zero_()
+    targets = [
+        _Target(reference, states, importance.get(reference.name))
+        for reference, states in prepared.chains()
+        if _calibrated(states)
+    ]
+    # What an earlier calibration found must not be taken for what comes in.
+    prepared.forget_calibration()
     return targets
 
 

@@ -16,7 +16,7 @@ from lightning_compress.methods.mechanism.inputs import compress_inputs
 from lightning_compress.methods.mechanism.joining import chained, in_order, needed_capabilities
 from lightning_compress.methods.mechanism.layer_inputs import matrix_form
 from lightning_compress.methods.mechanism.method import Companion, Method, TensorState
-from lightning_compress.methods.mechanism.output_shifts import add_shift
+from lightning_compress.methods.mechanism.output_shifts import OutputShift, add_shift
 from lightning_compress.methods.mechanism.plan import Plan, PlannedTensor, make_plan
 from lightning_compress.methods.mechanism.plan_table import PlannedRow
 from lightning_compress.methods.mechanism.recurrent import refresh_flat_weights
@@ -142,6 +142,8 @@ class PreparedModule:
 
     def start_training(self) -> None:
         """Called when training starts or goes on."""
+        # What was found is of weights that are about to change.
+        self.forget_calibration()
         for states in self._states.values():
             for state in states:
                 state.technique.begin(state.tensor)
@@ -205,12 +207,43 @@ class PreparedModule:
         for part in self._parts():
             yield from part.parameters()
             yield from part.buffers()
+        yield from (shift.shift for shift in self._shifts())
 
     def techniques(self) -> Iterator[Technique]:
         """The techniques on tensors, in the order in which they were put in place."""
         for states in self._states.values():
             for state in states:
                 yield state.technique
+
+    # Data.
+
+    def forget_calibration(self) -> None:
+        """Let techniques that are driven by data be as they were before they had seen any."""
+        for technique in self.techniques():
+            if isinstance(technique, CalibratedTechnique):
+                technique.forget()
+        for shift in self._shifts():
+            shift.shift.zero_()
+
+    def calibrated_state(self) -> dict[str, Tensor]:
+        """What calibration has found, for another process to take up."""
+        return dict(self._calibrated_tensors())
+
+    def take_calibrated_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what `calibrated_state` returned."""
+        for name, tensor in self._calibrated_tensors():
+            tensor.copy_(state[name])
+        for technique in self.techniques():
+            technique.read_switches()
+
+    def _calibrated_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        for number, technique in enumerate(self.techniques()):
+            if isinstance(technique, CalibratedTechnique):
+                yield from ((f"{number}.{name}", buffer) for name, buffer in technique.named_buffers())
+        yield from ((f"shift {number}", shift.shift) for number, shift in enumerate(self._shifts()))
+
+    def _shifts(self) -> Iterator[OutputShift]:
+        return (part for part in self.module.modules() if isinstance(part, OutputShift))
 
     # The end.
 

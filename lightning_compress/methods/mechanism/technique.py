@@ -114,6 +114,10 @@ class Stepped(nn.Module):
 
     def _load_from_state_dict(self, *arguments: Any, **keywords: Any) -> None:
         super()._load_from_state_dict(*arguments, **keywords)
+        self.read_switches()
+
+    def read_switches(self) -> None:
+        """Take switches up from their buffers, after these were written to."""
         for name in self._switches:
             buffer = self._buffers[f"{name}_switch"]
             assert buffer is not None

@@ -1,0 +1,188 @@
+"""Methods that are driven by data in a fit, after one, and without any."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_compress import (
+    GPTQ,
+    Compression,
+    CoreMLExport,
+    DKMPalettization,
+    GPTQPalettization,
+    LinearQuantization,
+    MagnitudePruning,
+    SensitivePalettization,
+    SparseGPT,
+)
+from lightning_compress.callback.calibration import training_batches
+from lightning_compress.errors import CompressionError, ConfigurationError
+from lightning_compress.methods import Method, calibrate, squared_gradients
+from lightning_compress.methods.mechanism.preparation import PreparedModule
+from lightning_compress.methods.mechanism.tensors import find_tensors
+from lightning_compress.runtime import load
+from tests.features.cases import Digits, make_trainer
+
+pytestmark = [
+    # What `torch.jit.trace` and coremltools' converter of torch 2.14 programs say of themselves.
+    pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated"),
+    pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
+]
+
+SENSITIVE: list[Method] = [SensitivePalettization(n_bits=2, bias_correction=True)]
+
+
+def lit() -> Digits:
+    torch.manual_seed(0)
+    return Digits()
+
+
+def test_a_fit_calibrates_at_its_end_by_what_it_trained_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = lit()
+    compression = Compression(*SENSITIVE, calibration_samples=16)
+    make_trainer(tmp_path, [compression]).fit(module)
+    assert compression.finalized is not None
+    assert len(compression.finalized.conv.weight.unique()) == 4
+    assert "Calibrated by 16 samples at most" in capsys.readouterr().out
+    images = next(iter(module.val_dataloader()))[0]
+    # What was trained stays, and evaluates as the package will.
+    torch.testing.assert_close(module.eval()(images), compression.finalized(images), rtol=1e-4, atol=1e-5)
+    assert len(module.model.conv.parametrizations.weight.original.unique()) > 4
+
+
+def test_without_a_fit_it_is_what_calibrate_gives_by_the_same_samples() -> None:
+    module = lit()
+    compression = Compression(GPTQ(), calibration_samples=64)
+    batches = [next(iter(module.val_dataloader()))]
+    compression.calibrate(module, batches)
+    found = compression.finalize()
+    prepared = PreparedModule(lit().model, [GPTQ()])
+    calibrate(prepared, batches=[batches[0][0]])
+    assert torch.equal(prepared.finalize().conv.weight, found.conv.weight)
+    assert prepared.capabilities == compression._require().capabilities
+
+
+def test_importance_is_that_of_the_training_step_on_single_samples() -> None:
+    module = lit().eval()
+    batch = next(iter(module.val_dataloader()))
+    singles = list(zip(batch[0].split(1), batch[1].split(1), strict=True))
+    compression = Compression(SensitivePalettization(n_bits=2), calibration_samples=64)
+    compression.calibrate(module, singles)
+    plain = lit().eval()
+    importance = squared_gradients(find_tensors(plain.model), plain.loss, singles)
+    prepared = PreparedModule(plain.model, [SensitivePalettization(n_bits=2)])
+    calibrate(prepared, importance=importance)
+    torch.testing.assert_close(compression.finalize().conv.weight, prepared.finalize().conv.weight)
+
+
+def test_a_checkpoint_after_the_fit_holds_what_was_found_and_one_within_it_asks_for_data(
+    tmp_path: Path,
+) -> None:
+    module = lit()
+    compression = Compression(GPTQ(), calibration_samples=16)
+    trainer = make_trainer(tmp_path, [compression], enable_checkpointing=True)
+    trainer.fit(module)
+    within = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
+    trainer.save_checkpoint(tmp_path / "after.ckpt")
+    assert compression.finalized is not None
+    again = Compression.load_from_checkpoint(tmp_path / "after.ckpt", lit())
+    assert torch.equal(again.finalize().conv.weight, compression.finalized.conv.weight)
+    fresh = lit()
+    early = Compression.load_from_checkpoint(within, fresh)
+    with pytest.raises(CompressionError, match="call Compression.calibrate with data"):
+        early.finalize()
+    early.calibrate(fresh, fresh.train_dataloader())
+    assert len(early.finalize().conv.weight.unique()) > 4
+
+
+def test_a_further_fit_trains_the_weights_and_not_what_was_found(tmp_path: Path) -> None:
+    module = lit()
+    compression = Compression(GPTQ(), calibration_samples=16)
+    make_trainer(tmp_path, [compression]).fit(module)
+    assert compression.finalized is not None
+    before = compression.finalized.conv.weight
+    trained = module.model.conv.parametrizations.weight.original.detach().clone()
+    make_trainer(tmp_path, [compression]).fit(module)
+    assert not torch.equal(module.model.conv.parametrizations.weight.original, trained)
+    assert not torch.equal(compression.finalized.conv.weight, before)
+
+
+def test_what_is_trained_joins_what_is_found(tmp_path: Path) -> None:
+    pruning = MagnitudePruning(target_sparsity=0.5, scheduler={"begin_step": 0})
+    inputs = LinearQuantization(weight_dtype="float32")
+    compression = Compression(pruning, GPTQPalettization(n_bits=4), inputs, calibration_samples=16)
+    make_trainer(tmp_path, [compression]).fit(lit())
+    assert compression.finalized is not None
+    weight = compression.finalized.conv.weight
+    assert float((weight == 0).float().mean()) == pytest.approx(0.5, abs=0.01)
+    assert len(weight.unique()) == 16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "methods",
+    [
+        SENSITIVE,
+        [GPTQ(bias_correction=True)],
+        [GPTQ(weight_dtype="uint8", quantization_scheme="affine", module_name_configs={"conv": None})],
+        [GPTQPalettization(n_bits=4, granularity="per_grouped_channel", group_size=2), SparseGPT()],
+        [GPTQPalettization(n_bits=4, cluster_dim=2, enable_per_channel_scale=True)],
+        [SparseGPT(n_m_ratio=[2, 4], module_name_configs={"conv": None})],
+        [GPTQ(weight_dtype="int8"), SparseGPT(), LinearQuantization(weight_dtype="float32")],
+    ],
+)
+def test_packages_hold_what_was_found_and_compute_it(tmp_path: Path, methods: list[Method]) -> None:
+    module = lit()
+    export = CoreMLExport(tmp_path / "net.mlpackage", compute_precision="float32")
+    compression = Compression(*methods, export=export, calibration_samples=32)
+    make_trainer(tmp_path, [compression]).fit(module)
+    assert compression.exported is not None
+    assert compression.finalized is not None
+    images = next(iter(module.val_dataloader()))[0][:1]
+    (found,) = load(compression.exported.path)(images).values()
+    torch.testing.assert_close(found, compression.finalized(images).detach(), rtol=1e-3, atol=1e-3)
+    assert any(layer.technique != "dense" for layer in compression.exported.report.layers)
+
+
+class _Unfit(Digits):
+    """Trains by something else than its network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.ModuleDict({"used": nn.Linear(64, 10), "unused": nn.Linear(64, 10)})
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model["used"](images.flatten(1))
+
+
+def test_a_step_that_never_calls_the_module_and_data_that_are_none_are_told() -> None:
+    module = _Unfit()
+    compression = Compression(GPTQ(), module="model.unused")
+    with pytest.raises(CompressionError, match=r"training_step of _Unfit never calls 'model.unused'"):
+        compression.calibrate(module, module.val_dataloader())
+    with pytest.raises(ConfigurationError, match="data is a Tensor; valid is a LightningDataModule"):
+        compression.calibrate(module, torch.zeros(1))
+    with pytest.raises(ConfigurationError, match="none of .'DKMPalettization'. is driven by data"):
+        Compression(DKMPalettization(n_bits=1)).calibrate(lit(), [])
+    with pytest.raises(ConfigurationError, match="calibration_samples=0"):
+        Compression(GPTQ(), calibration_samples=0)
+
+
+def test_a_data_module_is_asked_for_its_training_data() -> None:
+    class Data(L.LightningDataModule):
+        def setup(self, stage: str) -> None:
+            self.stage = stage
+
+        def train_dataloader(self) -> Any:
+            return [self.stage]
+
+    data = Data()
+    assert training_batches(data) == (["fit"], data)
