@@ -55,8 +55,11 @@ def search(
         ConfigurationError: A question that cannot be asked, before time is spent.
 
     Example:
-        >>> found = search(lit, data, metric="val/accuracy", folder="explored", max_drop=0.01)
-        >>> found.chosen, found.verdict.drop
+        >>> from lightning_compress.explore import search
+        >>> found = search(
+        ...     LitClassifier(), data, metric="accuracy", folder="explored", max_size="40kB", rungs=["mixed"]
+        ... )
+        >>> package, drop = found.chosen, found.verdict.drop
     """
     # Lightning and conversion take their time to load, and importing this package must not.
     from lightning_compress.explore.forms import parse_forms

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -83,7 +83,7 @@ class Search:
         self._asked = asked
         self._folder = folder
         self._tell = tell
-        self._part, self._judged = divided(subject.data, asked.share)
+        self._part, self.judged = divided(subject.data, asked.share)
         self.candidates = Candidates(subject, folder, self._part, tell)
         self._file = SensitivityFile(folder / FILE, self._digest(), sensitivity)
         self._records: list[TensorRecord] = []
@@ -101,7 +101,7 @@ class Search:
         require_number(reference, self._subject.metric)
         self.candidates.limits = self._asked.limits(self._subject.metric, reference.value)
         reference = self.candidates.reference()
-        plan = plan_of(self._asked, self._subject, reference, self._part.samples, self._judged.samples)
+        plan = plan_of(self._asked, self._subject, reference, self._part.samples, self.judged.samples)
         budget = self._asked.seconds()
         if budget is not None and budget < reference.seconds:
             raise ConfigurationError(
@@ -132,6 +132,10 @@ class Search:
             self._write()
         return self._ended()
 
+    def sensitivity(self, forms: Sequence[Form]) -> list[TensorRecord]:
+        """Every tensor with its forms; what the folder holds of them is not computed again."""
+        return self._file.records(self.table, forms, self._asked.measured, self._tell_form)
+
     # What the network is.
 
     @functools.cached_property
@@ -152,17 +156,19 @@ class Search:
         return squared_gradients(references, self._projection, self._projection.calls)
 
     @functools.cached_property
-    def _table(self) -> SensitivityTable:
+    def table(self) -> SensitivityTable:
+        """Computes the options of a form."""
         return SensitivityTable(
             self._network,
             self._tensors,
             lambda: self._importance,
             lambda: self._projection,
             target=self._asked.target,
-            compress=self._compressed_by_data,
+            compress=self.compressed_by_data,
         )
 
-    def _compressed_by_data(self, network: nn.Module, forms: Mapping[str, Form]) -> Compressed:
+    def compressed_by_data(self, network: nn.Module, forms: Mapping[str, Form]) -> Compressed:
+        """A network with tensors in forms, by what the validation data of the search tell."""
         return compressed_by_data(network, forms, self._importance)
 
     def compressed(self, candidate: Candidate) -> Compressed | None:
@@ -172,7 +178,7 @@ class Search:
         forms = parsed(candidate.forms)
         if candidate.rung == "kmeans":
             return compressed_after_training(self._subject.network(), forms)
-        return self._compressed_by_data(self._subject.network(), forms)
+        return self.compressed_by_data(self._subject.network(), forms)
 
     # Limits.
 
@@ -244,9 +250,9 @@ class Search:
         if rung == "kmeans":
             uniform_rung(standing, rung, compressed_after_training, rung)
         elif rung == "data":
-            uniform_rung(standing, rung, self._compressed_by_data, rung)
+            uniform_rung(standing, rung, self.compressed_by_data, rung)
         elif rung == "mixed":
-            mixed_rung(standing, rung, self._compressed_by_data, rung)
+            mixed_rung(standing, rung, self.compressed_by_data, rung)
         elif rung == "short_fit":
             trained_rung(standing, rung, self._asked.short, self._asked.fits)
         else:
@@ -283,7 +289,7 @@ class Search:
         runs = {
             candidate.name: jackknifed(
                 functools.partial(self._subject.placed, self.candidates.path(candidate)),
-                self._judged,
+                self.judged,
                 self._subject.metric,
                 self._folder,
             )
@@ -295,7 +301,7 @@ class Search:
         error = standard_error(drops)
         allowed = self.limits.max_drop
         return Verdict(
-            samples=self._judged.samples,
+            samples=self.judged.samples,
             float_value=float_value,
             float_error=standard_error(float_groups),
             value=value,
