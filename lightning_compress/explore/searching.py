@@ -121,7 +121,7 @@ class Search:
         """
         plan = self.plan()
         self._records = self._file.records(
-            self._table, self._asked.all_forms(), self._asked.measured, self._tell_form
+            self.table, self._asked.all_forms(), self._asked.measured, self._tell_form
         )
         self._require_size()
         rungs = self._asked.ordered_rungs()

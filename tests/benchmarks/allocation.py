@@ -22,7 +22,6 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
 
-from lightning_compress.command_line.composing import compose_command
 from lightning_compress.command_line.words import sort_words
 from lightning_compress.commands.explore.job import ExploreJob
 from lightning_compress.commands.explore.subject import RecipeSubject
