@@ -18,10 +18,12 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from hydra import compose, initialize_config_module
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
 
+from lightning_compress.command_line.composing import CONFIGURATIONS
 from lightning_compress.command_line.words import sort_words
 from lightning_compress.commands.explore.job import ExploreJob
 from lightning_compress.commands.explore.subject import RecipeSubject
@@ -44,9 +46,9 @@ class Bench:
 
     def __init__(self, folder: Path, words: Sequence[str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        config = compose_command(
-            "explore", sort_words("explore", [*words, "explore.max_drop=1"]).overrides
-        ).config
+        overrides = sort_words("explore", [*words, "explore.max_drop=1"]).overrides
+        with initialize_config_module(CONFIGURATIONS, version_base="1.3"):
+            config = compose("explore", overrides=overrides)
         job = ExploreJob(config, folder)
         job.building.data.prepare_data()
         job.building.data.setup("fit")

@@ -137,7 +137,7 @@ class Building:
 
     def steps(self, stage: str) -> int | None:
         """Optimizer steps of a fit, where its configuration and the data tell."""
-        if stage == COMPRESSED_FIT and not self.is_trained:
+        if stage == COMPRESSED_FIT and self.methods and not self.is_trained:
             return 0
         settings = merged(self.config.trainer, self.config[stage].trainer)
         most = settings.get("max_steps", -1)
