@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lightning_compress.explore.forms import Form, methods_of, needed_by
+from lightning_compress.explore.input_scores import input_scores
 from lightning_compress.explore.projection import OutputProjection
 from lightning_compress.explore.record import Option, TensorRecord
 from lightning_compress.explore.sizes import dense_bytes, stored_bytes
@@ -148,6 +149,11 @@ class SensitivityTable:
         compressed = self._compress(self._network, {reference.name: form for reference in able}).network
         options = {reference.name: self._option(reference, form, compressed) for reference in able}
         return self._measured(options, able, compressed) if measures else options
+
+    def inputs(self) -> dict[str, float]:
+        """What rounding the inputs of each layer to int8 costs, by name of its tensor."""
+        references = [searched.reference for searched in self._tensors]
+        return input_scores(self._network, references, self._projection())
 
     def records(self, options: Mapping[str, Mapping[str, Option]]) -> list[TensorRecord]:
         """The table, of what `options` has returned.

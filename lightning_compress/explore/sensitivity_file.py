@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lightning_compress.errors import CompressionError, ConfigurationError
 from lightning_compress.explore.forms import Form
@@ -24,11 +25,13 @@ class _Content:
     Attributes:
         digest: Of the weights and of all that a score depends on.
         options: By name of the form, then of the tensor.
+        inputs: By name of a tensor, what rounding the inputs of its layer costs; None where that is not known yet.
         seconds: How long it took.
     """
 
     digest: str
     options: dict[str, dict[str, Option]] = field(default_factory=dict)
+    inputs: dict[str, float] | None = None
     seconds: float = 0.0
 
 
@@ -75,13 +78,18 @@ class SensitivityFile:
                 continue
             tell(form.name)
             found = table.options(form, measures=form in measured)
-            self._content = _Content(
-                self._content.digest,
-                {**self._content.options, form.name: found},
-                round(before + time.monotonic() - began, 2),
-            )
-            write_record(self._content, self._path)
-        return table.records({form.name: self._content.options[form.name] for form in forms})
+            options = {**self._content.options, form.name: found}
+            self._keep(options=options, seconds=round(before + time.monotonic() - began, 2))
+        if self._content.inputs is None:
+            tell("inputs of layers")
+            self._keep(inputs=table.inputs(), seconds=round(before + time.monotonic() - began, 2))
+        inputs = self._content.inputs or {}
+        records = table.records({form.name: self._content.options[form.name] for form in forms})
+        return [dataclasses.replace(record, input_score=inputs.get(record.name)) for record in records]
+
+    def _keep(self, **changes: Any) -> None:
+        self._content = dataclasses.replace(self._content, **changes)
+        write_record(self._content, self._path)
 
     def _read(self, digest: str, given: Path | None) -> _Content:
         if given is not None and not self._path.exists():

@@ -77,6 +77,7 @@ def test_the_smallest_width_within_the_drop_is_chosen_and_judged_on_data_never_s
     assert found.verdict.samples == 100
     assert found.verdict.holds
     assert 0 <= found.verdict.drop_error < 0.1
+    assert all(record.input_score is not None and record.input_score > 0 for record in found.tensors)
     assert read_record(Exploration, folder / RECORD) == found
 
 
