@@ -68,9 +68,7 @@ def _seen(
     """What comes into each layer in a call, and the projection of what comes out in the end."""
     seen: list[tuple[nn.Module, Tensor]] = []
     with _watched(layers, lambda layer, value: seen.append((layer, value))), torch.enable_grad():
-        return seen, projection(
-            Call(*(tree_map(_differentiable, part) for part in (call.arguments, call.keywords)))
-        )
+        return seen, projection(call)
 
 
 def _rounding_error(values: Tensor, bounds: tuple[float, float]) -> Tensor:
