@@ -14,11 +14,11 @@ import lightning_compress
 @pytest.mark.parametrize(
     ("area", "above"),
     [
-        ("package", ("runtime", "coreml", "dkm", "methods", "callback", "tasks")),
-        ("runtime", ("coreml", "dkm", "methods", "callback", "tasks")),
-        ("coreml", ("dkm", "methods", "callback", "tasks")),
-        ("dkm", ("package", "runtime", "coreml", "methods", "callback", "tasks")),
-        ("methods", ("callback", "commands", "tasks")),
+        ("package", ("runtime", "coreml", "dkm", "methods", "callback", "tasks", "explore")),
+        ("runtime", ("coreml", "dkm", "methods", "callback", "tasks", "explore")),
+        ("coreml", ("dkm", "methods", "callback", "tasks", "explore")),
+        ("dkm", ("package", "runtime", "coreml", "methods", "callback", "tasks", "explore")),
+        ("methods", ("callback", "commands", "tasks", "explore")),
     ],
 )
 def test_an_area_loads_none_of_those_above_it_nor_lightning_and_says_nothing(area, above):
