@@ -32,6 +32,7 @@ from lightning_compress.methods.mechanism.tensors import TensorReference, enclos
 from lightning_compress.methods.milestones import Milestones, check_milestones
 from lightning_compress.methods.observers import Groups, IntegerType, Observer
 from lightning_compress.methods.quantization_companion import QuantizationCompanion
+from lightning_compress.methods.weight_ranges import check_blocks
 from lightning_compress.package.targets import Capability
 
 
@@ -153,18 +154,7 @@ class LinearQuantization(Method):
             raise ConfigurationError(
                 f"attention_products of {source} is True with activation_dtype float32; valid is quint8"
             )
-        size = keys.get("block_size")
-        if size is None:
-            return
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ConfigurationError(
-                f"block_size of {source} is {size!r}; valid is a number of weights from 1, or None for no blocks"
-            )
-        if not keys.get("weight_per_channel", True):
-            raise ConfigurationError(
-                f"block_size of {source} is {size} with weight_per_channel False; valid is weight_per_channel True, of "
-                "which blocks are parts"
-            )
+        check_blocks(keys, source)
 
     @property
     def trains_in_half_precision(self) -> bool:
