@@ -30,6 +30,7 @@ def search(
     metric: str,
     folder: str | Path,
     forms: Sequence[str] | None = None,
+    measured: Sequence[str] = (),
     tell: Callable[[str], None] | None = None,
     subject: dict[str, Any] | None = None,
     **question: Any,
@@ -42,6 +43,8 @@ def search(
         metric: Name of the metric, as validation logs it.
         folder: Where packages and records go; a search that stood there is gone on with.
         forms: Names of what a tensor may become, such as "palettize_4bit"; None for a choice that suits every device.
+        measured: Those forms for which the outputs are really computed with one tensor after the other in them: slower
+            and more exact scores.
         tell: Is told what happens, line by line; None for nobody.
         subject: What `lightning_compress.explore.module_subject.ModuleSubject` takes beside: `network`, `task`,
             `export`, `steps`, `make_trainer`, `classes`.
@@ -68,6 +71,8 @@ def search(
     from lightning_compress.explore.searching import Search
 
     asked = {**question, **({} if forms is None else {"forms": parse_forms(list(forms), "forms")})}
+    if measured:
+        asked["measured"] = parse_forms(list(measured), "measured")
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     searching = Search(
