@@ -120,9 +120,7 @@ class Search:
             ConfigurationError: A limit that nothing can keep, as far as that is known before time is spent.
         """
         plan = self.plan()
-        self._records = self._file.records(
-            self.table, self._asked.all_forms(), self._asked.measured, self._tell_form
-        )
+        self._records = self.sensitivity(self._asked.all_forms())
         self._require_size()
         rungs = self._asked.ordered_rungs()
         self._rungs = {rung: RungRecord(rung, "not begun", 0.0) for rung in rungs}

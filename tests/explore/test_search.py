@@ -139,9 +139,11 @@ def test_forms_of_their_own_are_better_than_one_width_at_the_same_size(
 @pytest.mark.slow
 def test_forms_that_are_measured_count_as_they_were_measured(explore: Callable[..., Exploration]) -> None:
     found = explore(max_drop=0.05, measured=["palettize_1bit"])
-    options = {record.name: record.option("palettize_1bit") for record in found.tensors}
-    assert all(option.measured is not None and option.measured > 0 for option in options.values())
-    assert all(record.option("palettize_4bit").measured is None for record in found.tensors)
+    searched = [record for record in found.tensors if record.reason is None]
+    assert searched
+    for record in searched:
+        assert (record.option("palettize_1bit").measured or 0) > 0
+        assert record.option("palettize_4bit").measured is None
 
 
 @pytest.mark.slow
