@@ -52,6 +52,14 @@ def fits(block: str, folder: Path) -> None:
     assert names["compression"].finalized.head.weight.unique().numel() <= 10 * 64
 
 
+def is_driven_by_data(block: str, folder: Path) -> None:
+    names: dict[str, Any] = {name: getattr(lightning_compress, name) for name in lightning_compress.__all__}
+    names |= {"lit": readme_names.Module(), "data": readme_names.Data()}
+    exec(block, names)
+    assert (folder / "detector.mlpackage").is_dir()
+    assert names["compression"].finalized.trunk[0].weight.unique().numel() == 8
+
+
 def joins_methods(block: str, folder: Path) -> None:
     names: dict[str, Any] = {name: getattr(lightning_compress, name) for name in lightning_compress.__all__}
     compression: Compression = eval(block, names)
@@ -106,6 +114,7 @@ def is_a_module_of_ones_own(block: str, folder: Path) -> None:
 
 SNIPPETS: dict[str, Callable[[str, Path], None]] = {
     "callbacks=[compression]).fit(lit, datamodule=data)": fits,
+    "compression.calibrate(lit, data)": is_driven_by_data,
     "MagnitudePruning(target_sparsity=0.5,": joins_methods,
     "palette of 2 bits": is_printed,
     'runtime.load("detector.mlpackage")': reads_a_package,

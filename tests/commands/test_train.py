@@ -17,6 +17,7 @@ from lightning_compress.errors import CompressionError, ConfigurationError, Data
 from lightning_compress.methods import Method
 from lightning_compress.package import inspect
 from tests.commands.own import WORDS as OWN_WORDS
+from tests.commands.tiny import WORDS as TINY_WORDS
 
 CONF = Path(__import__("lightning_compress.conf", fromlist=["conf"]).__file__).parent
 
@@ -50,6 +51,10 @@ def test_the_groups_of_the_contract_are_shipped():
         "quantize_w8",
         "quantize_w8a8",
         "prune_50_palettize_4bit",
+        "sensitive_palettize_4bit",
+        "gptq_palettize_4bit",
+        "gptq_w4",
+        "sparse_gpt_50",
     }
     assert set(names("trainer")) == {"default", "gpu", "mps", "ddp", "ddp_cpu"}
     assert {"resnet50", "ssd_resnet18", "segmentation", "module"} == set(names("recipe"))
@@ -165,6 +170,26 @@ def test_the_main_job_trains_exports_and_compares(configure, tmp_path, capsys):
     layers = [layer for layer in inspect(trained.package).layers if layer.parameters > 2048]
     assert all(layer.distinct_values <= 4 for layer in layers if layer.technique == "palettized")
     assert sum(layer.technique == "palettized" for layer in layers) >= 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sensitive_palettize_4bit", "gptq_w4"])
+def test_methods_that_are_driven_by_data_are_found_in_place_of_a_fit(configure, tmp_path, name, capsys):
+    config = configure(
+        *TINY_WORDS,
+        f"compression={name}",
+        "compression.samples=24",
+        "post_training_bits=[]",
+        "rehearse=false",
+    )
+    results = TrainingJob(config, tmp_path).run()
+    assert [result.name for result in results] == ["float16", name]
+    assert f"{name} by data, without a fit" in capsys.readouterr().out
+    assert results[0].weight_bytes > 2.5 * results[1].weight_bytes
+    assert not (tmp_path / "compressed_fit" / "checkpoints").exists()
+    # A job that is gone on with takes it as it was found.
+    again = TrainingJob(config, tmp_path, is_resumed=True).run()
+    assert [result.value for result in again] == [result.value for result in results]
 
 
 EXPERIMENTS = {
