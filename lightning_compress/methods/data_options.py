@@ -20,7 +20,7 @@ def check_data_options(keys: Keys, source: str) -> None:
     Raises:
         ConfigurationError: With the value, `source` and what is valid.
     """
-    for key in ("bias_correction", "use_activation_order_heuristic"):
+    for key in ("bias_correction", "use_activation_order_heuristic", "sensitive"):
         if key in keys and not isinstance(keys[key], bool):
             raise ConfigurationError(f"{key} of {source} is {keys[key]!r}; valid is true or false")
     dampening = keys.get("hessian_dampening", 0.01)

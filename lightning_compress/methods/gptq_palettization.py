@@ -24,10 +24,12 @@ class GPTQPaletteOptions(FoundPaletteOptions):
     Attributes:
         hessian_dampening: Added to the diagonal of the inputs' second moments, as a share of its mean.
         use_activation_order_heuristic: Whether columns that most comes into are decided first.
+        sensitive: Whether the palette is found by squared gradients.
     """
 
     hessian_dampening: float = 0.01
     use_activation_order_heuristic: bool = True
+    sensitive: bool = False
 
 
 class GPTQPalette(FoundPalette):
@@ -38,6 +40,11 @@ class GPTQPalette(FoundPalette):
     def __init__(self, reference: TensorReference, keys: Keys) -> None:
         super().__init__(reference, keys)
         self._options = GPTQPaletteOptions(**keys)
+
+    @property
+    def needs_importance(self) -> bool:
+        """Where it is asked for; otherwise it is heeded where it is given."""
+        return self._options.sensitive
 
     def choose(self, tensor: Tensor, evidence: Evidence) -> tuple[Palettes, Tensor]:
         """Cluster, and assign with feedback.
@@ -65,10 +72,11 @@ class GPTQPalette(FoundPalette):
 class GPTQPalettization(FoundPalettization):
     """Give weights a palette, and let later columns of a layer make good for the errors of earlier ones.
 
-    A palette is found by k-means that minds what comes into the layer, or squared gradients where `calibrate` is given
-    them; then the columns of the weight are assigned to its entries one after the other, those to come moved to where
-    the layer's outputs on data change least. Nothing is trained. The keys are those of `SensitivePalettization`, with
-    `hessian_dampening` (0.01) and `use_activation_order_heuristic` (true).
+    A palette is found by k-means that minds what comes into the layer, or squared gradients where `sensitive` asks for
+    them or `calibrate` is given them; then the columns of the weight are assigned to its entries one after the other,
+    those to come moved to where the layer's outputs on data change least. Nothing is trained. The keys are those of
+    `SensitivePalettization`, with `hessian_dampening` (0.01), `use_activation_order_heuristic` (true) and `sensitive`
+    (false: with 4 and 3 bits it matters little, with fewer a lot, and gradients of single samples take longest).
 
     Linear layers, convolutions and transposed ones of any group, and attention's projections are compressed so;
     embeddings and recurrent layers stay as they are.

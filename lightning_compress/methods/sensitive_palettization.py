@@ -13,7 +13,10 @@ from lightning_compress.methods.mechanism.configuration import Schema
 class SensitivePalette(FoundPalette):
     """A palette of least error, each element's square counting its importance."""
 
-    needs_importance = True
+    @property
+    def needs_importance(self) -> bool:
+        """Always."""
+        return True
 
     def choose(self, tensor: Tensor, evidence: Evidence) -> tuple[Palettes, Tensor]:
         """Cluster, and assign each element to the nearest entry."""

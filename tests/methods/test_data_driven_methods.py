@@ -191,6 +191,10 @@ def test_palettes_of_gptq_heed_importance_where_it_is_known(
     with_it = compressed(trained, method, importance=importance)[1]
     without = compressed(trained, method)[1]
     assert not torch.equal(with_it.head.weight.unique(), without.head.weight.unique())
+    asking = GPTQPalettization(n_bits=2, weight_threshold=0, sensitive=True)
+    assert torch.equal(compressed(trained, asking, importance=importance)[1].head.weight, with_it.head.weight)
+    with pytest.raises(CompressionError, match="importance does not hold it"):
+        compressed(trained, asking)
 
 
 def test_zeros_are_as_many_as_asked_in_all_or_in_every_few_along_the_inputs(trained: Network) -> None:

@@ -83,13 +83,15 @@ class CalibratedTechnique(Technique, abc.ABC):
     needs_inputs: ClassVar[bool] = False
     """Whether it looks at what the tensor is multiplied by."""
 
-    needs_importance: ClassVar[bool] = False
-    """Whether it cannot do without squared gradients."""
-
     def __init__(self, tensor_name: str, *, corrects_bias: bool = False) -> None:
         super().__init__(tensor_name)
         self.corrects_bias = corrects_bias
         self.add_switch("calibrated")
+
+    @property
+    def needs_importance(self) -> bool:
+        """Whether it cannot do without squared gradients."""
+        return False
 
     @abc.abstractmethod
     def find(self, tensor: Tensor, evidence: Evidence) -> None:
