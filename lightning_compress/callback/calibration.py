@@ -10,10 +10,10 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_map
 
 from lightning_compress.callback.inputs import on_cpu
-from lightning_compress.callback.losses import TrainingLoss, single_examples
+from lightning_compress.callback.losses import TrainingLoss, on_its_own, single_examples
 from lightning_compress.callback.placement import Placement
 from lightning_compress.copying import copy_whole
 from lightning_compress.errors import CompressionError, ConfigurationError
@@ -60,7 +60,7 @@ def calibrate_by_training_data(
     calls: list[Call] = []
     # In evaluation nothing of an earlier calibration may be seen: what is asked is how the trained weights matter.
     prepared.forget_calibration()
-    trained = copy_whole(pl_module)
+    trained = on_its_own(copy_whole(pl_module))
     network = Placement.find(trained, path).module
     loss = TrainingLoss(trained, data)
     if needs.importance:
@@ -75,9 +75,17 @@ def calibrate_by_training_data(
                 "into its layers; let it call the module, or give Compression(module=...) the one that it calls"
             )
     module = prepared.module
+    dtype = next(module.parameters()).dtype
+
+    def run(call: Call) -> Any:
+        arguments, keywords = tree_map(
+            lambda value: _in_type(value, dtype), (call.arguments, dict(call.keywords))
+        )
+        return module(*arguments, **keywords)
+
     calibrate(
         prepared,
-        run=lambda call: module(*call.arguments, **call.keywords),
+        run=run,
         batches=calls,
         importance=importance,
     )
@@ -102,7 +110,6 @@ def training_batches(data: Any) -> tuple[Any, L.LightningDataModule | None]:
     return data, None
 
 
-@torch.no_grad()
 def _calls(network: nn.Module, loss: TrainingLoss, loader: Any, samples: int) -> list[Call]:
     """What the network is called with by the training step on some samples."""
     calls: list[Call] = []
@@ -115,7 +122,8 @@ def _calls(network: nn.Module, loss: TrainingLoss, loader: Any, samples: int) ->
 
     handle = network.register_forward_pre_hook(keep, with_kwargs=True)
     try:
-        with _same_draw():
+        # Some steps go backward themselves.
+        with _same_draw(), torch.enable_grad():
             for batch in loader:
                 loss(batch)
                 if seen >= samples or len(calls) >= _MOST_PASSES:
@@ -130,6 +138,11 @@ def _same_draw() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
         yield
+
+
+def _in_type(value: Any, dtype: torch.dtype) -> Any:
+    """Numbers in the type of the module's weights, which it may have been trained in."""
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def _samples(*inputs: Any) -> int:

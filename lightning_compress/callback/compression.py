@@ -36,6 +36,7 @@ from lightning_compress.callback.fit import (
     training_loader,
     will_log,
 )
+from lightning_compress.callback.losses import require_training_loss
 from lightning_compress.callback.prepared import PreparingCallback
 from lightning_compress.callback.reporting import package_line, print_layers, print_plan
 from lightning_compress.callback.strategies import check_precision, check_strategy
@@ -107,6 +108,8 @@ class Compression(PreparingCallback):
             self._prepare(pl_module)
             self._refuse_others(callbacks_of(trainer))
             prepared = self._require()
+            if needs_of(prepared).any:
+                require_training_loss(pl_module)
             self._exact = ExactState(pl_module, prepared.own_tensors())
             self._progress.is_resumed = False
             self._announce(prepared)

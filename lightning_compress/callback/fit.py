@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import lightning as L
@@ -13,7 +13,6 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loops.fetchers import _DataLoaderIterDataFetcher
 from lightning.pytorch.loops.loop import _Loop
 from lightning.pytorch.trainer.states import TrainerFn
-from torch.utils.data import DataLoader
 
 
 def rehearses(trainer: L.Trainer) -> bool:
@@ -39,15 +38,22 @@ def callbacks_of(trainer: L.Trainer) -> list[Callback]:
 
 
 def training_loader(trainer: L.Trainer) -> Any:
-    """What the fit draws its batches from: a DataLoader where it is one, else all loaders combined."""
+    """What the fit draws its batches from: its loader where it is one, else all loaders combined."""
     combined = trainer.fit_loop._combined_loader
     assert combined is not None
-    return combined.iterables if isinstance(combined.iterables, DataLoader) else _batches(combined)
+    loader = combined.iterables
+    return _Combined(combined) if isinstance(loader, Mapping | list | tuple) else loader
 
 
-def _batches(combined: Any) -> Iterator[Any]:
-    for batch, _, _ in combined:
-        yield batch
+class _Combined:
+    """The batches of several loaders, anew each time."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch, _, _ in self._loader:
+            yield batch
 
 
 def data_module(trainer: L.Trainer) -> L.LightningDataModule | None:

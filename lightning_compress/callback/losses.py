@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.compile import to_uncompiled
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
+from torch._dynamo.eval_frame import OptimizedModule
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler
 
 from lightning_compress.callback.notices import without_notices
@@ -34,17 +37,8 @@ class TrainingLoss:
     """
 
     def __init__(self, module: L.LightningModule, data: L.LightningDataModule | None = None) -> None:
-        name = type(module).__name__
-        if not is_overridden("training_step", module):
-            raise ConfigurationError(
-                f"{name} has no training_step, whose loss tells how much each weight matters"
-            )
-        if not module.automatic_optimization:
-            raise ConfigurationError(
-                f"{name} optimizes by hand (automatic_optimization=False), so that its training_step need not return "
-                "the loss that tells how much each weight matters"
-            )
-        self.module = module.cpu().float().train()
+        require_training_loss(module)
+        self.module = on_its_own(module).cpu().float().train()
         self._data = data
         for part in module.modules():
             if isinstance(part, nn.modules.batchnorm._NormBase) or type(part).__name__.startswith(_RANDOM):
@@ -86,6 +80,40 @@ class TrainingLoss:
         if self._data is not None and is_overridden(hook, self._data, L.LightningDataModule):
             holder = self._data
         return getattr(holder, hook)(batch, 0)
+
+
+def require_training_loss(module: L.LightningModule) -> None:
+    """Refuse a module whose training step can be run by nobody but its fit.
+
+    Raises:
+        ConfigurationError: It has no training step, or optimizes by hand, so that it returns no loss.
+    """
+    name = type(module).__name__
+    if not is_overridden("training_step", module):
+        raise ConfigurationError(
+            f"{name} has no training_step, whose loss tells how much each weight matters"
+        )
+    if not module.automatic_optimization:
+        raise ConfigurationError(
+            f"{name} optimizes by hand (automatic_optimization=False), so that its training_step need not return "
+            "the loss that tells how much each weight matters"
+        )
+
+
+def on_its_own(module: L.LightningModule) -> L.LightningModule:
+    """A copy of a LightningModule, with nothing left in it that would run the original.
+
+    `torch.compile` and Lightning's data-parallel strategies put methods into a module that know it by itself.
+    """
+    for name, value in list(vars(module).items()):
+        if isinstance(value, types.MethodType) and isinstance(value.__self__, type(module)):
+            setattr(module, name, types.MethodType(value.__func__, module))
+    if module._compiler_ctx is not None:
+        module = to_uncompiled(module)
+    for name, part in list(module.named_modules(remove_duplicate=False)):
+        if isinstance(part, OptimizedModule):
+            module.set_submodule(name, part._orig_mod)
+    return module
 
 
 def single_examples(loader: Any, count: int, seed: int) -> Iterator[Any]:

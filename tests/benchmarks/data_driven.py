@@ -169,7 +169,7 @@ def layerwise_of_coremltools(**keys: Any) -> Callable[[nn.Sequential, Pair], nn.
                 "calibration_nsamples": len(data[0]),
             }
         )
-        batches = [(part,) for part in data[0].split(BATCH)]
+        batches = list(data[0].split(BATCH))
         return LayerwiseCompressor(network, config).compress(batches, device="cpu")
 
     return compress

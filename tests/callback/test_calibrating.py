@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from lightning_compress.methods import Method, calibrate, squared_gradients
 from lightning_compress.methods.mechanism.preparation import PreparedModule
 from lightning_compress.methods.mechanism.tensors import find_tensors
 from lightning_compress.runtime import load
+from tests.faults.jobs import Job, differing_tensors, package_bytes, run_apart
 from tests.features.cases import Digits, make_trainer
 
 pytestmark = [
@@ -124,6 +127,85 @@ def test_what_is_trained_joins_what_is_found(tmp_path: Path) -> None:
     weight = compression.finalized.conv.weight
     assert float((weight == 0).float().mean()) == pytest.approx(0.5, abs=0.01)
     assert len(weight.unique()) == 16
+
+
+def bfloat16(tmp_path: Path, compression: Compression) -> Digits:
+    module = lit()
+    make_trainer(tmp_path, [compression], precision="bf16-true").fit(module)
+    return module
+
+
+def compiled_network(tmp_path: Path, compression: Compression) -> Digits:
+    module = lit()
+    module.model = torch.compile(module.model, backend="eager")  # type: ignore[assignment]
+    make_trainer(tmp_path, [compression]).fit(module)
+    return module
+
+
+def compiled_module(tmp_path: Path, compression: Compression) -> Digits:
+    module = lit()
+    make_trainer(tmp_path, [compression]).fit(torch.compile(module, backend="eager"))  # type: ignore[arg-type]
+    return module
+
+
+def reentrant_checkpointing(tmp_path: Path, compression: Compression) -> Digits:
+    class Again(Digits):
+        def loss(self, batch: list[Tensor]) -> Tensor:
+            images = batch[0].requires_grad_()
+            logits = torch.utils.checkpoint.checkpoint(self.model, images, use_reentrant=True)
+            return nn.functional.cross_entropy(logits, batch[1])
+
+    torch.manual_seed(0)
+    module = Again()
+    make_trainer(tmp_path, [compression]).fit(module)
+    return module
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.parametrize("fit", [bfloat16, compiled_network, compiled_module, reentrant_checkpointing])
+def test_it_goes_with(tmp_path: Path, fit: Callable[[Path, Compression], Digits]) -> None:
+    compression = Compression(*SENSITIVE, calibration_samples=16)
+    module = fit(tmp_path, compression)
+    assert compression.finalized is not None
+    assert len(compression.finalized.conv.weight.unique()) == 4
+    images = next(iter(module.val_dataloader()))[0]
+    trained = module.eval().model(images.to(next(module.parameters()).dtype)).float()
+    torch.testing.assert_close(trained, compression.finalized(images), rtol=0.1, atol=0.1)
+
+
+def test_a_module_that_optimizes_by_hand_is_refused_before_its_first_step(tmp_path: Path) -> None:
+    module = lit()
+    module.automatic_optimization = False
+    with pytest.raises(ConfigurationError, match="optimizes by hand"):
+        make_trainer(tmp_path, [Compression(GPTQ())]).fit(module)
+    assert module.trainer.global_step == 0
+
+
+def test_several_loaders_are_read_together_and_anew_each_time(tmp_path: Path) -> None:
+    class Two(Digits):
+        def train_dataloader(self) -> Any:
+            return {"first": super().train_dataloader(), "second": super().train_dataloader()}
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return self.loss(batch["first"]) + self.loss(batch["second"])
+
+    torch.manual_seed(0)
+    compression = Compression(*SENSITIVE, calibration_samples=4)
+    make_trainer(tmp_path, [compression]).fit(Two())
+    assert compression.finalized is not None
+    assert len(compression.finalized.conv.weight.unique()) == 4
+
+
+@pytest.mark.slow
+def test_processes_of_a_fit_find_the_same_and_resumed_ones_what_straight_ones_do(tmp_path: Path) -> None:
+    name = "palettization by data"
+    together = Job(name, str(tmp_path / "two"), world_size=2)
+    straight = Job(name, str(tmp_path / "straight"))
+    stopped = Job(name, str(tmp_path / "stopped"), stop_after=3)
+    resumed = dataclasses.replace(stopped, stop_after=None)
+    assert run_apart(together, straight, stopped, resumed) == [[0, 0], [0], [1], [0]]
+    assert package_bytes(resumed.package) == package_bytes(straight.package)
+    assert differing_tensors(together) == []
 
 
 @pytest.mark.slow

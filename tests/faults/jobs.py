@@ -26,7 +26,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_compress import Compression, CoreMLExport, DKMPalettization, MagnitudePruning
+from lightning_compress import (
+    Compression,
+    CoreMLExport,
+    DKMPalettization,
+    MagnitudePruning,
+    SensitivePalettization,
+)
 from lightning_compress.methods import Method
 from tests.features.cases import METHODS, Digits, digits, make_trainer
 from tests.forking import end_with
@@ -46,6 +52,7 @@ JOBS: dict[str, Callable[[], list[Method]]] = {
     "scaled palettization": lambda: [
         DKMPalettization(n_bits=4, enable_per_channel_scale=True, milestone=0.5)
     ],
+    "palettization by data": lambda: [SensitivePalettization(n_bits=2, bias_correction=True)],
     "n:m pruning": lambda: [MagnitudePruning(n_m_ratio=[3, 4], module_name_configs={"conv": None})],
 }
 
