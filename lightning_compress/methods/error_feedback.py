@@ -25,8 +25,8 @@ from lightning_compress.errors import WeightError
 _BLOCK = 128
 """Columns whose errors reach later ones one by one; those of earlier blocks do in one product."""
 
-_TRIES = 4
-"""Dampenings tried, each ten times the one before."""
+_LEAST_DAMPENING = 1e-6
+"""Inputs of which some always go together have no inverse."""
 
 
 class Choice(abc.ABC):
@@ -71,19 +71,18 @@ def factorize(second: Tensor, dampening: float) -> Tensor:
         raise WeightError(
             "what comes into the layer is NaN or infinite; check the weights of those before it, and the data"
         )
-    flipped = second.double().flip(-1, -2)
-    diagonal = flipped.diagonal(dim1=-2, dim2=-1)
-    mean = diagonal.mean(dim=-1, keepdim=True)
-    # Nothing ever came in: all columns count the same.
-    mean = torch.where(mean > 0, mean, torch.ones_like(mean))
-    added = dampening * mean if dampening > 0 else torch.finfo(torch.float32).eps * mean
-    for _ in range(_TRIES):
-        diagonal += added
+    # Double precision takes twice the time and memory, and dampening leaves it little to tell.
+    for precision in (torch.float32, torch.float64):
+        flipped = second.flip(-1, -2).to(precision)
+        diagonal = flipped.diagonal(dim1=-2, dim2=-1)
+        mean = diagonal.mean(dim=-1, keepdim=True)
+        # Nothing ever came in: all columns count the same.
+        mean = torch.where(mean > 0, mean, torch.ones_like(mean))
+        diagonal += max(dampening, _LEAST_DAMPENING) * mean
         lower, failed = torch.linalg.cholesky_ex(flipped)
         if not bool(failed.any()):
             upper: Tensor = lower.flip(-1, -2).to(torch.float32)
             return upper
-        added = added * 10
     raise WeightError(
         "the second moments of what comes into the layer are not positive; raise hessian_dampening"
     )
