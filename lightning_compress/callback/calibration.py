@@ -10,15 +10,13 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_flatten
 
-from lightning_compress.callback.inputs import on_cpu
 from lightning_compress.callback.losses import TrainingLoss, on_its_own, single_examples
 from lightning_compress.callback.placement import Placement
 from lightning_compress.copying import copy_whole
-from lightning_compress.errors import CompressionError, ConfigurationError
+from lightning_compress.errors import ConfigurationError
 from lightning_compress.methods.importance import squared_gradients
-from lightning_compress.methods.mechanism.agreement import Call
 from lightning_compress.methods.mechanism.calibration import calibrate, needs_of
 from lightning_compress.methods.mechanism.preparation import PreparedModule
 from lightning_compress.methods.mechanism.tensors import find_tensors
@@ -42,7 +40,7 @@ def calibrate_by_training_data(
 
     Args:
         prepared: The module to compress, on the CPU; it is calibrated.
-        pl_module: The LightningModule around it; all that is run is a copy of it.
+        pl_module: The LightningModule around it, of which a copy runs its training step.
         path: Where in that it stands.
         loader: The batches of a training step.
         samples: How many to look at.
@@ -52,43 +50,35 @@ def calibrate_by_training_data(
         Seconds that it took.
 
     Raises:
-        CompressionError: As `calibrate` and `squared_gradients` raise it, or the training step never calls the module.
+        CompressionError: As `calibrate` and `squared_gradients` raise it.
     """
     started = time.perf_counter()
     needs = needs_of(prepared)
     importance: dict[str, Tensor] | None = None
-    calls: list[Call] = []
     # In evaluation nothing of an earlier calibration may be seen: what is asked is how the trained weights matter.
     prepared.forget_calibration()
     trained = on_its_own(copy_whole(pl_module))
     network = Placement.find(trained, path).module
-    loss = TrainingLoss(trained, data)
     if needs.importance:
         names = set(needs.importance)
         references = [reference for reference in find_tensors(network) if reference.name in names]
-        importance = squared_gradients(references, loss, single_examples(loader, samples, _SEED))
-    if needs.inputs:
-        calls = _calls(network, loss, loader, samples)
-        if not calls:
-            raise CompressionError(
-                f"training_step of {type(pl_module).__name__} never calls {path!r}, so that nothing tells what comes "
-                "into its layers; let it call the module, or give Compression(module=...) the one that it calls"
-            )
-    module = prepared.module
-    dtype = next(module.parameters()).dtype
-
-    def run(call: Call) -> Any:
-        arguments, keywords = tree_map(
-            lambda value: _in_type(value, dtype), (call.arguments, dict(call.keywords))
-        )
-        return module(*arguments, **keywords)
-
-    calibrate(
-        prepared,
-        run=run,
-        batches=calls,
-        importance=importance,
-    )
+        examples = single_examples(loader, samples, _SEED)
+        importance = squared_gradients(references, TrainingLoss(trained, data), examples)
+    if not needs.inputs:
+        calibrate(prepared, importance=importance)
+        return time.perf_counter() - started
+    batches = _some_batches(loader, samples)
+    with _as_it_is(prepared.module):
+        _put_in_place(trained, network, prepared.module)
+        run = TrainingLoss(trained, data)
+        try:
+            calibrate(prepared, run=run, batches=batches, importance=importance, evaluation=False)
+        except RuntimeError as error:
+            if "does not require grad" not in str(error):
+                raise
+            # A step that goes backward itself.
+            graded = torch.enable_grad()(run)
+            calibrate(prepared, run=graded, batches=batches, importance=importance, evaluation=False)
     return time.perf_counter() - started
 
 
@@ -110,27 +100,49 @@ def training_batches(data: Any) -> tuple[Any, L.LightningDataModule | None]:
     return data, None
 
 
-def _calls(network: nn.Module, loss: TrainingLoss, loader: Any, samples: int) -> list[Call]:
-    """What the network is called with by the training step on some samples."""
-    calls: list[Call] = []
+def _some_batches(loader: Any, samples: int) -> list[Any]:
+    """The first batches of a loader, of so many samples in all."""
+    batches: list[Any] = []
     seen = 0
+    with _same_draw():
+        for batch in loader:
+            batches.append(batch)
+            seen += getattr(loader, "batch_size", None) or _samples(batch)
+            if seen >= samples or len(batches) >= _MOST_PASSES:
+                break
+    return batches
 
-    def keep(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        nonlocal seen
-        calls.append(Call(on_cpu(arguments), on_cpu(keywords)))
-        seen += _samples(arguments, keywords)
 
-    handle = network.register_forward_pre_hook(keep, with_kwargs=True)
+def _put_in_place(copied: L.LightningModule, network: nn.Module, original: nn.Module) -> None:
+    """Let a copy of a LightningModule run the original network, under each name that it knows it or parts of it by."""
+    names = {part: name for name, part in network.named_modules()}
+    for name, part in list(copied.named_modules(remove_duplicate=False)):
+        if part in names and "parametrizations" not in name.split("."):
+            copied.set_submodule(name, original.get_submodule(names[part]))
+
+
+@contextlib.contextmanager
+def _as_it_is(module: nn.Module) -> Iterator[None]:
+    """Give a module its modes and types back."""
+    modes = [(part, part.training) for part in module.modules()]
+    parameters = [(parameter, parameter.dtype) for parameter in module.parameters()]
+    buffers = [
+        (part, name, buffer.dtype)
+        for part in module.modules()
+        for name, buffer in part._buffers.items()
+        if buffer is not None
+    ]
     try:
-        # Some steps go backward themselves.
-        with _same_draw(), torch.enable_grad():
-            for batch in loader:
-                loss(batch)
-                if seen >= samples or len(calls) >= _MOST_PASSES:
-                    break
+        yield
     finally:
-        handle.remove()
-    return calls
+        for part, mode in modes:
+            part.training = mode
+        for parameter, dtype in parameters:
+            parameter.data = parameter.data.to(dtype)
+        for part, name, dtype in buffers:
+            buffer = part._buffers[name]
+            assert buffer is not None
+            part._buffers[name] = buffer.to(dtype)
 
 
 @contextlib.contextmanager
@@ -140,11 +152,6 @@ def _same_draw() -> Iterator[None]:
         yield
 
 
-def _in_type(value: Any, dtype: torch.dtype) -> Any:
-    """Numbers in the type of the module's weights, which it may have been trained in."""
-    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
-
-
-def _samples(*inputs: Any) -> int:
-    tensors = [leaf for leaf in tree_flatten(inputs)[0] if isinstance(leaf, Tensor) and leaf.dim()]
+def _samples(batch: Any) -> int:
+    tensors = [leaf for leaf in tree_flatten(batch)[0] if isinstance(leaf, Tensor) and leaf.dim()]
     return tensors[0].shape[0] if tensors else 1

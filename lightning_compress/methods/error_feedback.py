@@ -71,16 +71,19 @@ def factorize(second: Tensor, dampening: float) -> Tensor:
         raise WeightError(
             "what comes into the layer is NaN or infinite; check the weights of those before it, and the data"
         )
+    flipped = second.flip(-1, -2)
+    # Of wide layers each of these is as large as the weight itself.
+    del second
+    diagonal = flipped.diagonal(dim1=-2, dim2=-1)
+    mean = diagonal.mean(dim=-1, keepdim=True)
+    # Nothing ever came in: all columns count the same.
+    mean = torch.where(mean > 0, mean, torch.ones_like(mean))
+    diagonal += max(dampening, _LEAST_DAMPENING) * mean
     # Double precision takes twice the time and memory, and dampening leaves it little to tell.
     for precision in (torch.float32, torch.float64):
-        flipped = second.flip(-1, -2).to(precision)
-        diagonal = flipped.diagonal(dim1=-2, dim2=-1)
-        mean = diagonal.mean(dim=-1, keepdim=True)
-        # Nothing ever came in: all columns count the same.
-        mean = torch.where(mean > 0, mean, torch.ones_like(mean))
-        diagonal += max(dampening, _LEAST_DAMPENING) * mean
-        lower, failed = torch.linalg.cholesky_ex(flipped)
+        lower, failed = torch.linalg.cholesky_ex(flipped.to(precision))
         if not bool(failed.any()):
+            del flipped, diagonal
             upper: Tensor = lower.flip(-1, -2).to(torch.float32)
             return upper
     raise WeightError(
@@ -144,7 +147,7 @@ def by_activity(second: Tensor) -> Tensor:
 
 def reordered(second: Tensor, order: Tensor) -> Tensor:
     """Second moments with their columns in another order."""
-    return second[:, order][:, :, order]
+    return second.index_select(1, order).index_select(2, order)
 
 
 def _continued(inner: Tensor, pull: Tensor) -> Tensor:

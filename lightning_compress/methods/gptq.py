@@ -204,8 +204,8 @@ class GPTQIntegers(CalibratedTechnique):
         if second is not None:
             assert form is not None
             order = by_activity(second) if self._options.use_activation_order_heuristic else None
-            moments = second if order is None else reordered(second, order)
-            factor = factorize(moments, self._options.hessian_dampening)
+            dampening = self._options.hessian_dampening
+            factor = factorize(second if order is None else reordered(second, order), dampening)
             choice = _Integers(self._type, form, steps, middle, weight if self._keeps_zeros else None, order)
             decided = form.weight(feed_back(form.matrix(weight), factor, choice, order))
         numbers = torch.round(decided / steps) + middle

@@ -62,8 +62,8 @@ class GPTQPalette(FoundPalette):
             importance = form.weight(_of_columns(second, form)).to(tensor.device)
         palettes = self.form.begin(tensor, importance)
         order = by_activity(second) if self._options.use_activation_order_heuristic else None
-        moments = second if order is None else reordered(second, order)
-        factor = factorize(moments, self._options.hessian_dampening)
+        dampening = self._options.hessian_dampening
+        factor = factorize(second if order is None else reordered(second, order), dampening)
         matrix = form.matrix(tensor)
         decided = feed_back(matrix, factor, _Entries(self.form, palettes, form, matrix, order), order)
         return palettes, self.form.indices(form.weight(decided), palettes)

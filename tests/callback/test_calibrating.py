@@ -181,6 +181,59 @@ def test_a_module_that_optimizes_by_hand_is_refused_before_its_first_step(tmp_pa
     assert module.trainer.global_step == 0
 
 
+def test_a_step_may_call_a_method_of_the_network_and_hold_parts_of_it(tmp_path: Path) -> None:
+    class Methodical(Digits):
+        def __init__(self) -> None:
+            super().__init__()
+            self.ending = self.model.head
+
+        def forward(self, images: Tensor) -> Tensor:
+            assert self.training or not torch.is_grad_enabled()
+            network = self.model
+            features = network.pool(network.relu(network.norm(network.conv(images)))).flatten(1)
+            return self.ending(features)
+
+    torch.manual_seed(0)
+    module = Methodical()
+    compression = Compression(GPTQ(), module="model", calibration_samples=16)
+    compression.calibrate(module, module.train_dataloader())
+    prepared = PreparedModule(lit().model, [GPTQ()])
+    batches = [batch[0] for batch in module.train_dataloader()]
+    calibrate(prepared, batches=batches[:1])
+    assert compression.finalize().head.weight.shape == prepared.finalize().head.weight.shape
+    assert module.training
+    assert module.ending is module.model.head
+
+
+def test_a_network_that_gives_its_loss_in_training_alone_is_calibrated_in_training() -> None:
+    class Losing(Digits):
+        def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+            assert self.model.training
+            assert not self.model.norm.training
+            return self.loss(batch)
+
+    torch.manual_seed(0)
+    module = Losing()
+    compression = Compression(GPTQ(), calibration_samples=16)
+    compression.calibrate(module, module.train_dataloader())
+    assert module.model.norm.training
+    assert len(compression.finalize().head.weight.unique()) > 16
+
+
+def test_a_step_that_goes_backward_itself_is_run_with_gradients() -> None:
+    class Backward(Digits):
+        def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+            self.loss(batch).backward()
+            self.zero_grad()
+            return self.loss(batch)
+
+    torch.manual_seed(0)
+    module = Backward()
+    compression = Compression(GPTQ(), calibration_samples=16)
+    compression.calibrate(module, module.train_dataloader())
+    assert len(compression.finalize().head.weight.unique()) > 16
+
+
 def test_several_loaders_are_read_together_and_anew_each_time(tmp_path: Path) -> None:
     class Two(Digits):
         def train_dataloader(self) -> Any:
@@ -248,7 +301,9 @@ class _Unfit(Digits):
 def test_a_step_that_never_calls_the_module_and_data_that_are_none_are_told() -> None:
     module = _Unfit()
     compression = Compression(GPTQ(), module="model.unused")
-    with pytest.raises(CompressionError, match=r"training_step of _Unfit never calls 'model.unused'"):
+    with pytest.raises(
+        CompressionError, match="no layer that is compressed by what comes into it was called"
+    ):
         compression.calibrate(module, module.val_dataloader())
     with pytest.raises(ConfigurationError, match="data is a Tensor; valid is a LightningDataModule"):
         compression.calibrate(module, torch.zeros(1))

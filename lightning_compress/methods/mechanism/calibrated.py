@@ -26,6 +26,8 @@ class InputMoments:
 
     def __init__(self, *, with_second: bool) -> None:
         self.count = 0
+        # By how much the second moments are divided.
+        self._divided = 1
         self._with_second = with_second
         self._first: Tensor | None = None
         self._second: Tensor | None = None
@@ -38,7 +40,7 @@ class InputMoments:
         if self._with_second:
             if self._second is None:
                 self._second = rows.new_zeros((rows.shape[0], rows.shape[2], rows.shape[2]))
-            self._second.baddbmm_(rows.transpose(1, 2), rows)
+            self._second.baddbmm_(rows.transpose(1, 2), rows, alpha=1 / self._divided)
         self.count += rows.shape[1]
 
     @property
@@ -51,7 +53,11 @@ class InputMoments:
     def second(self) -> Tensor:
         """The mean of their products, (G, d, d)."""
         assert self._second is not None
-        return self._second / self.count
+        if self._divided != self.count:
+            # In place: of wide layers it is larger than their weights.
+            self._second *= self._divided / self.count
+            self._divided = self.count
+        return self._second
 
 
 @dataclass(frozen=True)

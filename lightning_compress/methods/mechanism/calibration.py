@@ -39,6 +39,7 @@ def calibrate(
     run: Callable[[Any], Any] | None = None,
     batches: Iterable[Any] = (),
     importance: Mapping[str, Tensor] | None = None,
+    evaluation: bool = True,
 ) -> None:
     """Find the state of every technique that is driven by data.
 
@@ -54,9 +55,10 @@ def calibrate(
             that is a tuple by position and one that is a mapping by name.
         batches: They are held in memory all at once. A batch is one pass, so that a few large ones are best.
         importance: The mean squared gradient of each element by name of the tensor, as `squared_gradients` gives it.
+        evaluation: Whether the module runs in evaluation; otherwise in the modes that its parts are in.
 
     Raises:
-        CompressionError: A technique needs data that are not given.
+        CompressionError: A technique needs data that are not given, or `run` calls no layer of the module.
         ConfigurationError: Importance of another shape.
         WeightError: What comes into a layer is not finite.
 
@@ -70,11 +72,16 @@ def calibrate(
     held = list(batches) if any(target.looks_at_inputs for target in targets) else []
     if not held:
         _require_no_inputs(targets)
-    with _in_evaluation(prepared.module):
+    with _in_evaluation(prepared.module, whole=evaluation):
         if held:
             _show_inputs(prepared.module, run, held)
             _Walk(targets, len(held)).run(run, held)
         silent = [target for target in targets if not target.is_done]
+        if held and all(target in silent for target in targets if target.looks_at_inputs):
+            raise CompressionError(
+                "no layer that is compressed by what comes into it was called; nothing tells what that is. In a fit "
+                "the training step has to call the module, or Compression(module=...) to name the one that it calls"
+            )
         for target in silent:
             target.compress(None)
     unseen = [target.reference.name for target in silent if target.needs_second]
@@ -306,10 +313,12 @@ def _show_inputs(module: nn.Module, run: Callable[[Any], Any], batches: Sequence
 
 
 @contextlib.contextmanager
-def _in_evaluation(module: nn.Module) -> Iterator[None]:
+def _in_evaluation(module: nn.Module, *, whole: bool) -> Iterator[None]:
     modes = [(part, part.training) for part in module.modules()]
     fast = torch.backends.mha.get_fastpath_enabled()
-    module.eval()
+    for part in module.modules():
+        if whole or isinstance(part, Stepped):
+            part.training = False
     # It computes whole layers of a transformer, and calls none of their parts.
     torch.backends.mha.set_fastpath_enabled(False)
     try:
