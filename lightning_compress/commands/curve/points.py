@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
+from lightning_compress.arguments import require_whole
 from lightning_compress.commands.jobs.building import COMPRESSED_FIT, LENGTHS
 from lightning_compress.coreml.post_training import PostTrainingForm
 from lightning_compress.counted import counted
@@ -77,6 +78,8 @@ def require_points(curve: DictConfig) -> None:
             "there is no point to measure: curve.sparsities and curve.bits are empty, and curve.int8 is false; give a "
             "value, such as curve.bits=[4,2]"
         )
+    for technique, threshold in curve.weight_threshold.items():
+        require_whole(f"curve.weight_threshold.{technique}", threshold, 0)
     for name, lengths in curve.lengths.items():
         key = f"curve.lengths.{name}"
         if name not in trained:
