@@ -30,6 +30,7 @@ WORDS = [
     *(word for word in tiny.WORDS if not word.startswith("post_training_bits")),
     *POINTS,
     "curve.lengths.palettize_2bit.max_epochs=1",
+    "curve.weight_threshold.prune=100",
     "pictures.count=3",
     "rehearse=false",
 ]
@@ -90,6 +91,17 @@ def test_each_point_is_a_package_of_its_own_that_holds_what_was_asked_for(job):
                 assert layer.sparsity == pytest.approx(0.5, abs=0.01), workflow
             elif name.startswith("palettize"):
                 assert layer.distinct_values <= 2 ** int(name[-4]), workflow
+
+
+def test_after_training_the_smallest_weights_stay_dense_up_to_the_threshold_of_their_technique(job):
+    (first,) = (layer for layer in inspect(job / "float16.mlpackage").layers if layer.parameters == 864)
+
+    def same_layer(point: str):
+        layers = inspect(job / "after_training" / f"{point}.mlpackage").layers
+        return next(layer for layer in layers if layer.name == first.name)
+
+    assert same_layer("prune_50").sparsity == pytest.approx(0.5, abs=0.01)
+    assert same_layer("palettize_2bit").technique == first.technique
 
 
 def test_the_drop_is_against_the_float_package(job):
@@ -178,6 +190,11 @@ def refusal(compose, tmp_path):
         (["curve.bits=4"], "curve.bits=4 is no list; give widths such as [4,2], or [] for none"),
         (["curve.int8=2"], "curve.int8=2 is neither true nor false"),
         (["curve.bits=[]", "curve.sparsities=[]", "curve.int8=false"], "there is no point to measure"),
+        (
+            ["curve.weight_threshold.prune=-1"],
+            "curve.weight_threshold.prune=-1; valid is a whole number from 0 on",
+        ),
+        (["curve.weight_threshold=3"], "curve.weight_threshold=3; valid is a number for each of prune"),
         (
             ["curve.lengths.palettize_1bits.max_steps=3"],
             "curve.lengths.palettize_1bits is of no point in training; did you mean 'palettize_1bit'?",

@@ -104,7 +104,13 @@ class CurveJob(Job):
         """Try the float fit, what follows it, and all fits with compression; one package a technique is converted."""
         started = time.perf_counter()
         rehearse_trainers(self.building, [FLOAT_FIT])
-        rehearse_float(self.building, [point.form for point in self.after], exports=exports)
+        rehearse_float(
+            self.building,
+            [point.form for point in self.after],
+            # Each technique needs a weight above its own threshold.
+            weight_threshold=max(map(self._weight_threshold, self.after), default=0),
+            exports=exports,
+        )
         converted: set[str] = set()
         for job in self._point_jobs.values():
             rehearse_trainers(job.building, [COMPRESSED_FIT])
@@ -157,11 +163,16 @@ class CurveJob(Job):
         def work() -> tuple[list[Path], list[Result]]:
             path = self.building.package(name)
             path.parent.mkdir(parents=True, exist_ok=True)
-            (compressed,) = compress_package(self.building.package(FLOAT16), [point.form])
+            (compressed,) = compress_package(
+                self.building.package(FLOAT16), [point.form], weight_threshold=self._weight_threshold(point)
+            )
             package = save_package(compressed.model, path)
             return [package], [self.measure(name, package, FLOAT_FIT)]
 
         self.finish(name, work)
+
+    def _weight_threshold(self, point: Point) -> int:
+        return int(self.config.curve.weight_threshold[point.technique])
 
     def _train(self, name: str) -> None:
         if self._launching is not None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
+from lightning_compress.arguments import refusal, require_whole
 from lightning_compress.commands.jobs.building import COMPRESSED_FIT, LENGTHS
 from lightning_compress.coreml.post_training import PostTrainingForm
 from lightning_compress.counted import counted
@@ -66,7 +67,7 @@ def points_in_training(curve: DictConfig) -> list[Point]:
 
 
 def require_points(curve: DictConfig) -> None:
-    """Refuse a curve without points, and lengths of fits that it does not have.
+    """Refuse a curve without points, lengths of fits that it does not have, and thresholds that are no numbers.
 
     Raises:
         ConfigurationError: Naming what is wrong and what is valid.
@@ -77,6 +78,11 @@ def require_points(curve: DictConfig) -> None:
             "there is no point to measure: curve.sparsities and curve.bits are empty, and curve.int8 is false; give a "
             "value, such as curve.bits=[4,2]"
         )
+    thresholds = curve.weight_threshold
+    if not isinstance(thresholds, DictConfig):
+        raise refusal("curve.weight_threshold", thresholds, f"a number for each of {', '.join(TECHNIQUES)}")
+    for technique in TECHNIQUES:
+        require_whole(f"curve.weight_threshold.{technique}", thresholds.get(technique), 0)
     for name, lengths in curve.lengths.items():
         key = f"curve.lengths.{name}"
         if name not in trained:

@@ -23,6 +23,7 @@ from lightning_compress.callback.strategies import check_precision, check_strate
 from lightning_compress.commands.jobs.building import COMPRESSED_FIT, FLOAT_FIT, Building, check_checkpoint
 from lightning_compress.commands.measuring import Picture, measure_package
 from lightning_compress.coreml.post_training import PostTrainingForm, require_compressible
+from lightning_compress.coreml.rewriting import WEIGHT_THRESHOLD
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.methods.mechanism.joining import in_order
 from lightning_compress.methods.mechanism.preparation import PreparedModule
@@ -39,12 +40,19 @@ def rehearse_trainers(building: Building, fits: Sequence[str]) -> None:
             check_precision(trainer, building.methods)
 
 
-def rehearse_float(building: Building, forms: Sequence[PostTrainingForm], *, exports: bool) -> None:
+def rehearse_float(
+    building: Building,
+    forms: Sequence[PostTrainingForm],
+    *,
+    weight_threshold: int = WEIGHT_THRESHOLD,
+    exports: bool,
+) -> None:
     """Look at the float fit and what it begins with; its package after training, too.
 
     Args:
         building: Of the job; its data are set up.
         forms: In which the weights of the float16 package will be stored after training.
+        weight_threshold: Weights with no more elements will stay dense after training.
         exports: Whether to train on one batch, convert an untrained package, load and measure it, and draw a picture;
             nothing stays.
 
@@ -64,7 +72,7 @@ def rehearse_float(building: Building, forms: Sequence[PostTrainingForm], *, exp
 
     def try_package(package: Path) -> None:
         if forms:
-            require_compressible(package, forms)
+            require_compressible(package, forms, weight_threshold=weight_threshold)
         _try_measuring(building, package)
 
     recipe = building.recipe
