@@ -47,6 +47,14 @@ def masks(network):
     }
 
 
+def agree(one, other):
+    """Whether two tensors are the same up to the order of sums.
+
+    coremltools' masks may lie transposed in memory, and some processors multiply such weights in another order.
+    """
+    return torch.allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
 def train_both(network, shape, keys):
     """Train both for some steps, and compare every number after each."""
     pruner = MagnitudePruner(
@@ -69,20 +77,20 @@ def train_both(network, shape, keys):
             optimizer.step()
         pruner.step()
         prepared.step()
-        assert torch.equal(*outputs)
+        assert agree(*outputs)
         for ours, name in zip(masks(network).values(), masks(network), strict=True):
             expected = theirs.get_submodule(name).weight_mask
             assert ours.dtype == torch.bool
             assert torch.equal(ours, expected.bool().expand(ours.shape))
             original = network.get_submodule(name).parametrizations.weight.original
-            assert torch.equal(original, theirs.get_submodule(name).weight_orig)
+            assert agree(original, theirs.get_submodule(name).weight_orig)
         assert all(
-            any(torch.equal(one, other) for other in gradients[1] if one.shape == other.shape)
+            any(agree(one, other) for other in gradients[1] if one.shape == other.shape)
             for one in gradients[0]
         )
     expected = pruner.finalize(inplace=True).state_dict()
     found = prepared.finalize().state_dict()
-    assert all(torch.equal(found[key], value) for key, value in expected.items())
+    assert all(agree(found[key], value) for key, value in expected.items())
     assert found.keys() == expected.keys()
 
 
