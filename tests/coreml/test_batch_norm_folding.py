@@ -154,8 +154,17 @@ def test_integers_take_a_batch_norm_in(name, form, tmp_path):
     assert "quantized" in weight.technique
 
 
-@pytest.mark.parametrize("target", [ct.target.iOS16, ct.target.iOS17])
-@pytest.mark.parametrize("form", ["int8", "int8 down to -128", "int8 per tensor", "uint8 with zero points"])
+@pytest.mark.parametrize("target", [ct.target.iOS16, pytest.param(ct.target.iOS17, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "int8",
+        *(
+            pytest.param(form, marks=pytest.mark.slow)
+            for form in ("int8 down to -128", "int8 per tensor", "uint8 with zero points")
+        ),
+    ],
+)
 @pytest.mark.parametrize("name", LAYERS)
 def test_on_earlier_systems_too(name, form, target, tmp_path):
     build, norm, shape = LAYERS[name]
