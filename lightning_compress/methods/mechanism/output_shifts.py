@@ -55,7 +55,7 @@ def add_shift(layer: nn.Module, outputs: int, spatial: int, device: torch.device
 
 def shift_of(layer: nn.Module) -> OutputShift | None:
     """The shift of a layer, if it has one."""
-    found = layer._modules.get(_SHIFT)
+    found = getattr(layer, _SHIFT, None)
     return found if isinstance(found, OutputShift) else None
 
 
