@@ -48,7 +48,7 @@ class Asked:
     rungs: Sequence[str] = tuple(RUNGS)
     forms: Sequence[Form] = field(default_factory=lambda: tuple(default_forms()))
     measured: Sequence[Form] = ()
-    samples: int = 16
+    samples: int = 160
     share: float = 0.5
     steps: int = 6
     fits: int = 3

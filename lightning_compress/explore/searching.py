@@ -146,7 +146,8 @@ class Search:
 
     @functools.cached_property
     def _projection(self) -> OutputProjection:
-        return OutputProjection(self._network, self._subject.calls(self._part.as_data(), self._asked.samples))
+        batches = self._part.batches_of(self._asked.samples)
+        return OutputProjection(self._network, self._subject.calls(self._part.as_data(), batches))
 
     @functools.cached_property
     def _importance(self) -> Mapping[str, Tensor]:
