@@ -9,9 +9,9 @@ from typing import Any
 
 from lightning_compress.errors import CompressionError, ConfigurationError, did_you_mean
 from lightning_compress.methods import DKMPalettization, LinearQuantization, MagnitudePruning
-from lightning_compress.methods.mechanism.joining import chained
+from lightning_compress.methods.mechanism.joining import chained, needed_capabilities
 from lightning_compress.methods.mechanism.method import Method
-from lightning_compress.methods.mechanism.plan import PlannedTensor
+from lightning_compress.methods.mechanism.plan import Plan, PlannedTensor
 from lightning_compress.methods.mechanism.tensors import TensorReference
 from lightning_compress.package.targets import PALETTE_BITS, Capability
 
@@ -164,24 +164,13 @@ def sections(forms: Mapping[str, Form]) -> dict[str, dict[str, Any]]:
     return {kind: found[kind] for kind in _CLASSES if kind in found}
 
 
-def methods_of(
-    forms: Mapping[str, Form], settings: Mapping[str, Mapping[str, Any]] | None = None
-) -> list[Method]:
+def methods_of(forms: Mapping[str, Form]) -> list[Method]:
     """The methods that bring each tensor into its form, and leave all others alone.
 
     Args:
         forms: The form of each tensor, by its dotted name.
-        settings: Keys beside those of a form, such as schedules, by the name of the method's class.
     """
-    extra = settings or {}
-    return [
-        _CLASSES[kind](
-            module_name_configs={
-                pattern: {**keys, **extra.get(kind, {})} for pattern, keys in configs.items()
-            }
-        )
-        for kind, configs in sections(forms).items()
-    ]
+    return [_CLASSES[kind](module_name_configs=configs) for kind, configs in sections(forms).items()]
 
 
 def needed_by(reference: TensorReference, form: Form) -> frozenset[Capability] | None:
@@ -194,15 +183,11 @@ def needed_by(reference: TensorReference, form: Form) -> frozenset[Capability] |
         taken = {method: found for method, found in keys.items() if not isinstance(found, str)}
         if len(taken) < len(methods):
             return None
-        chained(PlannedTensor(reference, taken))
-        needed = {entry for method in methods for entry in method.capabilities(reference, taken[method])}
+        planned = PlannedTensor(reference, taken)
+        chained(planned)
+        return frozenset(needed_capabilities(Plan([planned], [])))
     except CompressionError:
         return None
-    if len(methods) > 1:
-        needed.add(Capability.JOINT)
-    if reference.kind is not None and reference.kind.is_recurrent:
-        needed.add(Capability.RECURRENT_WEIGHTS)
-    return frozenset(needed)
 
 
 def parse_forms(names: Sequence[str], source: str) -> list[Form]:

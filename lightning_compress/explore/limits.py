@@ -19,9 +19,8 @@ _UNITS = {
     "mib": 1024**2,
     "gib": 1024**3,
 }
-_SIZE = re.compile(r"(?P<number>\d+(?:\.\d*)?)\s*(?P<unit>[A-Za-z]*)")
+_QUANTITY = re.compile(r"(?P<number>\d+(?:\.\d*)?)\s*(?P<unit>[A-Za-z]*)")
 _SECONDS = {"s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
-_DURATION = re.compile(r"(?P<number>\d+(?:\.\d*)?)\s*(?P<unit>[A-Za-z]*)")
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def parse_size(given: str | int | float, key: str) -> int:
         >>> parse_size("3.2MB", "explore.max_size")
         3200000
     """
-    match = _SIZE.fullmatch(str(given).strip())
+    match = _QUANTITY.fullmatch(str(given).strip())
     unit = None if match is None else _UNITS.get(match["unit"].lower())
     if isinstance(given, bool) or match is None or unit is None or float(match["number"]) <= 0:
         raise ConfigurationError(
@@ -108,7 +107,7 @@ def parse_duration(given: str | int | float, key: str) -> float:
     Raises:
         ConfigurationError: It is none.
     """
-    match = _DURATION.fullmatch(str(given).strip())
+    match = _QUANTITY.fullmatch(str(given).strip())
     unit = None if match is None else _SECONDS.get(match["unit"].lower() or "s")
     if isinstance(given, bool) or match is None or unit is None or float(match["number"]) <= 0:
         raise ConfigurationError(

@@ -37,11 +37,6 @@ class Standing:
     steps: int
     proceed: Callable[[], None]
 
-    @property
-    def best(self) -> Candidate | None:
-        """The best candidate that keeps all limits."""
-        return self.limits.best(self.candidates.found)
-
     def upper(self) -> int:
         """The bytes of the tensors in the smallest package that is good enough, or of the largest that is allowed."""
         good = [

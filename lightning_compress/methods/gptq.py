@@ -20,7 +20,7 @@ from lightning_compress.methods.mechanism.stored import StoredIntegers, StoredTe
 from lightning_compress.methods.mechanism.technique import Stage, Technique
 from lightning_compress.methods.mechanism.tensors import TensorReference
 from lightning_compress.methods.observers import Groups, IntegerType
-from lightning_compress.methods.weight_ranges import check_blocks, integer_label, scales_of
+from lightning_compress.methods.weight_ranges import check_blocks, check_blocks_of, integer_label, scales_of
 from lightning_compress.package.targets import Capability
 
 _DTYPES = ("qint4", "quint4", "qint8", "quint8")
@@ -114,14 +114,7 @@ class GPTQ(Method):
 
     def check_tensor(self, reference: TensorReference, keys: Keys) -> None:
         """Refuse blocks that do not divide a weight."""
-        size = keys.get("block_size")
-        channels = reference.shape[reference.layout.input_axis]
-        if size is not None and channels % size:
-            raise ConfigurationError(
-                f"block_size of GPTQ is {size}, and {reference.name!r} has {channels} input channels; valid are "
-                f"{[number for number in range(1, channels + 1) if channels % number == 0]}, or None in "
-                "module_name_configs for a scale for all of a channel"
-            )
+        check_blocks_of(reference, keys, self.schema.technique)
 
     def technique(self, reference: TensorReference, keys: Keys) -> GPTQIntegers:
         """Integers, with a scale for the weight, each output channel, or each block."""

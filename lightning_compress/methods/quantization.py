@@ -32,7 +32,7 @@ from lightning_compress.methods.mechanism.tensors import TensorReference, enclos
 from lightning_compress.methods.milestones import Milestones, check_milestones
 from lightning_compress.methods.observers import Groups, IntegerType, Observer
 from lightning_compress.methods.quantization_companion import QuantizationCompanion
-from lightning_compress.methods.weight_ranges import check_blocks
+from lightning_compress.methods.weight_ranges import check_blocks, check_blocks_of
 from lightning_compress.package.targets import Capability
 
 
@@ -175,14 +175,7 @@ class LinearQuantization(Method):
 
     def check_tensor(self, reference: TensorReference, keys: Keys) -> None:
         """Refuse blocks that do not divide a weight."""
-        size = keys.get("block_size")
-        channels = reference.shape[reference.layout.input_axis]
-        if size is not None and channels % size:
-            raise ConfigurationError(
-                f"block_size of LinearQuantization is {size}, and {reference.name!r} has {channels} input channels; "
-                f"valid are {[number for number in range(1, channels + 1) if channels % number == 0]}, or None in "
-                "module_name_configs for a scale for all of a channel"
-            )
+        check_blocks_of(reference, keys, self.schema.technique)
 
     def technique(self, reference: TensorReference, keys: Keys) -> Integers | None:
         """Integers, with a scale for the weight, each output channel, or each block."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.methods.mechanism.configuration import Keys
+from lightning_compress.methods.mechanism.tensors import TensorReference
 from lightning_compress.methods.observers import Groups, IntegerType
 
 _SHARES = tuple(1 - 0.025 * step for step in range(25))
@@ -93,4 +94,20 @@ def check_blocks(keys: Keys, source: str) -> None:
         raise ConfigurationError(
             f"block_size of {source} is {size} with weight_per_channel False; valid is weight_per_channel True, of "
             "which blocks are parts"
+        )
+
+
+def check_blocks_of(reference: TensorReference, keys: Keys, technique: str) -> None:
+    """Refuse blocks that do not divide a weight.
+
+    Raises:
+        ConfigurationError: With the sizes that do.
+    """
+    size = keys.get("block_size")
+    channels = reference.shape[reference.layout.input_axis]
+    if size is not None and channels % size:
+        raise ConfigurationError(
+            f"block_size of {technique} is {size}, and {reference.name!r} has {channels} input channels; valid are "
+            f"{[number for number in range(1, channels + 1) if channels % number == 0]}, or None in "
+            "module_name_configs for a scale for all of a channel"
         )
