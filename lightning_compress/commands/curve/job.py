@@ -12,21 +12,21 @@ from lightning_compress.commands.curve.launching import Launching, chosen_launch
 from lightning_compress.commands.curve.point_job import IN_TRAINING, PointJob, in_a_row
 from lightning_compress.commands.curve.points import (
     Point,
-    config_without_compression,
     points_after_training,
     points_in_training,
     require_points,
 )
 from lightning_compress.commands.curve.report import AFTER_TRAINING, Curve, write_curve
-from lightning_compress.commands.jobs.building import COMPRESSED_FIT, FLOAT_FIT, Building
+from lightning_compress.commands.jobs.building import COMPRESSED_FIT, FLOAT_FIT
 from lightning_compress.commands.jobs.folder import shown
-from lightning_compress.commands.jobs.job import FLOAT16, Job, Stage, say
+from lightning_compress.commands.jobs.job import FLOAT16, Stage, say
 from lightning_compress.commands.jobs.processes import is_first
 from lightning_compress.commands.jobs.rehearsal import (
     rehearse_compressed,
     rehearse_float,
     rehearse_trainers,
 )
+from lightning_compress.commands.jobs.whole_job import WITHOUT_COMPRESSION, WholeJob, with_compression
 from lightning_compress.commands.measuring import Picture
 from lightning_compress.commands.results import Result
 from lightning_compress.console import print_whole
@@ -37,7 +37,7 @@ from lightning_compress.package.save import save_package
 from lightning_compress.stopping import Stops
 
 
-class CurveJob(Job):
+class CurveJob(WholeJob):
     """A float fit, packages compressed after it, and a fit with compression for each point.
 
     With one of Hydra's launchers, each fit with compression is a job of that launcher, once the float part is done.
@@ -64,9 +64,7 @@ class CurveJob(Job):
                 f"trainer.devices={config.trainer.devices} and trainer.num_nodes={config.trainer.num_nodes} must be 1 "
                 "then"
             )
-        whole = config_without_compression(config)
-        super().__init__(whole, folder, stops, is_resumed=is_resumed, building=Building(whole, folder))
-        self._running: PointJob | None = None
+        super().__init__(with_compression(config, WITHOUT_COMPRESSION), folder, stops, is_resumed=is_resumed)
 
     def stages(self) -> list[Stage]:
         """The float fit, its package, and each point of both workflows."""
@@ -153,10 +151,6 @@ class CurveJob(Job):
         """A row of the sheet."""
         return in_a_row(super().picture(name))
 
-    def steps_of_fit(self) -> int:
-        """Those of the float fit, or of a point's."""
-        return super().steps_of_fit() or (0 if self._running is None else self._running.steps_of_fit())
-
     def _compress(self, point: Point) -> None:
         name = f"{AFTER_TRAINING}/{point.name}"
 
@@ -178,14 +172,8 @@ class CurveJob(Job):
         if self._launching is not None:
             self._launch(self._launching)
             return
-        assert self.progress is not None
-        job = self._running = self._point_jobs[name]
-        job.launcher = self.launcher
-        try:
-            job.go_on(self.progress)
-        finally:
-            self.launcher = job.launcher
-        self._running = None
+        job = self._point_jobs[name]
+        self.run_part(job)
         self._take_over(job)
 
     def _launch(self, launching: Launching) -> None:

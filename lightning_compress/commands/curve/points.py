@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from lightning_compress.arguments import refusal, require_whole
 from lightning_compress.commands.jobs.building import COMPRESSED_FIT, LENGTHS
+from lightning_compress.commands.jobs.whole_job import with_compression
 from lightning_compress.coreml.post_training import PostTrainingForm
 from lightning_compress.counted import counted
 from lightning_compress.errors import ConfigurationError, did_you_mean
@@ -103,11 +103,6 @@ def require_points(curve: DictConfig) -> None:
             )
 
 
-def config_without_compression(config: DictConfig) -> DictConfig:
-    """The configuration of a curve's float part, in the form of a job's."""
-    return _with_compression(config, {"name": "none", "methods": {}})
-
-
 def config_of_point(config: DictConfig, point: Point) -> DictConfig:
     """The configuration of the fit of one point, in the form of a job's: `train` would do the same with it.
 
@@ -117,19 +112,11 @@ def config_of_point(config: DictConfig, point: Point) -> DictConfig:
     """
     method = OmegaConf.to_container(config.curve.methods[point.technique], resolve=True)
     assert isinstance(method, dict)
-    own = _with_compression(
+    own = with_compression(
         config, {"name": point.name, "methods": {point.technique: {**method, **point.arguments}}}
     )
     with open_dict(own):
         own[COMPRESSED_FIT].trainer.merge_with(config.curve.lengths.get(point.name, {}))
-    return own
-
-
-def _with_compression(config: DictConfig, compression: Mapping[str, Any]) -> DictConfig:
-    own = copy.deepcopy(config)
-    with open_dict(own):
-        own.compression = dict(compression)
-        own[COMPRESSED_FIT].ckpt_path = None
     return own
 
 

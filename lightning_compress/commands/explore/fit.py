@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lightning_compress.commands.jobs.building import COMPRESSED_FIT
 from lightning_compress.commands.jobs.part_job import PartJob
+from lightning_compress.commands.jobs.whole_job import with_compression
 from lightning_compress.commands.results import Result
 from lightning_compress.explore.forms import Form, sections
 from lightning_compress.stopping import Stops
@@ -53,10 +53,8 @@ def fit_job(
         stops: Tells of signals.
         data: The data.
     """
-    own = copy.deepcopy(config)
+    own = with_compression(config, compression_of(config, name, forms))
     with open_dict(own):
-        own.compression = compression_of(config, name, forms)
-        own[COMPRESSED_FIT].ckpt_path = None
         own[COMPRESSED_FIT].trainer.max_epochs = None
         own[COMPRESSED_FIT].trainer.max_steps = steps
     return FitJob(own, name, folder, whole, stops, data=data)

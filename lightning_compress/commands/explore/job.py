@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lightning_compress.commands.explore.outcome import leave_outcome
 from lightning_compress.commands.explore.subject import RecipeSubject
-from lightning_compress.commands.jobs.building import COMPRESSED_FIT, FLOAT_FIT, Building
-from lightning_compress.commands.jobs.job import Job, Stage, say
-from lightning_compress.commands.jobs.part_job import PartJob
+from lightning_compress.commands.jobs.building import COMPRESSED_FIT, FLOAT_FIT
+from lightning_compress.commands.jobs.job import Stage, say
 from lightning_compress.commands.jobs.processes import is_first
 from lightning_compress.commands.jobs.rehearsal import rehearse_float, rehearse_trainers
+from lightning_compress.commands.jobs.whole_job import WITHOUT_COMPRESSION, WholeJob, with_compression
 from lightning_compress.commands.results import Result
 from lightning_compress.console import print_whole
 from lightning_compress.errors import ConfigurationError
@@ -28,7 +27,7 @@ from lightning_compress.stopping import Stops
 SEARCH = "search"
 
 
-class ExploreJob(Job):
+class ExploreJob(WholeJob):
     """A float fit, or weights that are given, and a search from there.
 
     Args:
@@ -49,9 +48,7 @@ class ExploreJob(Job):
                 "a search runs on one device: trainer.devices and trainer.num_nodes must be 1; fit the float weights "
                 "with lightning-compress train on as many as you like, and give them with weights=…"
             )
-        whole = _as_job(config)
-        super().__init__(whole, folder, stops, is_resumed=is_resumed, building=Building(whole, folder))
-        self._running: PartJob | None = None
+        super().__init__(_as_job(config), folder, stops, is_resumed=is_resumed)
 
     def stages(self) -> list[Stage]:
         """The float fit, and the search."""
@@ -67,10 +64,6 @@ class ExploreJob(Job):
         self.asked.require_forms(network)
         rehearse_float(self.building, [], exports=exports)
         return time.perf_counter() - started
-
-    def steps_of_fit(self) -> int:
-        """Those of the float fit, or of the one that the search runs."""
-        return super().steps_of_fit() or (0 if self._running is None else self._running.steps_of_fit())
 
     def report(self) -> list[Result]:
         """Print what was found."""
@@ -89,7 +82,7 @@ class ExploreJob(Job):
         """The search writes what it finds."""
 
     def _search(self) -> None:
-        subject = RecipeSubject(self.building, self.weights, self.folder, self.stops, self._run_fit)
+        subject = RecipeSubject(self.building, self.weights, self.folder, self.stops, self.run_part)
         given = self.config.explore.sensitivity
         search = Search(
             subject,
@@ -106,16 +99,6 @@ class ExploreJob(Job):
         exploration = search.run()
         leave_outcome(self.building, subject, search, exploration, self.folder)
         self.finish(SEARCH, lambda: ([self.folder / RECORD], results_of(exploration, self.folder)))
-
-    def _run_fit(self, job: PartJob) -> None:
-        assert self.progress is not None
-        self._running = job
-        job.launcher = self.launcher
-        try:
-            job.go_on(self.progress)
-        finally:
-            self.launcher = job.launcher
-        self._running = None
 
 
 def asked(explore: DictConfig) -> Asked:
@@ -173,10 +156,8 @@ def _as_list(given: Any, key: str) -> list[str]:
 
 def _as_job(config: DictConfig) -> DictConfig:
     """The configuration in the form of a job's: without compression of its own, and with the weights given."""
-    own = copy.deepcopy(config)
+    own = with_compression(config, WITHOUT_COMPRESSION)
     with open_dict(own):
-        own.compression = {"name": "none", "methods": {}}
-        own[COMPRESSED_FIT].ckpt_path = None
         if own.weights is not None:
             if own.float_fit.weights not in (None, own.weights):
                 raise ConfigurationError(
