@@ -8,6 +8,9 @@ MODES = ("dkm", "topk", "hard", "gsm")
 """Attention as a softmax, as a softmax over the two nearest centroids, to the nearest alone, and as a softmax with
 Gumbel noise: coremltools' values of `palett_mode`."""
 
+ESTIMATORS = ("dkm", "straight_through")
+"""How gradients reach a weight: through attention, or straight through the assignment to the nearest centroid."""
+
 
 @dataclass(frozen=True)
 class Clustering:
@@ -21,6 +24,7 @@ class Clustering:
         fix_zero: Whether the first centroid of each group is held at zero.
         zero_preference: How much nearer, in squared distance, the first centroid seems than it is.
         mode: How attention follows from distances, one of `MODES`.
+        estimator: How gradients reach the weight, one of `ESTIMATORS`.
         exact: Whether scalars too are attended to one by one, and not on a grid.
         native: Whether the passes written in C may serve.
     """
@@ -32,5 +36,6 @@ class Clustering:
     fix_zero: bool = False
     zero_preference: float = 0.0
     mode: str = "dkm"
+    estimator: str = "dkm"
     exact: bool = False
     native: bool = True

@@ -14,9 +14,11 @@ from lightning_compress.arguments import (
     require_type,
     require_whole,
 )
-from lightning_compress.dkm.clustering import MODES, Clustering
+from lightning_compress.dkm.clustering import ESTIMATORS, MODES, Clustering
 from lightning_compress.dkm.exact import cluster_exactly
+from lightning_compress.dkm.palettize_vectors import PalettizeVectors
 from lightning_compress.dkm.scalars import PalettizeScalars
+from lightning_compress.dkm.straight_through import AssignStraightThrough
 from lightning_compress.dkm.vectors import from_vectors, to_vectors
 from lightning_compress.errors import ConfigurationError, WeightError
 
@@ -33,6 +35,7 @@ def palettize(
     zero_preference: float = 0.0,
     keep_zeros: bool = False,
     mode: str = "dkm",
+    estimator: str = "dkm",
     exact: bool = False,
     native: bool = True,
 ) -> tuple[Tensor, Tensor]:
@@ -40,7 +43,7 @@ def palettize(
 
     The result is that of the N x K attention matrix of the paper, for scalars evaluated on a few points of the
     weights' range instead, so that time and memory do not depend on the number of centroids. For vectors, and in the
-    modes of coremltools that are no softmax, the matrix is evaluated a part at a time.
+    modes of coremltools that are no softmax, the matrix is evaluated a part at a time, and never held.
 
     Args:
         weight: Any floating-point weight. With G palettes its first dimension is split into G equal groups of
@@ -59,6 +62,9 @@ def palettize(
             zero and stands for them alone. For pruned weights.
         mode: How attention follows from distances: "dkm" as in the paper, "topk" to the two nearest centroids alone,
             "hard" to the nearest alone, "gsm" with Gumbel noise.
+        estimator: How gradients reach the weight: "dkm" through attention, "straight_through" as if nothing stood
+            between it and its nearest centroid, at the price of distances alone: temperature, floor and early stop
+            have no meaning then, and centroids no gradient.
         exact: Evaluate scalars one by one too.
         native: Let the passes written in C serve where they are built; otherwise torch does.
 
@@ -87,7 +93,7 @@ def palettize(
     _check_types(
         weight, centroids, iterations, numbers if epsilon is None else {**numbers, "epsilon": epsilon}, flags
     )
-    groups = _check(weight, centroids, temperature, iterations, mode)
+    groups = _check(weight, centroids, temperature, mode, estimator)
     if weight.numel() == 0:
         return weight.clone(), centroids.clone()
     if keep_zeros:
@@ -96,13 +102,30 @@ def palettize(
         zero, centroids = torch.zeros_like(centroids[..., :1, :]), centroids[..., 1:, :]
         fix_zero, zero_preference = False, 0.0
     clustering = Clustering(
-        temperature, iterations, epsilon, attention_floor, fix_zero, zero_preference, mode, exact, native
+        temperature,
+        iterations,
+        epsilon,
+        attention_floor,
+        fix_zero,
+        zero_preference,
+        mode,
+        estimator,
+        exact,
+        native,
     )
     with torch.autocast(device_type=weight.device.type, enabled=False):
-        if mode == "dkm" and centroids.shape[-1] == 1:
+        if estimator == "straight_through":
+            _check_finite(weight)
+            palettized, updated = AssignStraightThrough.apply(
+                weight, centroids, groups, clustering, keep_zeros
+            )
+        elif mode == "dkm" and centroids.shape[-1] == 1:
             palettized, updated = PalettizeScalars.apply(weight, centroids, groups, clustering, keep_zeros)
+        elif mode == "dkm":
+            _check_finite(weight)
+            palettized, updated = PalettizeVectors.apply(weight, centroids, groups, clustering, keep_zeros)
         else:
-            palettized, updated = _palettize_vectors(weight, centroids, groups, clustering, keep_zeros)
+            palettized, updated = _palettize_in_other_modes(weight, centroids, groups, clustering, keep_zeros)
     if keep_zeros:
         updated = torch.cat((zero, updated), dim=-2)
     return palettized, updated
@@ -120,7 +143,7 @@ def _check_types(
     require_whole("iterations", iterations, 1)
 
 
-def _check(weight: Tensor, centroids: Tensor, temperature: float, iterations: int, mode: str) -> int:
+def _check(weight: Tensor, centroids: Tensor, temperature: float, mode: str, estimator: str) -> int:
     """Number of groups, or an error that says what does not fit."""
     if not weight.is_floating_point():
         raise ConfigurationError(f"palettize needs a floating-point weight, not {weight.dtype}")
@@ -143,18 +166,27 @@ def _check(weight: Tensor, centroids: Tensor, temperature: float, iterations: in
             f"vectors of {dimensions} cannot share the {channels // groups} channels of a group evenly"
         )
     require_one_of("mode", mode, MODES)
+    require_one_of("estimator", estimator, ESTIMATORS)
+    if estimator != "dkm" and mode != "dkm":
+        raise ConfigurationError(
+            f"estimator {estimator!r} pays no attention, and mode {mode!r} would be ignored"
+        )
     if not temperature > 0:
         raise ConfigurationError(f"temperature must be positive and finite, not {temperature}")
     return groups
 
 
-def _palettize_vectors(
+def _check_finite(weight: Tensor) -> None:
+    if weight.device.type == "cpu" and not bool(torch.isfinite(weight.detach()).all()):
+        raise WeightError("the weight holds NaN or infinity")
+
+
+def _palettize_in_other_modes(
     weight: Tensor, centroids: Tensor, groups: int, clustering: Clustering, keep_zeros: bool
 ) -> tuple[Tensor, Tensor]:
     precision = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    _check_finite(weight)
     points = to_vectors(weight.to(precision), groups, centroids.shape[-1])
-    if weight.device.type == "cpu" and not bool(torch.isfinite(points.detach()).all()):
-        raise WeightError("the weight holds NaN or infinity")
     present = (points.detach() != 0).any(dim=-1) if keep_zeros else None
     palettes = centroids.reshape(groups, *centroids.shape[-2:]).to(precision)
     values, updated = cluster_exactly(points, palettes, present, clustering)

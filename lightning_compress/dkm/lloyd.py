@@ -10,6 +10,8 @@ import itertools
 import torch
 from torch import Tensor
 
+from lightning_compress.dkm import native
+
 _SEED = 0
 _RESTARTS = 3
 _ITERATIONS = 50
@@ -104,6 +106,14 @@ def _distance_to(points: Tensor, centroid: Tensor, weights: Tensor | None) -> Te
 def _lloyd(points: Tensor, centroids: Tensor, weights: Tensor | None) -> tuple[Tensor, float]:
     previous = torch.inf
     inertia = torch.inf
+    if weights is None and native.serves_vectors(points, centroids):
+        turned = points.t().contiguous()
+        for _ in range(_ITERATIONS):
+            moved, inertia = native.move_once(turned, centroids)
+            if inertia >= previous * (1 - 1e-6):
+                break
+            previous, centroids = inertia, moved.to(points.dtype)
+        return centroids, inertia
     for _ in range(_ITERATIONS):
         index, distance = nearest(points, centroids, weights=weights)
         inertia = float(distance.sum(dtype=torch.float64))

@@ -174,6 +174,7 @@ class WeightPalette:
                 zero_preference=self.zero_preference,
                 keep_zeros=self.keep_zeros,
                 mode=clustering.mode,
+                estimator=clustering.estimator,
                 exact=clustering.exact,
                 native=clustering.native,
             )

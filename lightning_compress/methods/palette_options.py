@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from lightning_compress.dkm.clustering import MODES
+from lightning_compress.dkm.clustering import ESTIMATORS, MODES
 from lightning_compress.dkm.weight_palette import LUT_DTYPES
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.methods.mechanism.configuration import Keys, unwrapped
@@ -18,6 +18,7 @@ GROUPED = "per_grouped_channel"
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "granularity": ("per_tensor", GROUPED),
     "palett_mode": MODES,
+    "estimator": ESTIMATORS,
     "kmeans_init": ("auto", "opt1d", "kmeans++", "cpu.kmeans++", "nf", "nf_fit"),
     "per_channel_scaling_factor_scheme": ("min_max", "abs"),
     "lut_dtype": tuple(LUT_DTYPES),
@@ -29,7 +30,7 @@ _RENAMED = {"partition_size": "group_size", "cluster_dtype": "lut_dtype"}
 
 @dataclass(frozen=True)
 class PaletteOptions:
-    """The keys of coremltools' `ModuleDKMPalettizerConfig`, with their defaults, and two more.
+    """The keys of coremltools' `ModuleDKMPalettizerConfig`, with their defaults, and three more.
 
     Keys that say only how coremltools computes are accepted and do nothing: `palett_max_mem`, `palett_shard`,
     `palett_dist`, `palett_unique`, `palett_min_tsize`, `palett_batch_mode`, `kmeans_batch_threshold`, `kmeans_n_init`,
@@ -38,6 +39,7 @@ class PaletteOptions:
 
     Attributes:
         n_bits: A palette has 2**n_bits entries; None for 4 bits in `Linear` layers and 2 in all others.
+        estimator: How gradients reach a weight, "dkm" or "straight_through" (see `lightning_compress.dkm.palettize`).
         exact: Attend from every weight to every centroid instead of evaluating both on a grid of the weights' range.
         native: Let the passes written in C serve where they are built; otherwise torch does.
     """
@@ -79,6 +81,7 @@ class PaletteOptions:
     kmeans_n_init: int = 10
     zero_threshold: float = 1e-7
     kmeans_error_bnd: float = 0.0
+    estimator: str = "dkm"
     exact: bool = False
     native: bool = True
 

@@ -118,6 +118,7 @@ def weight_palette(reference: TensorReference, options: PaletteOptions) -> Weigh
             epsilon=options.palett_epsilon,
             attention_floor=options.zero_threshold,
             mode=options.palett_mode,
+            estimator=options.estimator,
             exact=options.exact,
             native=options.native,
         ),

@@ -66,7 +66,7 @@ def by_histogram(weight: Tensor, centroids: Tensor, upstream: Tensor) -> Results
 def by_coremltools(weight: Tensor, centroids: Tensor, upstream: Tensor) -> Results:
     """coremltools' kernel, without the options that change the formulas."""
     options = {"palett_epsilon": -1.0, "prune_threshold": 0.0, "kmeans_max_iter": ITERATIONS}
-    fake = CoreMLFakePalettize(_OBSERVER, 1, 1, advanced_options=options)
+    fake = CoreMLFakePalettize(_OBSERVER, 1, centroids.shape[1], advanced_options=options)
     fake.n_clusters = len(centroids)
     fake.enable_fake_palett()
     weight = weight.clone().requires_grad_()

@@ -9,5 +9,16 @@ from __future__ import annotations
 from lightning_compress.dkm.native.attender import NativeAttender
 from lightning_compress.dkm.native.library import serves
 from lightning_compress.dkm.native.passes import chain, deposit, interpolate, masses
+from lightning_compress.dkm.native.vectors import assign, move_once, serves_vectors
 
-__all__ = ["NativeAttender", "chain", "deposit", "interpolate", "masses", "serves"]
+__all__ = [
+    "NativeAttender",
+    "assign",
+    "chain",
+    "deposit",
+    "interpolate",
+    "masses",
+    "move_once",
+    "serves",
+    "serves_vectors",
+]

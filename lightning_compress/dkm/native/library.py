@@ -16,6 +16,7 @@ _EXTENSION = "lightning_compress.dkm.native._passes"
 
 _SHAPE = "nn"
 _BINS = "ppn"
+_VECTORS, _PAID = "nnnnn", "dddnn"
 _SIGNATURES = {
     "count_places": f"fn pp{_SHAPE}{_BINS}n p",
     "interpolate": f"fn p{_SHAPE}{_BINS} ppp",
@@ -23,6 +24,9 @@ _SIGNATURES = {
     "gather": "p nnn ppp p",
     "chords": "p nnn ppp pp",
     "attend_points": f"fnn pp{_SHAPE} pppn ddd ppp",
+    "cluster_vectors": f"fn p{_VECTORS} nd {_PAID} pppp",
+    "differentiate_vectors": f"fn pp{_VECTORS} {_PAID} ppp p pp",
+    "assign_vectors": f"fn p{_VECTORS} n dnn ppp",
 }
 """Arguments of the functions: f the threads' entry, p pointers, n whole numbers, d numbers in double precision."""
 
@@ -36,7 +40,8 @@ def _load() -> ctypes.CDLL | None:
         return None
     library = ctypes.CDLL(specification.origin)
     for name, signature in _SIGNATURES.items():
-        getattr(library, name).argtypes = [_TYPES[letter] for letter in signature if letter != " "]
+        if hasattr(library, name):
+            getattr(library, name).argtypes = [_TYPES[letter] for letter in signature if letter != " "]
     return library
 
 
@@ -59,6 +64,11 @@ def threads() -> int | None:
 def serves(tensor: Tensor) -> bool:
     """Whether the passes in C can be made over a tensor: it is on a processor, and the library was built."""
     return tensor.device.type == "cpu" and _load() is not None
+
+
+def has(function: str) -> bool:
+    """Whether the library was built, and with a function: those for vectors need a compiler that has vectors."""
+    return hasattr(_load(), function)
 
 
 def call(function: str, *arguments: Tensor | float | None) -> None:
