@@ -18,6 +18,7 @@ from lightning_compress.dkm.clustering import ESTIMATORS, MODES, Clustering
 from lightning_compress.dkm.exact import cluster_exactly
 from lightning_compress.dkm.palettize_vectors import PalettizeVectors
 from lightning_compress.dkm.scalars import PalettizeScalars
+from lightning_compress.dkm.scalars_at_once import palettize_at_once
 from lightning_compress.dkm.straight_through import AssignStraightThrough
 from lightning_compress.dkm.vectors import from_vectors, to_vectors
 from lightning_compress.errors import ConfigurationError, WeightError
@@ -120,7 +121,8 @@ def palettize(
                 weight, centroids, groups, clustering, keep_zeros
             )
         elif mode == "dkm" and centroids.shape[-1] == 1:
-            palettized, updated = PalettizeScalars.apply(weight, centroids, groups, clustering, keep_zeros)
+            arguments = weight, centroids, groups, clustering, keep_zeros
+            palettized, updated = palettize_at_once(*arguments) or PalettizeScalars.apply(*arguments)
         elif mode == "dkm":
             _check_finite(weight)
             palettized, updated = PalettizeVectors.apply(weight, centroids, groups, clustering, keep_zeros)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from lightning_compress.dkm.native.attender import NativeAttender
 from lightning_compress.dkm.native.library import serves
 from lightning_compress.dkm.native.passes import chain, deposit, interpolate, masses
+from lightning_compress.dkm.native.scalars import serves_scalars
 from lightning_compress.dkm.native.vectors import assign, move_once, serves_vectors
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "masses",
     "move_once",
     "serves",
+    "serves_scalars",
     "serves_vectors",
 ]

@@ -24,6 +24,8 @@ _SIGNATURES = {
     "gather": "p nnn ppp p",
     "chords": "p nnn ppp pp",
     "attend_points": f"fnn pp{_SHAPE} pppn ddd ppp",
+    "cluster_scalars": f"fn p{_SHAPE} pp nnd {_PAID} pppp ppp p",
+    "differentiate_scalars": f"fn pp{_SHAPE} n {_PAID} pppp ppp ppp",
     "cluster_vectors": f"fn p{_VECTORS} nd {_PAID} pppp",
     "differentiate_vectors": f"fn pp{_VECTORS} {_PAID} ppp p pp",
     "assign_vectors": f"fn p{_VECTORS} n dnn ppp",

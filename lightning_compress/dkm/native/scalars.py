@@ -1,0 +1,158 @@
+"""Differentiable k-means of scalars in C: a whole clustering in one call, where equal panels resolve it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_compress.dkm.clustering import Clustering
+from lightning_compress.dkm.native.library import call, has, threads
+
+_MOST_POINTS = 512 * 8
+"""Points of as many panels as there can be."""
+
+
+def serves_scalars(weight: Tensor) -> bool:
+    """Whether a weight of scalars can be clustered in one call: single precision on a processor."""
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and has("cluster_scalars")
+
+
+class ClusteredScalars(NamedTuple):
+    """What the derivatives of a clustering need.
+
+    Attributes:
+        trace: The palettes before the first update and after each, (iterations + 1, G, K).
+        attended: The attention that each update paid to each centroid, (iterations, G, K); 0 where none was.
+        done: How many updates were made before an early stop, (G,).
+        shape: Panels, 0 where weights were taken one by one, and bins on each, (2,).
+        starts: Where the bins of each group begin, (G,).
+        steps: The width of a bin, (G,).
+        masses: The weights' masses on the points, (G, points).
+    """
+
+    trace: Tensor
+    attended: Tensor
+    done: Tensor
+    shape: Tensor
+    starts: Tensor
+    steps: Tensor
+    masses: Tensor
+
+
+def cluster(
+    weight: Tensor, low: Tensor, high: Tensor, palettes: Tensor, clustering: Clustering, *, skip_zeros: bool
+) -> tuple[Tensor, ClusteredScalars] | None:
+    """Cluster scalars softly.
+
+    Args:
+        weight: Contiguous and finite, (G, N).
+        low: Least weight of each group, (G,), float64.
+        high: Greatest weight of each group.
+        palettes: Shape (G, K), float64.
+        clustering: What to do.
+        skip_zeros: Zeros take no part and stay zero.
+
+    Returns:
+        The clustered weight and what `differentiate` needs, or None where equal panels do not resolve attention.
+    """
+    groups, clusters = palettes.shape
+    iterations = clustering.iterations
+    numbers = torch.empty(
+        (2 * iterations + 1) * groups * clusters + (2 + _MOST_POINTS) * groups, dtype=torch.float64
+    )
+    sizes = [(iterations + 1) * groups * clusters, iterations * groups * clusters, groups, groups]
+    trace, attended, starts, steps, masses = torch.split(numbers, [*sizes, _MOST_POINTS * groups])
+    trace[: groups * clusters] = palettes.reshape(-1)
+    whole = torch.empty(groups + 2, dtype=torch.int64)
+    done, shape = torch.split(whole, [groups, 2])
+    output = torch.empty_like(weight)
+    call(
+        "cluster_scalars",
+        threads(),
+        torch.get_num_threads(),
+        weight,
+        *weight.shape,
+        low,
+        high,
+        clusters,
+        iterations,
+        -1.0 if clustering.epsilon is None else clustering.epsilon,
+        *_options(clustering, skip_zeros),
+        trace,
+        attended,
+        done,
+        shape,
+        starts,
+        steps,
+        masses,
+        output,
+    )
+    panels = int(shape[0])
+    if panels < 0:
+        return None
+    points = panels * 8 if panels else weight.shape[1]
+    return output, ClusteredScalars(
+        trace.view(iterations + 1, groups, clusters),
+        attended.view(iterations, groups, clusters),
+        done,
+        shape,
+        starts,
+        steps,
+        masses[: groups * points].view(groups, points),
+    )
+
+
+def differentiate(
+    weight: Tensor,
+    upstream: Tensor,
+    by_last: Tensor,
+    clustered: ClusteredScalars,
+    clustering: Clustering,
+    *,
+    skip_zeros: bool,
+) -> tuple[Tensor, Tensor]:
+    """Derivatives of a loss by the weight, (G, N), and by the first palettes, (G, K).
+
+    Args:
+        weight: As in the forward pass.
+        upstream: The loss's gradient by the clustered weight, contiguous, (G, N).
+        by_last: The loss's gradient by the last palettes, (G, K), float64.
+        clustered: As `cluster` returned it.
+        clustering: The same.
+        skip_zeros: The same.
+    """
+    by_weight, by_first = torch.empty_like(weight), torch.empty_like(by_last)
+    trace, attended, done, shape, starts, steps, masses = clustered
+    call(
+        "differentiate_scalars",
+        threads(),
+        torch.get_num_threads(),
+        weight,
+        upstream,
+        *weight.shape,
+        by_last.shape[1],
+        *_options(clustering, skip_zeros),
+        trace,
+        attended,
+        done,
+        shape,
+        starts,
+        steps,
+        masses,
+        by_last.contiguous(),
+        by_weight,
+        by_first,
+    )
+    return by_weight, by_first
+
+
+def _options(clustering: Clustering, skip_zeros: bool) -> tuple[float, ...]:
+    return (
+        clustering.temperature,
+        clustering.attention_floor,
+        clustering.zero_preference,
+        int(clustering.fix_zero),
+        int(skip_zeros),
+    )
