@@ -144,14 +144,20 @@ class Attender:
             return self._held[2]
         assert self._room is not None
         temperature, floor = self._clustering.temperature, self._clustering.attention_floor
-        moved = centroids - self._middle
-        bias = moved.square().mul_(-1 / temperature)
-        if self._clustering.zero_preference:
-            bias[..., 0] += self._clustering.zero_preference / temperature
         shape = (*centroids.shape, block.stop - block.start)
         room = [part[: math.prod(shape)].view(shape) for part in self._room]
         soft = room[0]
-        torch.addcmul(bias.unsqueeze(-1), moved.unsqueeze(-1), self._scaled[..., block], out=soft)
+        if soft.dtype == torch.float64:
+            moved = centroids - self._middle
+            bias = moved.square().mul_(-1 / temperature)
+            if self._clustering.zero_preference:
+                bias[..., 0] += self._clustering.zero_preference / temperature
+            torch.addcmul(bias.unsqueeze(-1), moved.unsqueeze(-1), self._scaled[..., block], out=soft)
+        else:
+            torch.sub(self._points[:, None, block], centroids.unsqueeze(-1), out=soft)
+            soft.square_().mul_(-1 / temperature)
+            if self._clustering.zero_preference:
+                soft[..., 0, :] += self._clustering.zero_preference / temperature
         nearness = soft.amax(dim=-2, keepdim=True)
         # Exponentials that underflow, and products with what is less than a normal number, take many times as long.
         negligible = _NEGLIGIBLE[soft.dtype]

@@ -99,7 +99,7 @@ def cluster(
             if previous is None:
                 continue
             stop = ((previous - inertia).abs() <= clustering.epsilon) & (previous != 0)
-            if points.device.type == "cpu":
+            if clustering.may_wait(points):
                 stopped = stop if active is None else stop | (active == 0)
                 if bool(stopped.all()):
                     break

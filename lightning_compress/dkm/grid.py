@@ -107,8 +107,17 @@ class Grid:
         steps = torch.arange(self.size, dtype=self.points.dtype, device=self.points.device)
         return torch.addcmul(self.start.unsqueeze(-1), self.step.unsqueeze(-1), steps)
 
+    def within(self, places: Tensor) -> Tensor:
+        """What is linear within each bin: places themselves, or the part of the bin below them where places are bins.
+
+        Places far up, times what is steep, would lose the part in single precision.
+        """
+        return places if self.uniform_panels else places.frac()
+
     def count(self, places: Tensor, rows: slice = slice(None)) -> Tensor:
         """Number of bins below places (G, N), those of some groups, and the part of the bin that each lies in."""
+        if not self.uniform_panels:
+            return places
         start, scale = self.start[rows].unsqueeze(-1), 1 / self.step[rows].unsqueeze(-1)
         return (places - start.to(places.dtype)).mul_(scale.to(places.dtype))
 
