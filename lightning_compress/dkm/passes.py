@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_compress.dkm.grid import POINTS, Grid, at_edges
+from lightning_compress.dkm.grid import POINTS, Grid, at_edges, placed
 
 _TILE = 1 << 18
 """Weights that are taken through a pass together on a processor: they stay in its second-level cache."""
@@ -84,13 +84,13 @@ def _gather(grid: Grid, sums: Tensor, moments: Tensor) -> Tensor:
     panels = (grid.groups, grid.resolution.panels, grid.resolution.bins)
     right = right.view(panels)
     edges = F.pad(sums.view(panels) - right, (0, 1)) + F.pad(right, (1, 0))
-    return (edges @ at_edges(grid.resolution.bins).to(edges).T).flatten(1)
+    return (edges @ placed(at_edges, grid.resolution.bins, edges).T).flatten(1)
 
 
 def _chords(grid: Grid, functions: Tensor, dtype: torch.dtype) -> Tensor:
     """Intercepts and slopes of chords over all bins of functions known at the points, (F, G, M): (F, 2, G, bins)."""
     panels = (*functions.shape[:-1], grid.resolution.panels)
-    values = functions.view(*panels, POINTS) @ at_edges(grid.resolution.bins).to(functions)
+    values = functions.view(*panels, POINTS) @ placed(at_edges, grid.resolution.bins, functions)
     slope, intercept = values.diff(dim=-1).flatten(2), values[..., :-1].flatten(2)
     if grid.uniform_panels:
         slope.div_(grid.step.unsqueeze(-1))
