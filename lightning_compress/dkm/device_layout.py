@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_compress.dkm.clustering import Clustering
-from lightning_compress.dkm.grid import POINTS, Grid, Resolution
+from lightning_compress.dkm.grid import PART, POINTS, Grid, Resolution
 
 _LEAST_PANELS, _MOST_PANELS = 384, 2048
 """Panels for a few centroids, and for the most."""
@@ -23,12 +23,20 @@ _BINS = 64
 _FEW = 1 << 18
 """Weights times centroids up to which a device is not filled by attention of all weights."""
 
+_WORTH = 3
+"""Weights for each point, from which on a grid is cheaper to keep for the derivatives than attention is to compute."""
+
 _LEAST_FORECAST, _FORECAST = 1 << 13, 1 << 18
 """Bins of the forecast at least, and bins times centroids."""
 
 
 def lay_out(
-    weights: Tensor, low: Tensor, high: Tensor, palette: Tensor, present: Tensor | None, clustering: Clustering
+    weights: Tensor,
+    low: Tensor,
+    high: Tensor,
+    palette: Tensor,
+    present: Tensor | None,
+    clustering: Clustering,
 ) -> Grid | None:
     """Lay out panels that resolve attention to the palette before each iteration.
 
@@ -43,17 +51,23 @@ def lay_out(
     Returns:
         None where so few weights are as well evaluated one by one. Shapes alone decide that.
     """
-    groups, clusters = palette.shape
+    clusters = palette.shape[-1]
     panels = max(_LEAST_PANELS, min(_MOST_PANELS, 64 * clusters))
-    if weights.shape[-1] <= panels * POINTS or weights.numel() * clusters <= _FEW:
+    if weights.shape[-1] <= _WORTH * panels * POINTS or weights.numel() * clusters <= _FEW:
         return None
     palettes = torch.stack(_forecast(weights, low, high, palette, present, clustering))
-    edges = _edges(low, high, palettes, panels // len(palettes), clustering)
+    share = max(PART, panels // len(palettes) // PART * PART)
+    edges = _edges(low, high, palettes, share, clustering)
     return Grid(edges, Resolution(edges.shape[-1] - 1, _BINS))
 
 
 def _forecast(
-    weights: Tensor, low: Tensor, high: Tensor, palette: Tensor, present: Tensor | None, clustering: Clustering
+    weights: Tensor,
+    low: Tensor,
+    high: Tensor,
+    palette: Tensor,
+    present: Tensor | None,
+    clustering: Clustering,
 ) -> list[Tensor]:
     """The palettes (G, K) before each iteration, as weights gathered in bins, equal and many, would make them."""
     palettes = [palette]
@@ -116,7 +130,9 @@ def _edges(low: Tensor, high: Tensor, palettes: Tensor, panels: int, clustering:
     begin, end = ((bounds - switch) * slope).asinh_()
     passed = (end - begin).cumsum(dim=-1)
     # Where palettes agree their panels fall between one another.
-    shares = torch.arange(panels * len(palettes), dtype=low.dtype, device=low.device) / (panels * len(palettes))
+    shares = torch.arange(panels * len(palettes), dtype=low.dtype, device=low.device) / (
+        panels * len(palettes)
+    )
     wanted = passed[..., -1:] * shares.view(panels, -1, 1).permute(1, 2, 0)
     index = torch.searchsorted(passed, wanted.contiguous(), right=True).clamp_(max=passed.shape[-1] - 1)
     told = torch.stack((end - passed, switch, slope), dim=-2)
@@ -125,13 +141,13 @@ def _edges(low: Tensor, high: Tensor, palettes: Tensor, panels: int, clustering:
     edges = torch.minimum(torch.maximum(places, low), high).transpose(0, 1).flatten(1).sort(dim=-1).values
     # The greatest weight lies inside the last panel, and edges are such as weights can be told from.
     above = high.float()
-    above = torch.maximum(above + above.abs() * 2.0**-22, above + torch.finfo(torch.float32).tiny)
+    above = torch.maximum(above + above.abs() * 2.0**-22, above + _NARROW)
     edges = torch.cat((low.float(), edges[:, 1:].float(), above), dim=-1)
     return edges.to(low.dtype)
 
 
 _NARROW = 1e-30
-"""A range narrower than this is one bin of the forecast."""
+"""A range narrower than this is one bin of the forecast, and the last panel is no narrower."""
 
 _UNATTENDED = 1e-20
 """Mass below which a centroid is forecast to stay where it is."""

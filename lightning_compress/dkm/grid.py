@@ -17,6 +17,9 @@ from torch import Tensor
 POINTS = 8
 """Points on a panel; polynomials of degree 7 on a panel of one attention width are good to about 1e-7."""
 
+PART = 8
+"""Panels whose points single precision takes together."""
+
 _USUAL_BINS = 1 << 14
 """Bins that a processor's nearest caches hold with their tables."""
 
@@ -25,6 +28,8 @@ _LEAST_BINS, _MOST_BINS = 64, 512
 
 _NARROWEST = 2.0**-20
 """Least width of a group's range, relative to its weights: what single precision tells apart."""
+
+_STEEPEST = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,9 @@ class Grid:
         self.groups = edges.shape[0]
         self.size = resolution.panels * resolution.bins
         self._edges = edges
-        self.points = (edges[:, :-1, None] + edges.diff(dim=-1).unsqueeze(-1) * placed(nodes, POINTS, edges)).flatten(1)
+        self.points = (
+            edges[:, :-1, None] + edges.diff(dim=-1).unsqueeze(-1) * placed(nodes, POINTS, edges)
+        ).flatten(1)
         self.start, self.step = edges.new_zeros(self.groups), edges.new_ones(self.groups)
 
     @classmethod
@@ -99,7 +106,9 @@ class Grid:
         else:
             panels = torch.searchsorted(inner, weights.contiguous(), right=True)
         low = edges.to(weights.dtype).gather(1, panels)
-        scale = (self.resolution.bins / edges.diff(dim=-1)).to(weights.dtype).gather(1, panels)
+        # Nothing lies inside a panel so narrow that this is infinite, and nothing times infinity is no number.
+        scale = (self.resolution.bins / edges.diff(dim=-1)).clamp_(max=_STEEPEST)
+        scale = scale.to(weights.dtype).gather(1, panels)
         inside = (weights - low).mul_(scale).clamp_(0, self.resolution.bins)
         return inside.add_(panels, alpha=self.resolution.bins).clamp_(max=self.size * (1 - 2.0**-23))
 

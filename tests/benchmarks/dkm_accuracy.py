@@ -99,7 +99,9 @@ def main() -> None:
     print(
         f"{arguments.size} weights, {arguments.upstream} upstream gradient; errors of output / gradient / centroids"
     )
-    print(f"{'weights':<22}{'bits':>4}  {'coremltools':<26}" + "".join(f"{path:<31}" for path in arguments.path))
+    print(
+        f"{'weights':<22}{'bits':>4}  {'coremltools':<26}" + "".join(f"{path:<31}" for path in arguments.path)
+    )
     exceeded = 0
     for name, weight in shapes_of_weights(arguments.size).items():
         generator = torch.Generator().manual_seed(1)
