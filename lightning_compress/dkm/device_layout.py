@@ -17,6 +17,9 @@ from lightning_compress.dkm.grid import PART, POINTS, Grid, Resolution
 _LEAST_PANELS, _MOST_PANELS = 384, 2048
 """Panels for a few centroids, and for the most."""
 
+_PANELS_OF_SWITCH = 64
+"""Panels for each centroid in between: those around a steep switch in each of three iterations, or of all in one."""
+
 _BINS = 64
 """Bins on a panel. There are more panels than most weights ask for, each narrower than it might be."""
 
@@ -28,6 +31,9 @@ _WORTH = 3
 
 _LEAST_FORECAST, _FORECAST = 1 << 13, 1 << 18
 """Bins of the forecast at least, and bins times centroids."""
+
+_SHARES = 32
+"""Parts of the bins that are summed up side by side."""
 
 
 def lay_out(
@@ -52,7 +58,7 @@ def lay_out(
         None where so few weights are as well evaluated one by one. Shapes alone decide that.
     """
     clusters = palette.shape[-1]
-    panels = max(_LEAST_PANELS, min(_MOST_PANELS, 64 * clusters))
+    panels = max(_LEAST_PANELS, min(_MOST_PANELS, _PANELS_OF_SWITCH * clusters))
     if weights.shape[-1] <= _WORTH * panels * POINTS or weights.numel() * clusters <= _FEW:
         return None
     palettes = torch.stack(_forecast(weights, low, high, palette, present, clustering))
@@ -74,7 +80,7 @@ def _forecast(
     if clustering.iterations == 1:
         return palettes
     groups, clusters = palette.shape
-    size = max(_LEAST_FORECAST, _FORECAST // (groups * clusters))
+    size = max(_LEAST_FORECAST, _FORECAST // (groups * clusters)) // _SHARES * _SHARES
     scale = (size / (high - low).clamp_min(_NARROW)).unsqueeze(-1)
     bins = (weights - low.unsqueeze(-1).to(weights.dtype)).mul_(scale.to(weights.dtype)).to(torch.int32)
     bins.clamp_(max=size - 1)
@@ -88,7 +94,7 @@ def _forecast(
     # Around the middle of the range, where little is lost to rounding.
     middle = ((low + high) / 2).unsqueeze(-1)
     points = sums / counts.clamp_min(1) - middle
-    moments = torch.stack((counts, counts * points), dim=-1)
+    moments = torch.stack((counts, counts * points), dim=-1).view(groups * _SHARES, -1, 2)
     logits_by_centroid = (points * (2 / clustering.temperature)).unsqueeze(-1)
     centroids = palette - middle
     for _ in range(clustering.iterations - 1):
@@ -99,7 +105,8 @@ def _forecast(
         attention = torch.softmax(logits, dim=-1)
         if clustering.attention_floor:
             attention.clamp_min_(clustering.attention_floor)
-        attended, reached = (attention.transpose(-1, -2) @ moments).unbind(dim=-1)
+        shares = attention.view(groups * _SHARES, -1, clusters).transpose(-1, -2) @ moments
+        attended, reached = shares.view(groups, _SHARES, clusters, 2).sum(dim=1).unbind(dim=-1)
         centroids = torch.where(attended > _UNATTENDED, reached / attended, centroids)
         palettes.append(centroids + middle)
         if clustering.fix_zero:
@@ -128,12 +135,12 @@ def _edges(low: Tensor, high: Tensor, palettes: Tensor, panels: int, clustering:
     ends = torch.broadcast_to(torch.stack((low, high)).unsqueeze(1), (2, *switch.shape[:2], 1))
     bounds = torch.stack((torch.cat((ends[0], between), dim=-1), torch.cat((between, ends[1]), dim=-1)))
     begin, end = ((bounds - switch) * slope).asinh_()
-    passed = (end - begin).cumsum(dim=-1)
+    # A product, since a device has no cumulative sum that is the same every time.
+    passed = (end - begin) @ slope.new_ones((slope.shape[-1],) * 2).triu_()
     # Where palettes agree their panels fall between one another.
-    shares = torch.arange(panels * len(palettes), dtype=low.dtype, device=low.device) / (
-        panels * len(palettes)
-    )
-    wanted = passed[..., -1:] * shares.view(panels, -1, 1).permute(1, 2, 0)
+    count = panels * len(palettes)
+    shares = torch.arange(count, dtype=low.dtype, device=low.device).view(panels, -1, 1).permute(1, 2, 0)
+    wanted = passed[..., -1:] * (shares / count)
     index = torch.searchsorted(passed, wanted.contiguous(), right=True).clamp_(max=passed.shape[-1] - 1)
     told = torch.stack((end - passed, switch, slope), dim=-2)
     offset, centre, steep = (told.gather(-1, index.unsqueeze(-2).expand(-1, -1, 3, -1))).unbind(dim=-2)
