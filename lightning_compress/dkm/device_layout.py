@@ -32,6 +32,9 @@ _WORTH = 3
 _LEAST_FORECAST, _FORECAST = 1 << 13, 1 << 18
 """Bins of the forecast at least, and bins times centroids."""
 
+_MOST_FORECAST = 1 << 24
+"""Bins times centroids of all groups, where they are many."""
+
 _SHARES = 32
 """Parts of the bins that are summed up side by side."""
 
@@ -80,7 +83,8 @@ def _forecast(
     if clustering.iterations == 1:
         return palettes
     groups, clusters = palette.shape
-    size = max(_LEAST_FORECAST, _FORECAST // (groups * clusters)) // _SHARES * _SHARES
+    least = min(_LEAST_FORECAST, _MOST_FORECAST // (groups * clusters))
+    size = max(1, least // _SHARES, _FORECAST // (groups * clusters * _SHARES)) * _SHARES
     scale = (size / (high - low).clamp_min(_NARROW)).unsqueeze(-1)
     bins = (weights - low.unsqueeze(-1).to(weights.dtype)).mul_(scale.to(weights.dtype)).to(torch.int32)
     bins.clamp_(max=size - 1)

@@ -39,8 +39,8 @@ def shapes_of_weights(size: int) -> dict[str, Tensor]:
         "two peaks at 0.1": torch.where(normal() < 0, -0.1, 0.1) + normal() * 0.005,
         "half zero": torch.where(normal() < 0, torch.zeros(size), normal() * 0.02),
         "normal, std 0.001": normal() * 0.001,
-        "normal, std 0.3": normal() * 0.3,
         "normal, std 0.1": normal() * 0.1,
+        "normal, std 0.3": normal() * 0.3,
         "normal, std 1": normal(),
     }
 
