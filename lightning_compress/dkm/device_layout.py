@@ -62,7 +62,9 @@ def lay_out(
     """
     clusters = palette.shape[-1]
     panels = max(_LEAST_PANELS, min(_MOST_PANELS, _PANELS_OF_SWITCH * clusters))
-    if weights.shape[-1] <= _WORTH * panels * POINTS or weights.numel() * clusters <= _FEW:
+    # Sums over all weights lose more to single precision than a grid does.
+    few = palette.dtype == torch.float64 and weights.numel() * clusters <= _FEW
+    if few or weights.shape[-1] <= _WORTH * panels * POINTS:
         return None
     palettes = torch.stack(_forecast(weights, low, high, palette, present, clustering))
     share = max(PART, panels // len(palettes) // PART * PART)
