@@ -39,10 +39,14 @@ def shapes_of_weights(size: int) -> dict[str, Tensor]:
         "two peaks at 0.1": torch.where(normal() < 0, -0.1, 0.1) + normal() * 0.005,
         "half zero": torch.where(normal() < 0, torch.zeros(size), normal() * 0.02),
         "normal, std 0.001": normal() * 0.001,
-        "normal, std 0.1": normal() * 0.1,
         "normal, std 0.3": normal() * 0.3,
-        "normal, std 1": normal(),
     }
+
+
+def wide_weights(size: int) -> dict[str, Tensor]:
+    """Weights beside whose width attention switches ever more steeply."""
+    normal = torch.randn(size, generator=torch.Generator().manual_seed(2))
+    return {"normal, std 0.1": normal * 0.1, "normal, std 1": normal}
 
 
 def by_formulas(weight: Tensor, centroids: Tensor, upstream: Tensor) -> Results:
@@ -103,7 +107,7 @@ def main() -> None:
         f"{'weights':<22}{'bits':>4}  {'coremltools':<26}" + "".join(f"{path:<31}" for path in arguments.path)
     )
     exceeded = 0
-    for name, weight in shapes_of_weights(arguments.size).items():
+    for name, weight in (shapes_of_weights(arguments.size) | wide_weights(arguments.size)).items():
         generator = torch.Generator().manual_seed(1)
         random = torch.randn(weight.shape, generator=generator)
         upstream = random if arguments.upstream == "random" else torch.ones_like(weight)

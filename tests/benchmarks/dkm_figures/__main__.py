@@ -49,7 +49,7 @@ def soft_assignment(axes: Axes) -> None:
 
 
 def grid_against_formulas(axes: Axes) -> None:
-    """Errors of the grid and of coremltools against the formulas in double precision, the median of eight weights."""
+    """Errors of the grid and of coremltools against the formulas in double precision, the median of six weights."""
     found: dict[str, list[float]] = {}
     for bits in BITS:
         of_weights: dict[str, list[float]] = {}
