@@ -19,7 +19,10 @@ from torch import Tensor
 from lightning_compress.dkm.clustering import Clustering
 
 _BLOCK = 1 << 21
-"""Most elements of an attention matrix that is held at once."""
+"""Most elements of an attention matrix that is held at once on a processor."""
+
+_DEVICE_BLOCK = 1 << 23
+"""Most of them elsewhere, where each operation has its price whatever its size."""
 
 _NEGLIGIBLE = {torch.float64: 1e-200, torch.float32: 1e-30}
 """Attention below this is none: masses times it would no longer be a normal number."""
@@ -132,7 +135,8 @@ class Attender:
 
     def _blocks(self, centroids: Tensor) -> list[slice]:
         size = self._points.shape[-1]
-        block = min(size, max(1, _BLOCK // centroids.numel()))
+        most = _BLOCK if self._points.device.type == "cpu" else _DEVICE_BLOCK
+        block = min(size, max(1, most // centroids.numel()))
         if self._room is None:
             matrices = 3 if self._clustering.attention_floor else 1
             self._room = self._points.new_empty((matrices, centroids.numel() * block))
@@ -144,14 +148,21 @@ class Attender:
             return self._held[2]
         assert self._room is not None
         temperature, floor = self._clustering.temperature, self._clustering.attention_floor
-        moved = centroids - self._middle
-        bias = moved.square().mul_(-1 / temperature)
-        if self._clustering.zero_preference:
-            bias[..., 0] += self._clustering.zero_preference / temperature
         shape = (*centroids.shape, block.stop - block.start)
         room = [part[: math.prod(shape)].view(shape) for part in self._room]
         soft = room[0]
-        torch.addcmul(bias.unsqueeze(-1), moved.unsqueeze(-1), self._scaled[..., block], out=soft)
+        if soft.dtype == torch.float64:
+            moved = centroids - self._middle
+            bias = moved.square().mul_(-1 / temperature)
+            if self._clustering.zero_preference:
+                bias[..., 0] += self._clustering.zero_preference / temperature
+            torch.addcmul(bias.unsqueeze(-1), moved.unsqueeze(-1), self._scaled[..., block], out=soft)
+        else:
+            # Products of large numbers lose more to single precision than differences squared.
+            torch.sub(self._points[:, None, block], centroids.unsqueeze(-1), out=soft)
+            soft.square_().mul_(-1 / temperature)
+            if self._clustering.zero_preference:
+                soft[..., 0, :] += self._clustering.zero_preference / temperature
         nearness = soft.amax(dim=-2, keepdim=True)
         # Exponentials that underflow, and products with what is less than a normal number, take many times as long.
         negligible = _NEGLIGIBLE[soft.dtype]

@@ -20,7 +20,10 @@ from torch import Tensor
 from lightning_compress.dkm import native
 from lightning_compress.dkm.attender import Attender
 from lightning_compress.dkm.clustering import Clustering
+from lightning_compress.dkm.local_attender import LocalAttender
 from lightning_compress.dkm.native import NativeAttender
+
+_AnyAttender = Attender | LocalAttender | NativeAttender
 
 
 class Iteration(NamedTuple):
@@ -58,7 +61,7 @@ def cluster(
     centroids: Tensor,
     clustering: Clustering,
     *,
-    least_share: float = 1e-14,
+    least_share: float,
 ) -> tuple[Tensor, list[Iteration]]:
     """Run the centroid updates.
 
@@ -99,7 +102,7 @@ def cluster(
             if previous is None:
                 continue
             stop = ((previous - inertia).abs() <= clustering.epsilon) & (previous != 0)
-            if points.device.type == "cpu":
+            if clustering.may_wait(points):
                 stopped = stop if active is None else stop | (active == 0)
                 if bool(stopped.all()):
                     break
@@ -156,7 +159,7 @@ def gradients(
 
 
 def _through_update(
-    attender: Attender | NativeAttender,
+    attender: _AnyAttender,
     masses: Tensor,
     gradient: Tensor,
     iteration: Iteration,
@@ -173,7 +176,9 @@ def _through_update(
     return stayed + moved, slope
 
 
-def _attender(points: Tensor, clustering: Clustering) -> Attender | NativeAttender:
+def _attender(points: Tensor, clustering: Clustering) -> _AnyAttender:
+    if points.dtype == torch.float32 and LocalAttender.serves(points):
+        return LocalAttender(points, clustering)
     if clustering.native and native.serves(points) and points.dtype == torch.float64:
         return NativeAttender(points, clustering)
     return Attender(points, clustering)

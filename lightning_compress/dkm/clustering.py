@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 MODES = ("dkm", "topk", "hard", "gsm")
 """Attention as a softmax, as a softmax over the two nearest centroids, to the nearest alone, and as a softmax with
 Gumbel noise: coremltools' values of `palett_mode`."""
 
 ESTIMATORS = ("dkm", "straight_through")
 """How gradients reach a weight: through attention, or straight through the assignment to the nearest centroid."""
+
+PATHS = ("auto", "host", "device", "single")
+"""How scalars are computed: as suits the device they are on; looking at weights and palette, as on a processor; without
+looking at either, as on a device that must not be waited for; and so in single precision alone, as on MPS."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,7 @@ class Clustering:
         estimator: How gradients reach the weight, one of `ESTIMATORS`.
         exact: Whether scalars too are attended to one by one, and not on a grid.
         native: Whether the passes written in C may serve.
+        path: How scalars are computed, one of `PATHS`.
     """
 
     temperature: float
@@ -39,3 +47,13 @@ class Clustering:
     estimator: str = "dkm"
     exact: bool = False
     native: bool = True
+    path: str = "auto"
+
+    def may_wait(self, weight: Tensor) -> bool:
+        """Whether the host may wait for what depends on the values of a weight."""
+        return weight.device.type == "cpu" if self.path == "auto" else self.path == "host"
+
+    def small(self, weight: Tensor) -> torch.dtype:
+        """The type of palettes and of points, which are few beside the weights."""
+        single = weight.device.type == "mps" if self.path == "auto" else self.path == "single"
+        return torch.float32 if single and weight.dtype != torch.float64 else torch.float64

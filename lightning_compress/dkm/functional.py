@@ -14,7 +14,7 @@ from lightning_compress.arguments import (
     require_type,
     require_whole,
 )
-from lightning_compress.dkm.clustering import ESTIMATORS, MODES, Clustering
+from lightning_compress.dkm.clustering import ESTIMATORS, MODES, PATHS, Clustering
 from lightning_compress.dkm.exact import cluster_exactly
 from lightning_compress.dkm.palettize_vectors import PalettizeVectors
 from lightning_compress.dkm.scalars import PalettizeScalars
@@ -39,6 +39,7 @@ def palettize(
     estimator: str = "dkm",
     exact: bool = False,
     native: bool = True,
+    path: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Cluster a weight softly around a palette and improve the palette, differentiably (DKM, arXiv 2108.12659).
 
@@ -68,6 +69,10 @@ def palettize(
             have no meaning then, and centroids no gradient.
         exact: Evaluate scalars one by one too.
         native: Let the passes written in C serve where they are built; otherwise torch does.
+        path: How scalars are computed: "auto" as suits the weight's device; "host" with a grid fitted to weight and
+            palette, which are looked at for it; "device" without looking at either, so that no host waits for a
+            device, and "single" so in single precision alone, for devices that have no other. For trying on one
+            device what is done on another; never in C but on the host.
 
     Returns:
         The palettized weight, of the weight's shape and type, and the new centroids, of the shape and type of
@@ -95,6 +100,7 @@ def palettize(
         weight, centroids, iterations, numbers if epsilon is None else {**numbers, "epsilon": epsilon}, flags
     )
     groups = _check(weight, centroids, temperature, mode, estimator)
+    require_one_of("path", path, PATHS)
     if weight.numel() == 0:
         return weight.clone(), centroids.clone()
     if keep_zeros:
@@ -112,7 +118,8 @@ def palettize(
         mode,
         estimator,
         exact,
-        native,
+        native and path in ("auto", "host"),
+        path,
     )
     with torch.autocast(device_type=weight.device.type, enabled=False):
         if estimator == "straight_through":

@@ -6,6 +6,7 @@ points of each panel, and weights by the bins they lie in.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,6 +17,9 @@ from torch import Tensor
 POINTS = 8
 """Points on a panel; polynomials of degree 7 on a panel of one attention width are good to about 1e-7."""
 
+PART = 8
+"""Panels whose points single precision takes together."""
+
 _USUAL_BINS = 1 << 14
 """Bins that a processor's nearest caches hold with their tables."""
 
@@ -24,6 +28,8 @@ _LEAST_BINS, _MOST_BINS = 64, 512
 
 _NARROWEST = 2.0**-20
 """Least width of a group's range, relative to its weights: what single precision tells apart."""
+
+_STEEPEST = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,9 @@ class Grid:
         self.groups = edges.shape[0]
         self.size = resolution.panels * resolution.bins
         self._edges = edges
-        self.points = (edges[:, :-1, None] + edges.diff(dim=-1).unsqueeze(-1) * _nodes().to(edges)).flatten(1)
+        self.points = (
+            edges[:, :-1, None] + edges.diff(dim=-1).unsqueeze(-1) * placed(nodes, POINTS, edges)
+        ).flatten(1)
         self.start, self.step = edges.new_zeros(self.groups), edges.new_ones(self.groups)
 
     @classmethod
@@ -84,7 +92,7 @@ class Grid:
         panel = (grid.step * resolution.bins).unsqueeze(-1)
         start = grid.start.unsqueeze(-1)
         grid._edges = torch.cat((start, start + panel * resolution.panels), dim=-1)
-        grid.points = torch.addcmul(start, panel, _equal_panels(resolution.panels).to(low))
+        grid.points = torch.addcmul(start, panel, placed(_equal_panels, resolution.panels, low))
         return grid
 
     def locate(self, weights: Tensor) -> Tensor:
@@ -98,7 +106,9 @@ class Grid:
         else:
             panels = torch.searchsorted(inner, weights.contiguous(), right=True)
         low = edges.to(weights.dtype).gather(1, panels)
-        scale = (self.resolution.bins / edges.diff(dim=-1)).to(weights.dtype).gather(1, panels)
+        # Nothing lies inside a panel so narrow that this is infinite, and nothing times infinity is no number.
+        scale = (self.resolution.bins / edges.diff(dim=-1)).clamp_(max=_STEEPEST)
+        scale = scale.to(weights.dtype).gather(1, panels)
         inside = (weights - low).mul_(scale).clamp_(0, self.resolution.bins)
         return inside.add_(panels, alpha=self.resolution.bins).clamp_(max=self.size * (1 - 2.0**-23))
 
@@ -107,8 +117,17 @@ class Grid:
         steps = torch.arange(self.size, dtype=self.points.dtype, device=self.points.device)
         return torch.addcmul(self.start.unsqueeze(-1), self.step.unsqueeze(-1), steps)
 
+    def within(self, places: Tensor) -> Tensor:
+        """What is linear within each bin: places themselves, or the part of the bin below them where places are bins.
+
+        Places far up, times what is steep, would lose the part in single precision.
+        """
+        return places if self.uniform_panels else places.frac()
+
     def count(self, places: Tensor, rows: slice = slice(None)) -> Tensor:
         """Number of bins below places (G, N), those of some groups, and the part of the bin that each lies in."""
+        if not self.uniform_panels:
+            return places
         start, scale = self.start[rows].unsqueeze(-1), 1 / self.step[rows].unsqueeze(-1)
         return (places - start.to(places.dtype)).mul_(scale.to(places.dtype))
 
@@ -129,25 +148,40 @@ class Grid:
         return self.bins(zero).long(), zero.view(-1)
 
 
+def placed(make: Callable[[int], Tensor], size: int, like: Tensor) -> Tensor:
+    """A constant tensor that `make` makes of a size, of the type of another tensor and where that is.
+
+    Copying to a device makes the host wait for all that the device has still to do, so it is done once.
+    """
+    if type(like) is Tensor:
+        return _placed(make, size, like.dtype, like.device)
+    return make(size).to(like)
+
+
+@lru_cache(maxsize=64)
+def _placed(make: Callable[[int], Tensor], size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return make(size).to(device, dtype)
+
+
 @lru_cache(maxsize=1)
-def _nodes() -> Tensor:
+def nodes(points: int) -> Tensor:
     """Chebyshev points of the second kind on [0, 1]."""
-    angles = np.pi * np.arange(POINTS) / (POINTS - 1)
+    angles = np.pi * np.arange(points) / (points - 1)
     return torch.from_numpy((1 - np.cos(angles)) / 2)
 
 
 @lru_cache(maxsize=64)
 def _equal_panels(panels: int) -> Tensor:
     """The points of so many panels of width 1, (panels * POINTS,)."""
-    return (torch.arange(panels, dtype=torch.float64).unsqueeze(-1) + _nodes()).flatten()
+    return (torch.arange(panels, dtype=torch.float64).unsqueeze(-1) + nodes(POINTS)).flatten()
 
 
 @lru_cache(maxsize=16)
 def at_edges(bins: int) -> Tensor:
     """Lagrange polynomials of a panel's points at the edges of its bins, (POINTS, bins + 1), float64."""
-    places, nodes = np.arange(bins + 1) / bins, _nodes().numpy()
-    differences = nodes[:, None] - nodes[None, :]
+    places, points = np.arange(bins + 1) / bins, nodes(POINTS).numpy()
+    differences = points[:, None] - points[None, :]
     np.fill_diagonal(differences, 1.0)
-    factors = (places[:, None, None] - nodes) / differences
+    factors = (places[:, None, None] - points) / differences
     factors[:, np.arange(POINTS), np.arange(POINTS)] = 1.0
     return torch.from_numpy(np.ascontiguousarray(np.prod(factors, axis=-1).T))

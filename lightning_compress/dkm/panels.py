@@ -121,6 +121,8 @@ def _greatest_rate(low: Tensor, high: Tensor, palettes: list[Tensor], temperatur
     gap apart the spread is gap / 2, among centroids nearer to one another sqrt(temperature / 2).
     """
     ordered = np.sort([palette.numpy() for palette in palettes], axis=-1)
+    if ordered.shape[-1] == 1:
+        return 0.0
     left, right = ordered[..., :-1], ordered[..., 1:]
     # A switch outside the range is not felt in it, but for its end.
     reached = (right > low.numpy()[:, None]) & (left < high.numpy()[:, None])

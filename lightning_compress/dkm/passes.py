@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_compress.dkm.grid import POINTS, Grid, at_edges
+from lightning_compress.dkm.grid import POINTS, Grid, at_edges, placed
 
 _TILE = 1 << 18
 """Weights that are taken through a pass together on a processor: they stay in its second-level cache."""
@@ -31,7 +31,7 @@ def masses(grid: Grid, places: Tensor, absent: Tensor | None = None) -> Tensor:
     if absent is not None:
         bins, zero = grid.zeros(absent, places.dtype)
         counts.view(-1).index_add_(0, bins, absent, alpha=-1)
-        moments.view(-1).index_add_(0, bins, absent * zero, alpha=-1)
+        moments.view(-1).index_add_(0, bins, absent * grid.within(zero), alpha=-1)
     return _gather(grid, counts, moments)
 
 
@@ -62,13 +62,13 @@ def chain(grid: Grid, first: Tensor, second: Tensor, places: Tensor, upstream: T
 
 
 def _moments(grid: Grid, places: Tensor, values: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Sums over bins of values, or of ones, and of their products with places: (G, bins) each."""
+    """Sums over bins of values, or of ones, and of their products with where in the bin they lie: (G, bins) each."""
     sums = grid.points.new_zeros((2, grid.groups, grid.size))
     for rows, columns in _tiles(places):
         tile = places[rows, columns]
         carried = None if values is None else values[rows, columns].reshape(-1).to(sums.dtype)
         bins = grid.bins(tile, rows)
-        tile = tile.reshape(-1).to(sums.dtype)
+        tile = grid.within(tile).reshape(-1).to(sums.dtype)
         shape = sums[0, rows].shape
         sums[0, rows] += _total(bins, carried, shape)
         sums[1, rows] += _total(bins, tile if carried is None else tile * carried, shape)
@@ -77,30 +77,34 @@ def _moments(grid: Grid, places: Tensor, values: Tensor | None) -> tuple[Tensor,
 
 def _gather(grid: Grid, sums: Tensor, moments: Tensor) -> Tensor:
     """What lies in bins, with its moments, gathered on the points: (G, M)."""
-    # Moments within the bins, as shares of the right edge.
-    right = moments.addcmul_(grid.begin(), sums, value=-1).div_(grid.step.unsqueeze(-1))
+    # Moments within the bins are shares of the right edge.
+    right = moments
+    if grid.uniform_panels:
+        right = moments.addcmul_(grid.begin(), sums, value=-1).div_(grid.step.unsqueeze(-1))
     panels = (grid.groups, grid.resolution.panels, grid.resolution.bins)
     right = right.view(panels)
     edges = F.pad(sums.view(panels) - right, (0, 1)) + F.pad(right, (1, 0))
-    return (edges @ at_edges(grid.resolution.bins).to(edges).T).flatten(1)
+    return (edges @ placed(at_edges, grid.resolution.bins, edges).T).flatten(1)
 
 
 def _chords(grid: Grid, functions: Tensor, dtype: torch.dtype) -> Tensor:
     """Intercepts and slopes of chords over all bins of functions known at the points, (F, G, M): (F, 2, G, bins)."""
     panels = (*functions.shape[:-1], grid.resolution.panels)
-    values = functions.view(*panels, POINTS) @ at_edges(grid.resolution.bins).to(functions)
-    slope = values.diff(dim=-1).flatten(2).div_(grid.step.unsqueeze(-1))
-    intercept = values[..., :-1].flatten(2).addcmul(slope, grid.begin(), value=-1)
+    values = functions.view(*panels, POINTS) @ placed(at_edges, grid.resolution.bins, functions)
+    slope, intercept = values.diff(dim=-1).flatten(2), values[..., :-1].flatten(2)
+    if grid.uniform_panels:
+        slope.div_(grid.step.unsqueeze(-1))
+        intercept.addcmul_(slope, grid.begin(), value=-1)
     return torch.stack((intercept, slope), dim=1).to(dtype)
 
 
 def _look_up(grid: Grid, tables: Tensor, places: Tensor, rows: slice) -> list[Tensor]:
     """Functions by their chords, (F, 2, G, bins), at places (G, N): F tensors (G, N)."""
-    bins = grid.bins(places, rows)
+    bins, within = grid.bins(places, rows), grid.within(places)
     values = []
     for chords in tables:
         intercept, slope = (torch.index_select(table.reshape(-1), 0, bins) for table in chords)
-        values.append(intercept.view(places.shape).addcmul_(slope.view(places.shape), places))
+        values.append(intercept.view(places.shape).addcmul_(slope.view(places.shape), within))
     return values
 
 

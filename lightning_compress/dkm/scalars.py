@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_compress.dkm import attention, native, passes
+from lightning_compress.dkm import attention, device_layout, native, passes
 from lightning_compress.dkm.attention import Iteration
 from lightning_compress.dkm.clustering import Clustering
-from lightning_compress.dkm.grid import Grid, Resolution
+from lightning_compress.dkm.grid import Grid
 from lightning_compress.dkm.panels import lay_out, resolves
 from lightning_compress.errors import WeightError
 
@@ -41,10 +41,10 @@ def _cluster(work: Tensor, palette: Tensor, present: Tensor | None, clustering: 
     if work.dtype == torch.float64 or clustering.exact:
         return _cluster_exactly(work, palette, present, clustering)
     low, high = low.to(palette.dtype), high.to(palette.dtype)
-    if not on_host:
-        # Looking at the range or at the palette would make the host wait.
-        panels = max(64, min(512, _DEVICE_SIZE // palette.shape[-1]))
-        grid = Grid.uniform(low, high, Resolution.for_panels(panels, work.shape[-1]))
+    if not clustering.may_wait(work):
+        grid = device_layout.lay_out(work, low, high, palette, present, clustering)
+        if grid is None:
+            return _cluster_exactly(work, palette, present, clustering)
         return _cluster_on(grid, work, palette, present, clustering)
     palettes = [palette]
     for _ in range(_MOST_LAYOUTS):
@@ -64,7 +64,8 @@ def _cluster_on(
     places = grid.locate(work)
     absent = None if present is None else (~present).sum(dim=-1).to(palette.dtype)
     masses = _passes(work, clustering).masses(grid, places, absent)
-    function, iterations = attention.cluster(grid.points, masses, palette, clustering)
+    least = _LEAST_SHARES[masses.dtype]
+    function, iterations = attention.cluster(grid.points, masses, palette, clustering, least_share=least)
     return _Clustered(grid, places, masses, function, iterations)
 
 
@@ -91,8 +92,7 @@ class PalettizeScalars(torch.autograd.Function):
         """Cluster a weight in `groups` equal parts around centroids (G, K, 1)."""
         work = weight.detach().reshape(groups, -1)
         work = work if work.dtype == torch.float64 else work.float()
-        small = torch.float32 if work.device.type == "mps" else torch.float64
-        palette = centroids.detach().reshape(groups, -1).to(small)
+        palette = centroids.detach().reshape(groups, -1).to(clustering.small(work))
         present = work != 0 if keep_zeros else None
         grid, places, masses, function, iterations = _cluster(work, palette, present, clustering)
         if grid is None or places is None:
@@ -150,5 +150,5 @@ class PalettizeScalars(torch.autograd.Function):
 _MOST_LAYOUTS = 4
 """Layouts of panels tried for palettes that move away from those they were laid out for."""
 
-_DEVICE_SIZE = 1 << 15
-"""Panels times centroids where neither is to be looked at."""
+_LEAST_SHARES = {torch.float64: 1e-14, torch.float32: 1e-9}
+"""Share of a group's mass that may be what rounding leaves where there is none."""

@@ -302,3 +302,11 @@ def test_threads_do_not_disturb_one_another(make):
 def test_what_does_not_fit_is_refused_with_what_would(weight, centroids, options, message):
     with pytest.raises(ConfigurationError, match=message):
         palettize(weight, centroids, **{"temperature": TEMPERATURE, "iterations": 1, **options})
+
+
+@pytest.mark.parametrize("path", ["host", "device"])
+def test_one_centroid_of_weights_in_a_wide_range_is_their_mean(path):
+    weight = torch.randn(300_000, generator=torch.Generator().manual_seed(0)) * 10
+    output, updated = palettize(weight, torch.ones(1, 1), temperature=TEMPERATURE, iterations=3, path=path)
+    torch.testing.assert_close(updated.double().item(), weight.double().mean().item(), rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(output, updated[0].expand_as(output))
