@@ -16,7 +16,7 @@ import lightning_compress
     [
         ("package", ("runtime", "coreml", "dkm", "methods", "callback", "tasks", "explore")),
         ("runtime", ("coreml", "dkm", "methods", "callback", "tasks", "explore")),
-        ("coreml", ("dkm", "methods", "callback", "tasks", "explore")),
+        ("coreml", ("methods", "callback", "tasks", "explore")),
         ("dkm", ("package", "runtime", "coreml", "methods", "callback", "tasks", "explore")),
         ("methods", ("callback", "commands", "tasks", "explore")),
     ],

@@ -35,7 +35,7 @@ from lightning_compress.package.inspection import Layer, PackageReport, inspect
 from lightning_compress.package.rendering import format_bytes, storage
 from lightning_compress.package.save import require_writable, save_package
 
-_FORM = ("prune", "palettize", "quantize", "group_size", "block_size")
+_FORM = ("prune", "palettize", "quantize", "group_size", "cluster_dim", "block_size")
 
 
 @dataclass(frozen=True)

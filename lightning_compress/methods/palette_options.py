@@ -19,6 +19,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "granularity": ("per_tensor", GROUPED),
     "palett_mode": MODES,
     "estimator": ESTIMATORS,
+    "indivisible": ("refuse", "scalars"),
     "kmeans_init": ("auto", "opt1d", "kmeans++", "cpu.kmeans++", "nf", "nf_fit"),
     "per_channel_scaling_factor_scheme": ("min_max", "abs"),
     "lut_dtype": tuple(LUT_DTYPES),
@@ -30,7 +31,7 @@ _RENAMED = {"partition_size": "group_size", "cluster_dtype": "lut_dtype"}
 
 @dataclass(frozen=True)
 class PaletteOptions:
-    """The keys of coremltools' `ModuleDKMPalettizerConfig`, with their defaults, and three more.
+    """The keys of coremltools' `ModuleDKMPalettizerConfig`, with their defaults, and four more.
 
     Keys that say only how coremltools computes are accepted and do nothing: `palett_max_mem`, `palett_shard`,
     `palett_dist`, `palett_unique`, `palett_min_tsize`, `palett_batch_mode`, `kmeans_batch_threshold`, `kmeans_n_init`,
@@ -40,6 +41,10 @@ class PaletteOptions:
     Attributes:
         n_bits: A palette has 2**n_bits entries; None for 4 bits in `Linear` layers and 2 in all others.
         estimator: How gradients reach a weight, "dkm" or "straight_through" (see `lightning_compress.dkm.palettize`).
+        kmeans_max_iter: Updates of the centroids in a step. None for 3 of scalars, as in coremltools, and 1 of vectors,
+            for which more cost as much again and gain nothing: palettes go on from where the step before left them.
+        indivisible: What becomes of a weight that vectors of `cluster_dim` channels do not divide, or that has fewer
+            of them than the palette has entries: "refuse", or "scalars", a palette of as many bits a weight.
         exact: Attend from every weight to every centroid instead of evaluating both on a grid of the weights' range.
         native: Let the passes written in C serve where they are built; otherwise torch does.
     """
@@ -59,7 +64,7 @@ class PaletteOptions:
     quantize_activations: bool = False
     cluster_permute: tuple[int, ...] | None = None
     palett_max_mem: float = 1.0
-    kmeans_max_iter: int = 3
+    kmeans_max_iter: int | None = None
     prune_threshold: float = 1e-7
     kmeans_init: str = "auto"
     kmeans_opt1d_threshold: int = 1024
@@ -82,6 +87,7 @@ class PaletteOptions:
     zero_threshold: float = 1e-7
     kmeans_error_bnd: float = 0.0
     estimator: str = "dkm"
+    indivisible: str = "refuse"
     exact: bool = False
     native: bool = True
 

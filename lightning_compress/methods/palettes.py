@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from lightning_compress.counted import counted
 from lightning_compress.dkm.clustering import Clustering
@@ -11,7 +12,7 @@ from lightning_compress.errors import ConfigurationError
 from lightning_compress.methods.mechanism.stored import StoredIntegers, StoredPalette
 from lightning_compress.methods.mechanism.tensors import TensorReference
 from lightning_compress.methods.palette_options import PaletteOptions
-from lightning_compress.package.targets import Capability, palettization_capabilities
+from lightning_compress.package.targets import PALETTE_BITS, Capability, palettization_capabilities
 
 
 def too_small(reference: TensorReference, options: PaletteOptions) -> str | None:
@@ -28,6 +29,7 @@ def check_palette(reference: TensorReference, options: PaletteOptions) -> None:
     Raises:
         ConfigurationError: Naming the tensor, the key, and what is valid.
     """
+    options = fitted(reference, options)
     permutation = options.cluster_permute
     if permutation is not None and len(permutation) != len(reference.shape):
         raise ConfigurationError(
@@ -42,9 +44,10 @@ def check_palette(reference: TensorReference, options: PaletteOptions) -> None:
     ):
         if size is not None and whole % size:
             valid = [divisor for divisor in range(1, whole + 1) if whole % divisor == 0]
+            remedy = ", or indivisible='scalars' for such weights" if key == "cluster_dim" else ""
             raise ConfigurationError(
                 f"{key} is {size}, which does not divide the {whole} {what} of {reference.name!r}; valid are "
-                f"{valid}, or exclude it with module_name_configs"
+                f"{valid}{remedy}, or exclude it with module_name_configs"
             )
     groups, clusters, dimensions = palette.palette_shape(reference.shape)
     if clusters * dimensions > reference.numel // groups:
@@ -57,6 +60,7 @@ def check_palette(reference: TensorReference, options: PaletteOptions) -> None:
 
 def palette_capabilities(reference: TensorReference, options: PaletteOptions) -> Collection[Capability]:
     """What a package must be able to hold for a tensor's palette."""
+    options = fitted(reference, options)
     return palettization_capabilities(
         palette_bits(reference, options),
         grouped=options.is_grouped,
@@ -107,6 +111,7 @@ def stored_palette(form: WeightPalette, palettes: Palettes, rank: int) -> Stored
 
 def weight_palette(reference: TensorReference, options: PaletteOptions) -> WeightPalette:
     """How a tensor is palettized under its options."""
+    options = fitted(reference, options)
     axis, rank = reference.layout.output_axis, len(reference.shape)
     axes = options.cluster_permute or (axis, *(other for other in range(rank) if other != axis))
     return WeightPalette(
@@ -114,7 +119,7 @@ def weight_palette(reference: TensorReference, options: PaletteOptions) -> Weigh
         n_clusters=2 ** palette_bits(reference, options),
         clustering=Clustering(
             temperature=options.palett_tau,
-            iterations=options.kmeans_max_iter,
+            iterations=options.kmeans_max_iter or (1 if (options.cluster_dim or 1) > 1 else 3),
             epsilon=options.palett_epsilon,
             attention_floor=options.zero_threshold,
             mode=options.palett_mode,
@@ -134,6 +139,21 @@ def weight_palette(reference: TensorReference, options: PaletteOptions) -> Weigh
         soft_share=options.percentage_palett_enable,
         repetition_tolerance=options.palett_cluster_tol,
     )
+
+
+def fitted(reference: TensorReference, options: PaletteOptions) -> PaletteOptions:
+    """The options of a tensor, with scalars in the place of vectors where those do not fit it and may not."""
+    dimensions = options.cluster_dim or 1
+    if dimensions == 1 or options.indivisible != "scalars":
+        return options
+    axis = options.cluster_permute[0] if options.cluster_permute else reference.layout.output_axis
+    channels = options.group_size or reference.shape[axis]
+    bits = palette_bits(reference, options)
+    groups = reference.shape[axis] // channels or 1
+    if channels % dimensions == 0 and 2**bits * dimensions <= reference.numel // groups:
+        return options
+    bits = next(width for width in PALETTE_BITS if width * dimensions >= bits)
+    return replace(options, cluster_dim=None, n_bits=bits)
 
 
 def palette_bits(reference: TensorReference, options: PaletteOptions) -> int:

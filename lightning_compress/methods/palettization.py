@@ -122,6 +122,7 @@ class Palette(Technique):
     def __init__(self, reference: TensorReference, options: PaletteOptions) -> None:
         super().__init__(reference.name)
         self._form = weight_palette(reference, options)
+        self._vectors = options.cluster_dim or 1
         self._rank = len(reference.shape)
         self._bits_by_default = options.n_bits is None
         self._milestone = options.milestone
@@ -142,6 +143,8 @@ class Palette(Technique):
     def label(self) -> str:
         """The bits of an index, and what is special about the palette."""
         default = " (n_bits is None: 4 in Linear, 2 in others)" if self._bits_by_default else ""
+        if self._vectors != self._form.cluster_dim:
+            default = f" (not of vectors of {self._vectors}, which do not fit)"
         return palette_label(self._form, default)
 
     @property

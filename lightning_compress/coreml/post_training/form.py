@@ -22,6 +22,8 @@ class PostTrainingForm:
         quantize: "int8" or "int4": integers with a scale for each output channel, symmetric around zero. With
             `palettize` "int8" makes the palettes' entries integers.
         group_size: Number of output channels that share a palette; None for one palette a tensor.
+        cluster_dim: Number of output channels that follow each other and share an index: the palette is one of vectors,
+            and a weight takes `palettize / cluster_dim` bits.
         block_size: Number of input channels that share a scale; None for one scale an output channel.
 
     Raises:
@@ -36,6 +38,7 @@ class PostTrainingForm:
     palettize: int | None = None
     quantize: str | None = None
     group_size: int | None = None
+    cluster_dim: int | None = None
     block_size: int | None = None
 
     def __post_init__(self) -> None:
@@ -59,7 +62,11 @@ class PostTrainingForm:
             raise ConfigurationError(
                 "quantize='int4' cannot be joined with palettize: entries are int8 or floats"
             )
-        for argument, of in (("group_size", "palettize"), ("block_size", "quantize")):
+        for argument, of in (
+            ("group_size", "palettize"),
+            ("cluster_dim", "palettize"),
+            ("block_size", "quantize"),
+        ):
             value = getattr(self, argument)
             if value is None:
                 continue
@@ -69,6 +76,11 @@ class PostTrainingForm:
                 )
             if not (_is_number(value) and float(value).is_integer() and value > 0):
                 raise ConfigurationError(f"{argument}={value!r} is no positive whole number")
+        if self.cluster_dim is not None and self.prune is not None:
+            raise ConfigurationError(
+                f"cluster_dim={self.cluster_dim!r} cannot be joined with prune: weights that are pruned one by one leave "
+                "no vectors"
+            )
 
     @property
     def name(self) -> str:
@@ -79,6 +91,7 @@ class PostTrainingForm:
         if self.palettize is not None:
             parts.append(
                 f"palettize_{self.palettize}bit"
+                + ("" if self.cluster_dim is None else f"_vector{self.cluster_dim}")
                 + ("" if self.group_size is None else f"_group{self.group_size}")
             )
         if self.quantize is not None:
@@ -97,7 +110,10 @@ class PostTrainingForm:
             needed.add(Capability.SPARSE_WEIGHTS)
         if self.palettize is not None:
             needed |= palettization_capabilities(
-                self.palettize, grouped=self.group_size is not None, int8_lut=self.quantize is not None
+                self.palettize,
+                grouped=self.group_size is not None,
+                cluster_dim=self.cluster_dim or 1,
+                int8_lut=self.quantize is not None,
             )
         elif self.quantize is not None:
             needed.add(Capability.INT8_WEIGHTS if self.quantize == "int8" else Capability.INT4_WEIGHTS)

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from lightning_compress.coreml.compressed import CompressedTensor, repeated
 from lightning_compress.coreml.post_training.form import INTEGER_BITS, PostTrainingForm
+from lightning_compress.dkm import lloyd
 from lightning_compress.kmeans import ValueCounts, assign, count_float16, kmeans_1d
 from lightning_compress.package.constexpr import palette_blocks
 
@@ -47,11 +49,22 @@ class DenseWeight:
                 return f"its {what} channels are not known"
             if extent % size:
                 return f"{size} does not divide its {extent} {what} channels"
+        dimensions = form.cluster_dim or 1
+        if form.palettize is None or dimensions == 1:
+            return None
+        channels = form.group_size or self.values.shape[self.output_axis]
+        if channels % dimensions:
+            return f"vectors of {dimensions} do not divide its {channels} output channels"
+        vectors = self.values.size // self.values.shape[self.output_axis] * channels // dimensions
+        if vectors < 2**form.palettize:
+            return f"it has {vectors} vectors of {dimensions}, fewer than a palette of {2**form.palettize}"
         return None
 
     def stored(self, form: PostTrainingForm) -> CompressedTensor:
         """The tensor in a form that nothing speaks against."""
         mask = None if form.prune is None else _largest(self.values, form.prune)
+        if form.palettize is not None and (form.cluster_dim or 1) > 1:
+            return self._of_vectors(form, form.palettize, form.cluster_dim or 1)
         if form.palettize is not None:
             return self._palettized(form, form.palettize, mask)
         if form.quantize is not None:
@@ -89,6 +102,35 @@ class DenseWeight:
             indices[~mask] = 0
         return CompressedTensor(
             indices, bits, mask, lut if scale is None else lut.astype(np.int8), scale=scale
+        )
+
+    def _of_vectors(self, form: PostTrainingForm, bits: int, dimensions: int) -> CompressedTensor:
+        values, axis = self.values, self.output_axis
+        turned = np.moveaxis(values, axis, -1)
+        vectors = turned.reshape(*turned.shape[:-1], -1, dimensions)
+        groups = [1] * values.ndim
+        if form.group_size is not None:
+            groups[axis] = values.shape[axis] // form.group_size
+        lut = np.zeros((*groups, 2**bits, dimensions), values.dtype)
+        scale = np.ones(groups, np.float32) if form.quantize is not None else None
+        indices = np.zeros(vectors.shape[:-1], np.uint8)
+        each = vectors.shape[-2] // groups[axis]
+        for group in range(groups[axis]):
+            part = (..., slice(group * each, (group + 1) * each))
+            points = torch.from_numpy(
+                vectors[(*part, slice(None))].reshape(-1, dimensions).astype(np.float32)
+            )
+            entries = lloyd.kmeans(points, 2**bits).numpy().astype(values.dtype)
+            at = tuple(group if dimension == axis else 0 for dimension in range(values.ndim))
+            if scale is not None:
+                entries, scale[at] = _integers_of_palette(entries)
+            lut[at] = entries
+            looked_up = entries.astype(np.float32) * (1 if scale is None else scale[at])
+            found, _ = lloyd.nearest(points, torch.from_numpy(looked_up))
+            indices[part] = found.numpy().reshape(indices[part].shape)
+        stored = np.moveaxis(indices, -1, axis)
+        return CompressedTensor(
+            stored, bits, None, lut if scale is None else lut.astype(np.int8), vector_axis=axis, scale=scale
         )
 
     def _quantized(

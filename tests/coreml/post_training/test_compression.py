@@ -24,6 +24,12 @@ FORMS = {
     "int8": (PostTrainingForm(quantize="int8"), "quantized", "iOS16"),
     "3 bits": (PostTrainingForm(palettize=3), "palettized", "iOS18"),
     "groups": (PostTrainingForm(palettize=4, group_size=16), "palettized", "iOS18"),
+    "vectors": (PostTrainingForm(palettize=6, cluster_dim=2), "palettized", "iOS18"),
+    "vectors of groups with int8 entries": (
+        PostTrainingForm(palettize=4, cluster_dim=2, group_size=16, quantize="int8"),
+        "palettized + quantized",
+        "iOS18",
+    ),
     "int8 entries": (PostTrainingForm(palettize=4, quantize="int8"), "palettized + quantized", "iOS18"),
     "int4": (PostTrainingForm(quantize="int4"), "quantized", "iOS18"),
     "int4 in blocks": (PostTrainingForm(quantize="int4", block_size=16), "quantized", "iOS18"),
