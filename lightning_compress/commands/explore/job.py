@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from lightning_compress.commands.explore.outcome import leave_outcome
 from lightning_compress.commands.explore.subject import RecipeSubject
 from lightning_compress.commands.jobs.building import COMPRESSED_FIT, FLOAT_FIT
+from lightning_compress.commands.jobs.folder import resume_command
 from lightning_compress.commands.jobs.job import Stage, say
 from lightning_compress.commands.jobs.processes import is_first
 from lightning_compress.commands.jobs.rehearsal import rehearse_float, rehearse_trainers
@@ -52,7 +53,7 @@ class ExploreJob(WholeJob):
 
     def stages(self) -> list[Stage]:
         """The float fit, and the search."""
-        return [self.float_stages()[0], Stage(SEARCH, SEARCH, self._search)]
+        return [self.float_stages()[0], Stage(SEARCH, SEARCH, self._search, steps=_unknown)]
 
     def rehearse(self, *, exports: bool) -> float:
         """Try the float fit, its package, and what the question names."""
@@ -94,11 +95,18 @@ class ExploreJob(WholeJob):
         plan = search.plan()
         print_whole(plan.table())
         if self.config.explore.dry_run:
-            say("explore.dry_run=true: nothing was searched")
+            say(
+                "explore.dry_run=true: nothing was searched; do it by\n"
+                f"  {resume_command(self.folder, 'explore')} explore.dry_run=false"
+            )
             return
         exploration = search.run()
         leave_outcome(self.building, subject, search, exploration, self.folder)
         self.finish(SEARCH, lambda: ([self.folder / RECORD], results_of(exploration, self.folder)))
+
+
+def _unknown() -> None:
+    """The steps of a search: its own table says how long it takes, once the weights are there."""
 
 
 def asked(explore: DictConfig) -> Asked:
