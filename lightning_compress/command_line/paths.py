@@ -34,9 +34,8 @@ def check_paths(command: str, config: DictConfig) -> None:
 def nearest_path(path: str) -> str:
     """How an error goes on after a path that is not there: with what looks most like it, if anything does.
 
-    Example:
-        >>> nearest_path("no/such.ckpt")  # beside a folder "now" that holds "such.ckpt"
-        "; did you mean 'now/such.ckpt'?"
+    Args:
+        path: As it was typed. Of several parts that are missing the first is looked for.
     """
     missing = Path(path).expanduser()
     rest = Path()
