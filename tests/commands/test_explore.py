@@ -192,6 +192,7 @@ def test_a_search_that_was_tried_dry_goes_on_in_its_folder(tmp_path):
         "no search was timed yet"
     )
     assert searched.code == 0, searched.output
+    assert "that the search has not seen; asked was a drop of at most 1" in " ".join(searched.output.split())
     assert (tmp_path / "run" / "explored.mlpackage").is_dir()
     assert "is finished" in again.output
 

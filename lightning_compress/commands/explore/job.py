@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from lightning_compress.commands.explore.outcome import leave_outcome
+from lightning_compress.commands.explore.outcome import NAME, leave_outcome
 from lightning_compress.commands.explore.subject import RecipeSubject
 from lightning_compress.commands.jobs.building import COMPRESSED_FIT, FLOAT_FIT
 from lightning_compress.commands.jobs.folder import resume_command
@@ -24,6 +24,7 @@ from lightning_compress.explore.question import Asked
 from lightning_compress.explore.record import Exploration, read_record
 from lightning_compress.explore.searching import RECORD, Search
 from lightning_compress.stopping import Stops
+from lightning_compress.untrusted_text import plain_text
 
 SEARCH = "search"
 
@@ -69,10 +70,15 @@ class ExploreJob(WholeJob):
     def report(self) -> list[Result]:
         """Print what was found."""
         if is_first() and (self.folder / RECORD).exists():
-            from lightning_compress.explore.report import exploration_table
+            from lightning_compress.explore.report import answer, exploration_table
 
-            print_whole(exploration_table(self.exploration()))
-            say(f"the package, report.html, results.md and a configuration to train again: {self.folder}")
+            exploration = self.exploration()
+            print_whole(exploration_table(exploration))
+            say(plain_text(answer(exploration)))
+            left = "report.html and results.md"
+            if exploration.chosen is not None:
+                left = f"{NAME}.mlpackage, a configuration to train it again, {left}"
+            say(f"{left}: {self.folder}")
         return self.results if is_first() else []
 
     def exploration(self) -> Exploration:
