@@ -279,6 +279,14 @@ def test_a_command_runs(words, user_folder):
     assert typed(words, user_folder)
 
 
+@pytest.mark.slow
+def test_the_module_of_ones_own_trains_on_several_processes_too(tmp_path):
+    (tmp_path / "shop.py").write_text(snippet("class LitTagger("))
+    own = next(words for words in OURS if "recipe.module._target_=shop.LitTagger" in words)
+    typed([*own, "trainer=ddp_cpu", "hydra.run.dir=run"], tmp_path)
+    assert (tmp_path / "run" / "palettize_2bit.mlpackage").is_dir()
+
+
 def test_installing_is_one_line_of_shell():
     assert len(INSTALLING) == 2
     for line in INSTALLING:
