@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     from lightning_compress.command_line.words import Words
 
+_OPTIONS = ("--help", "--version")
+"""What stands alone, without a command."""
+
 _OF_THE_MACHINE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 """Errors of the file system that are no fault of this program: no permission, no space."""
 
@@ -49,6 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if words[0] in ("-V", "--version"):
         print(f"lightning-compress {lightning_compress.__version__}")
         raise SystemExit(0)
+    if words[0].startswith("-"):
+        _refuse(
+            f"{words[0]!r} is no option{did_you_mean(words[0], _OPTIONS)} Valid without a command are "
+            f"{' and '.join(_OPTIONS)}."
+        )
     if words[0] not in COMMANDS:
         _refuse(
             f"unknown command {words[0]!r}{did_you_mean(words[0], COMMANDS)} Valid are {', '.join(COMMANDS)}."

@@ -45,6 +45,13 @@ def test_a_wrong_command_names_the_nearest(capsys):
     assert "unknown command 'trian'; did you mean 'train'?" in capsys.readouterr().err
 
 
+def test_a_misspelt_option_names_the_nearest_option_and_no_command(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--versoin"])
+    assert end.value.code == 2
+    assert "'--versoin' is no option; did you mean '--version'?" in capsys.readouterr().err
+
+
 def test_the_version_is_that_of_the_installed_package(capsys):
     with pytest.raises(SystemExit) as end:
         main(["--version"])

@@ -14,11 +14,9 @@ from typing import Any
 
 import lightning as L
 import pytest
-import torch
 import torchvision
 from rich.console import Console
 
-import lightning_compress
 from lightning_compress import Compression, DKMPalettization
 from lightning_compress.command_line.checking import check
 from lightning_compress.command_line.comments import heading_of
@@ -53,16 +51,16 @@ def fits(block: str, folder: Path) -> None:
 
 
 def is_driven_by_data(block: str, folder: Path) -> None:
-    names: dict[str, Any] = {name: getattr(lightning_compress, name) for name in lightning_compress.__all__}
-    names |= {"lit": readme_names.Module(), "data": readme_names.Data()}
+    names: dict[str, Any] = {"lit": readme_names.Module(), "data": readme_names.Data()}
     exec(block, names)
     assert (folder / "detector.mlpackage").is_dir()
     assert names["compression"].finalized.trunk[0].weight.unique().numel() == 8
 
 
 def joins_methods(block: str, folder: Path) -> None:
-    names: dict[str, Any] = {name: getattr(lightning_compress, name) for name in lightning_compress.__all__}
-    compression: Compression = eval(block, names)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    compression: Compression = names["compression"]
     compression.module_path = "model"
     trainer = L.Trainer(max_epochs=1, callbacks=[compression], accelerator="cpu", logger=False)
     trainer.fit(readme_names.Module(), datamodule=readme_names.Data())
@@ -86,7 +84,7 @@ def is_printed(block: str, folder: Path) -> None:
 def reads_a_package(block: str, folder: Path) -> None:
     readme_names.detector(folder / "detector.mlpackage")
     program, last = block.rstrip().rsplit("\n", 1)
-    names: dict[str, Any] = {"torch": torch}
+    names: dict[str, Any] = {}
     exec(program, names)
     (coordinates,) = eval(last, names)
     assert coordinates.shape[-1] == 4
@@ -279,6 +277,14 @@ def test_a_command_runs(words, user_folder):
         assert (user_folder / named / ("curve.md" if words[0] == "curve" else "results.md")).is_file()
         return
     assert typed(words, user_folder)
+
+
+@pytest.mark.slow
+def test_the_module_of_ones_own_trains_on_several_processes_too(tmp_path):
+    (tmp_path / "shop.py").write_text(snippet("class LitTagger("))
+    own = next(words for words in OURS if "recipe.module._target_=shop.LitTagger" in words)
+    typed([*own, "trainer=ddp_cpu", "hydra.run.dir=run"], tmp_path)
+    assert (tmp_path / "run" / "palettize_2bit.mlpackage").is_dir()
 
 
 def test_installing_is_one_line_of_shell():

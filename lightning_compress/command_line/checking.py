@@ -14,11 +14,11 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lightning_compress.arguments import LARGEST_SEED
-from lightning_compress.command_line.commands import COMMANDS
 from lightning_compress.command_line.comments import comments_of
 from lightning_compress.command_line.composing import FILLED_IN, Composition, leaves
+from lightning_compress.command_line.paths import check_paths
 from lightning_compress.command_line.values import as_typed
-from lightning_compress.errors import ConfigurationError, PackageError
+from lightning_compress.errors import ConfigurationError
 
 _CHECKED_BY_THEIR_CLASSES = ("compression", "callbacks", "logger")
 """Groups whose classes look at their arguments themselves, and take more than the type of the default."""
@@ -54,7 +54,9 @@ def check(command: str, composition: Composition) -> None:
     """Tell what cannot work, before anything slow begins.
 
     Raises:
-        ConfigurationError: A value of a wrong type, one that is missing, or a folder that cannot be written.
+        ConfigurationError: A value of a wrong type, one that is missing, a path to nothing, or a folder that cannot be
+            written.
+        PackageError: A path to no package.
     """
     _check_choices(composition)
     for override in composition.overrides:
@@ -63,7 +65,7 @@ def check(command: str, composition: Composition) -> None:
         _check_type(override, composition.unchanged)
     _check_ranges(composition.config)
     _check_given(command, composition)
-    _check_path(command, composition.config)
+    check_paths(command, composition.config)
     _check_written(composition.config)
 
 
@@ -161,22 +163,6 @@ def _check_given(command: str, composition: Composition) -> None:
             comment = comments_of(command, composition.choices).get(key, "")
             told = f": {comment[:1].lower()}{comment[1:]}" if comment else ""
             raise ConfigurationError(f"{key} has no default; give {key}=…{told}")
-
-
-def _check_path(command: str, config: DictConfig) -> None:
-    """Refuse a command that has nothing to work on: loading it takes far longer than this."""
-    key = COMMANDS[command].path_key
-    if key is None:
-        return
-    if OmegaConf.is_missing(config, key) or not config[key]:
-        raise ConfigurationError(f"{key} is empty; give it as in: {COMMANDS[command].example}")
-    path = str(config[key])
-    if os.path.lexists(Path(path).expanduser()):
-        return
-    if key == "package":
-        raise PackageError(f"There is no Core ML package at {path}.")
-    kind = {"folder": "folder of a search"}.get(key, "checkpoint")
-    raise ConfigurationError(f"there is no {kind} at {path!r}")
 
 
 def _check_written(config: DictConfig) -> None:

@@ -71,7 +71,9 @@ def run(config: DictConfig) -> list[Smaller]:
     expected = run_in_torch(program_of(config.package, config.precision), samples)
     found = []
     for name, model, dense in models:
-        path = save_package(model, paths[name])
+        # Shown as it was typed, as the original is.
+        path = paths[name]
+        save_package(model, path)
         outputs = run_in_torch(program_of(path, config.precision), samples)
         found.append(Smaller(name, inspect(path), dense, compare(expected, outputs, Tolerance())))
     print_whole(*_tables(original, found, len(samples)))

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, open_dict
 from torch import nn
 
 from lightning_compress.callback.placement import Placement
+from lightning_compress.commands.targets import require_target
 from lightning_compress.commands.training_record import TRAINING, training_record
 from lightning_compress.copying import copy_whole
 from lightning_compress.coreml.export import CoreMLExport
@@ -51,8 +52,10 @@ class Recipe:
         """The data; they are not set up by this.
 
         Raises:
-            ConfigurationError: They are no LightningDataModule.
+            ConfigurationError: There is no such class, or it is no LightningDataModule.
         """
+        if self._data is None:
+            require_target(self.config.data, "data")
         data = self._data or instantiate(self.config.data)
         if not isinstance(data, L.LightningDataModule):
             raise ConfigurationError(
@@ -73,9 +76,11 @@ class Recipe:
             own: The entries of one fit, over those of the recipe.
 
         Raises:
-            ConfigurationError: It is none, or has no part that `recipe.network` names.
+            ConfigurationError: There is no such class, it is no LightningModule, or it has no part that
+                `recipe.network` names.
         """
         settings = self.config.recipe.module
+        require_target(settings, "recipe.module")
         module = instantiate(settings if own is None else merged(settings, own), _convert_="all")
         if not isinstance(module, L.LightningModule):
             raise ConfigurationError(

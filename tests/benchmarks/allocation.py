@@ -130,6 +130,8 @@ def _alone(bench: Bench, name: str, form: Form) -> Compressed:
 
 def main() -> None:
     """Print the tables."""
+    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
+        raise SystemExit(__doc__)
     logging.getLogger("lightning_compress").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     words = [word for word in sys.argv[2:] if word != "+measured=true"]

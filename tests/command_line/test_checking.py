@@ -8,7 +8,7 @@ import pytest
 
 from lightning_compress.command_line.checking import check
 from lightning_compress.command_line.composing import compose_command
-from lightning_compress.errors import ConfigurationError, PackageError
+from lightning_compress.errors import ConfigurationError
 
 
 def checked(command: str, *words: str) -> None:
@@ -79,24 +79,6 @@ def test_the_folder_of_a_run_is_a_file(tmp_path):
 def test_trying_a_folder_leaves_nothing_there(tmp_path):
     checked("train", "hydra.run.dir=a/b")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_command_without_its_path_says_how_it_is_called():
-    with pytest.raises(
-        ConfigurationError, match="package is empty; give it as in: lightning-compress inspect net"
-    ):
-        checked("inspect")
-    with pytest.raises(
-        ConfigurationError, match="ckpt is empty; give it as in: lightning-compress export last.ckpt"
-    ):
-        checked("export")
-
-
-def test_a_path_to_nothing_is_told():
-    with pytest.raises(PackageError, match="There is no Core ML package at net.mlpackage"):
-        checked("inspect", "package=net.mlpackage")
-    with pytest.raises(ConfigurationError, match="there is no checkpoint at 'last.ckpt'"):
-        checked("export", "ckpt=last.ckpt")
 
 
 @pytest.mark.parametrize(("path", "message"), [("no/report.json", "does not exist"), (".", "is a folder")])

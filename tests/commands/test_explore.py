@@ -179,6 +179,25 @@ def test_a_dry_run_says_what_would_be_done_and_stops(compose, tmp_path, capfd):
 
 
 @pytest.mark.slow
+def test_a_search_that_was_tried_dry_goes_on_in_its_folder(tmp_path):
+    words = [*WORDS, "explore.rungs=[kmeans]", "explore.dry_run=true", "hydra.run.dir=run"]
+    dry, searched, again = run_calls(
+        Call(["explore", *words]),
+        Call(["explore", "resume=run", "explore.dry_run=false"]),
+        Call(["explore", "resume=run"]),
+        folder=tmp_path,
+    )
+    assert "lightning-compress explore resume=run explore.dry_run=false" in dry.output
+    assert "left" not in dry.output.partition("float weights")[2].partition("\n")[0], (
+        "no search was timed yet"
+    )
+    assert searched.code == 0, searched.output
+    assert "that the search has not seen; asked was a drop of at most 1" in " ".join(searched.output.split())
+    assert (tmp_path / "run" / "explored.mlpackage").is_dir()
+    assert "is finished" in again.output
+
+
+@pytest.mark.slow
 def test_weights_of_an_earlier_fit_take_the_place_of_a_float_fit(job, compose, tmp_path):
     weights = shutil.copy(job / "float_fit" / "weights.ckpt", tmp_path / "weights.ckpt")
     own_job = ExploreJob(compose(*WORDS, f"weights={weights}"), tmp_path / "job")

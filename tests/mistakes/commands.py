@@ -140,7 +140,7 @@ TRAIN = [
     ),
     small(
         "a class that cannot be imported",
-        "recipe.module cannot be used.*nowhere",
+        "recipe.module._target_=nowhere.Net: 'nowhere' is not installed, and there is no nowhere.py",
         "recipe.module._target_=nowhere.Net",
     ),
     small(

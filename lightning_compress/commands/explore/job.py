@@ -8,9 +8,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from lightning_compress.commands.explore.outcome import leave_outcome
+from lightning_compress.commands.explore.outcome import NAME, leave_outcome
 from lightning_compress.commands.explore.subject import RecipeSubject
 from lightning_compress.commands.jobs.building import COMPRESSED_FIT, FLOAT_FIT
+from lightning_compress.commands.jobs.folder import resume_command
 from lightning_compress.commands.jobs.job import Stage, say
 from lightning_compress.commands.jobs.processes import is_first
 from lightning_compress.commands.jobs.rehearsal import rehearse_float, rehearse_trainers
@@ -23,6 +24,7 @@ from lightning_compress.explore.question import Asked
 from lightning_compress.explore.record import Exploration, read_record
 from lightning_compress.explore.searching import RECORD, Search
 from lightning_compress.stopping import Stops
+from lightning_compress.untrusted_text import plain_text
 
 SEARCH = "search"
 
@@ -52,7 +54,7 @@ class ExploreJob(WholeJob):
 
     def stages(self) -> list[Stage]:
         """The float fit, and the search."""
-        return [self.float_stages()[0], Stage(SEARCH, SEARCH, self._search)]
+        return [self.float_stages()[0], Stage(SEARCH, SEARCH, self._search, steps=_unknown)]
 
     def rehearse(self, *, exports: bool) -> float:
         """Try the float fit, its package, and what the question names."""
@@ -68,10 +70,15 @@ class ExploreJob(WholeJob):
     def report(self) -> list[Result]:
         """Print what was found."""
         if is_first() and (self.folder / RECORD).exists():
-            from lightning_compress.explore.report import exploration_table
+            from lightning_compress.explore.report import answer, exploration_table
 
-            print_whole(exploration_table(self.exploration()))
-            say(f"the package, report.html, results.md and a configuration to train again: {self.folder}")
+            exploration = self.exploration()
+            print_whole(exploration_table(exploration))
+            say(plain_text(answer(exploration)))
+            left = "report.html and results.md"
+            if exploration.chosen is not None:
+                left = f"{NAME}.mlpackage, a configuration to train it again, {left}"
+            say(f"{left}: {self.folder}")
         return self.results if is_first() else []
 
     def exploration(self) -> Exploration:
@@ -94,11 +101,18 @@ class ExploreJob(WholeJob):
         plan = search.plan()
         print_whole(plan.table())
         if self.config.explore.dry_run:
-            say("explore.dry_run=true: nothing was searched")
+            say(
+                "explore.dry_run=true: nothing was searched; do it by\n"
+                f"  {resume_command(self.folder, 'explore')} explore.dry_run=false"
+            )
             return
         exploration = search.run()
         leave_outcome(self.building, subject, search, exploration, self.folder)
         self.finish(SEARCH, lambda: ([self.folder / RECORD], results_of(exploration, self.folder)))
+
+
+def _unknown() -> None:
+    """The steps of a search: its own table says how long it takes, once the weights are there."""
 
 
 def asked(explore: DictConfig) -> Asked:

@@ -33,6 +33,9 @@ _BEGUN_IN = "begun_in"
 COMMAND = "command"
 """The file beside it that names the subcommand whose job it is."""
 
+_HOW_FAR = ("explore.dry_run",)
+"""Keys that say how far a job goes and nothing of what it computes: whoever goes on with it may change them."""
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -98,6 +101,8 @@ def _begin(
                 f"the job in {shown(path)!r} is still running; end it before you resume it"
             )
         held.enter_context(lock)
+        if _go_further(stored, config, overrides):
+            write_whole(path / HYDRA / "config.yaml", OmegaConf.to_yaml(stored).encode())
         return RunFolder(path, stored, is_resumed)
     is_named = any(
         re.match(r"\+*hydra\.(run\.dir|sweep\.dir|sweep\.subdir)=", word) for word in hydra.overrides.hydra
@@ -197,7 +202,7 @@ def _refuse_changes(path: Path, config: DictConfig, stored: DictConfig, override
     changes = [
         word
         for word in overrides
-        if not word.startswith(("resume=", "+resume="))
+        if not word.startswith(("resume=", "+resume=", *(f"{key}=" for key in _HOW_FAR)))
         and word not in before
         and not _same(config, stored, word)
     ]
@@ -206,6 +211,14 @@ def _refuse_changes(path: Path, config: DictConfig, stored: DictConfig, override
             f"{' '.join(changes)} would change the job in {shown(path)!r}, and resume goes on with its own "
             "configuration; leave that out, or start a new job"
         )
+
+
+def _go_further(stored: DictConfig, config: DictConfig, overrides: list[str]) -> bool:
+    """Take what was typed beside `resume` of how far the job goes; whether that was anything."""
+    typed = [key for key in _HOW_FAR if any(word.startswith(f"{key}=") for word in overrides)]
+    for key in typed:
+        OmegaConf.update(stored, key, OmegaConf.select(config, key))
+    return bool(typed)
 
 
 def _same(config: DictConfig, stored: DictConfig, override: str) -> bool:
