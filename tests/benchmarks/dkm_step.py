@@ -1,6 +1,7 @@
-"""Price of palettization in a training step of ResNet18: `python -m tests.benchmarks.dkm_step`.
+"""Price of palettization in a training step, of ResNet18 by default: `python -m tests.benchmarks.dkm_step`.
 
-Prints, at each number of bits, the time of a training step over that of the plain model's step (interleaved in one
+With `--vectors 4` palettes are of vectors of so many channels, `--network` names a network of timm instead. Prints, at
+each number of bits, the time of a training step over that of the plain model's step (interleaved in one
 process, medians), the extra time of the first step in plain steps, and the extra peak memory (each in a process of its
 own); then the floor: the bytes that the kernel's passes must move over the memory bandwidth measured here.
 """
@@ -19,6 +20,7 @@ import torch
 import torchvision
 from torch import nn
 
+from lightning_compress.dkm.clustering import ESTIMATORS
 from lightning_compress.methods.mechanism.preparation import PreparedModule
 from lightning_compress.methods.palettization import DKMPalettization
 
@@ -28,19 +30,27 @@ reads the weight and the upstream gradient twice, and writes the gradient."""
 
 
 class Step:
-    """A training step of ResNet18 on random images, plain or palettized, by this package or by coremltools."""
+    """A training step on random images, plain or palettized, by this package or by coremltools."""
 
-    def __init__(self, bits: int | None, kernel: str, batch: int, size: int) -> None:
+    def __init__(self, bits: int | None, arguments: argparse.Namespace) -> None:
         torch.manual_seed(0)
-        self.model: nn.Module = torchvision.models.resnet18(num_classes=1000)
+        self.model = network(arguments.network)
+        kernel, batch, size = arguments.kernel, arguments.batch, arguments.size
         self.preparation: PreparedModule | None = None
         if bits is not None and kernel == "coremltools":
             from coremltools.optimize.torch.palettization import DKMPalettizer, DKMPalettizerConfig
 
-            config = DKMPalettizerConfig.from_dict({"global_config": {"n_bits": bits}})
+            keys = {"n_bits": bits, "cluster_dim": arguments.vectors}
+            config = DKMPalettizerConfig.from_dict({"global_config": keys})
             self.model = DKMPalettizer(self.model, config).prepare(inplace=True)
         elif bits is not None:
-            self.preparation = PreparedModule(self.model, [DKMPalettization(n_bits=bits)])
+            method = DKMPalettization(
+                n_bits=bits,
+                cluster_dim=arguments.vectors,
+                estimator=arguments.estimator,
+                indivisible="scalars" if arguments.vectors > 1 else "refuse",
+            )
+            self.preparation = PreparedModule(self.model, [method])
         self.model.train()
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9)
         self.images = torch.randn(batch, 3, size, size)
@@ -61,11 +71,23 @@ class Step:
         return time.perf_counter() - start
 
 
+def network(name: str) -> nn.Module:
+    """ResNet18, or a network of timm, with random weights."""
+    if name == "resnet18":
+        resnet: nn.Module = torchvision.models.resnet18(num_classes=1000)
+        return resnet
+    import timm
+
+    made: nn.Module = timm.create_model(name, pretrained=False)
+    return made
+
+
 def peak_memory(bits: int | None, arguments: argparse.Namespace) -> float:
     """Peak resident memory in MB of a process that makes three steps."""
     command = [sys.executable, "-m", "tests.benchmarks.dkm_step", "--peak", str(bits or 0)]
     command += ["--batch", str(arguments.batch), "--size", str(arguments.size), "--kernel", arguments.kernel]
-    command += ["--threads", str(arguments.threads)]
+    command += ["--threads", str(arguments.threads), "--network", arguments.network]
+    command += ["--vectors", str(arguments.vectors), "--estimator", arguments.estimator]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return float(output.split()[-1])
 
@@ -101,16 +123,19 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--kernel", choices=["histogram", "coremltools"], default="histogram")
+    parser.add_argument("--network", default="resnet18")
+    parser.add_argument("--vectors", type=int, default=1, help="channels of a vector")
+    parser.add_argument("--estimator", choices=ESTIMATORS, default="dkm")
     parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.peak is not None:
-        step = Step(arguments.peak or None, arguments.kernel, arguments.batch, arguments.size)
+        step = Step(arguments.peak or None, arguments)
         for _ in range(3):
             step()
         print(own_peak_memory())
         return
-    plain = Step(None, arguments.kernel, arguments.batch, arguments.size)
+    plain = Step(None, arguments)
     for _ in range(2):
         plain()
     plain_memory = peak_memory(None, arguments)
@@ -118,15 +143,15 @@ def main() -> None:
     speed = bandwidth()
     floor = weights * _BYTES_PER_WEIGHT / speed
     print(
-        f"ResNet18, batch {arguments.batch}, {arguments.size} px, {arguments.threads} threads, "
-        f"kernel {arguments.kernel}"
+        f"{arguments.network}, batch {arguments.batch}, {arguments.size} px, {arguments.threads} threads, "
+        f"kernel {arguments.kernel}, vectors of {arguments.vectors}, estimator {arguments.estimator}"
     )
     print(
         f"{'bits':>4} {'plain s':>8} {'palettized s':>12} {'ratio':>6} {'first step':>10} {'peak MB':>8} "
         f"{'over floor':>10}"
     )
     for bits in arguments.bits:
-        step = Step(bits, arguments.kernel, arguments.batch, arguments.size)
+        step = Step(bits, arguments)
         first = step()
         pairs = [(plain(), step()) for _ in range(arguments.steps)]
         usual = statistics.median(before for before, _ in pairs)
