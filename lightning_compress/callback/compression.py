@@ -37,6 +37,7 @@ from lightning_compress.callback.fit import (
     will_log,
 )
 from lightning_compress.callback.losses import require_training_loss
+from lightning_compress.callback.lost_values import LostValues
 from lightning_compress.callback.prepared import PreparingCallback
 from lightning_compress.callback.reporting import package_line, print_layers, print_plan
 from lightning_compress.callback.strategies import check_precision, check_strategy
@@ -175,6 +176,7 @@ class Compression(PreparingCallback):
         # BatchSizeFinder has changed the length of the fit by now.
         self._resolve_schedule(trainer, pl_module)
         self._require().start_training()
+        self._lost_values = LostValues()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Complete averaged weights, which StochasticWeightAveraging may put in place after this hook."""
@@ -197,6 +199,7 @@ class Compression(PreparingCallback):
         if self._probe is not None:
             values = prepared.metrics()
             error = self._probe.error()
+            self._lost_values.tell(self._probe.techniques_that_lost_values())
             self._probe = None
             if error is not None:
                 values["weight_error"] = error

@@ -1,4 +1,4 @@
-"""Repeated centroids, which waste entries of a palette."""
+"""Repeated centroids, which waste entries of a palette: found, and spread."""
 
 from __future__ import annotations
 
@@ -30,6 +30,20 @@ def spread_duplicates(palette: Tensor, *, first_free: int, tolerance: float) -> 
     following = torch.cat((ordered[:, 1:], ordered[:, -1:]), dim=-1)
     due = repeated & (distinct < ordered.shape[-1] * (1 - tolerance))
     return torch.where(due, (ordered + following) / 2, ordered).unsqueeze(-1)
+
+
+def lost_entries(palette: Tensor, tolerance: Tensor) -> Tensor:
+    """The greatest share of the entries of a palette that lie no farther than `tolerance` from others before them.
+
+    Args:
+        palette: Shape (G, K, D).
+        tolerance: A distance, ().
+    """
+    if palette.shape[-1] == 1:
+        lost = palette[..., 0].sort(dim=-1).values.diff(dim=-1) < tolerance
+        return lost.sum(dim=-1).amax() / palette.shape[1]
+    near = torch.cdist(palette, palette) < tolerance
+    return near.tril(diagonal=-1).any(dim=-1).sum(dim=-1).amax() / palette.shape[1]
 
 
 def _spread_vectors(palette: Tensor, first_free: int, tolerance: float) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_compress.dkm.clustering import Clustering
-from lightning_compress.dkm.duplicates import spread_duplicates
+from lightning_compress.dkm.duplicates import lost_entries, spread_duplicates
 from lightning_compress.dkm.functional import palettize
 from lightning_compress.dkm.hard import assign_vectors
 from lightning_compress.dkm.initial import first_palette
@@ -40,6 +40,9 @@ LUT_DTYPES = {
 """Names of the types that entries of a palette may have."""
 
 _HALVES = {"f16": torch.float16, "bf16": torch.bfloat16}
+
+_SAME = 1e-3
+"""Entries nearer to one another than this share of the weights' standard deviation are one."""
 
 _LEAST_OF_VECTORS = 0.01
 """What the least important element of a vector counts, as a share of what elements do on average."""
@@ -262,6 +265,12 @@ class WeightPalette:
             for group, palette in zip(vectors, entries, strict=True)
         ]
         return torch.stack(counts) / vectors.shape[1]
+
+    @torch.no_grad()
+    def lost_entries(self, weight: Tensor, palettes: Palettes) -> Tensor:
+        """The greatest share of a palette's entries that lie where others do, to a thousandth of the weights' spread."""
+        spread = self._scaled(weight, palettes.scales).std(correction=0)
+        return lost_entries(palettes.entries, _SAME * spread)
 
     def rounded(self, entries: Tensor) -> RoundedPalette:
         """Palettes rounded to the type in which they will be stored."""

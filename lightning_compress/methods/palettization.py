@@ -229,6 +229,17 @@ class Palette(Technique):
         palettes = Palettes(self.palette, self.scales)
         return replace(stored, palette=stored_palette(self._form, palettes, self._rank))
 
+    def lost_values(self, tensor: Tensor) -> Tensor | None:
+        """The greatest share of a palette's entries that lie where others do."""
+        if not self.is_on("initialised") or not tensor.numel():
+            return None
+        return self._form.lost_entries(tensor, Palettes(self.palette, self.scales))
+
+    @property
+    def remedy_for_lost_values(self) -> str:
+        """A lower temperature."""
+        return f"a lower palett_tau than {self._form.clustering.temperature:g} keeps entries apart"
+
     def report(self, tensor: Tensor, compressed: Tensor) -> dict[str, Any]:
         """The palettes and the share of the weight that each entry has."""
         if not self.is_on("enabled") or not tensor.numel():

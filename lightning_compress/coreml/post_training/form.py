@@ -78,8 +78,8 @@ class PostTrainingForm:
                 raise ConfigurationError(f"{argument}={value!r} is no positive whole number")
         if self.cluster_dim is not None and self.prune is not None:
             raise ConfigurationError(
-                f"cluster_dim={self.cluster_dim!r} cannot be joined with prune: weights that are pruned one by one leave "
-                "no vectors"
+                f"cluster_dim={self.cluster_dim!r} cannot be joined with prune: weights that are pruned one by one "
+                "leave no vectors"
             )
 
     @property

@@ -1,4 +1,4 @@
-"""How far compressed weights are from the weights in training, measured during one forward pass."""
+"""How far compressed weights are from the weights in training, and what fell together, seen in one forward pass."""
 
 from __future__ import annotations
 
@@ -23,18 +23,22 @@ class WeightErrorProbe:
 
     def __init__(self, techniques: Iterable[Technique]) -> None:
         self._squares: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._lost: dict[Technique, torch.Tensor] = {}
         self._handles: list[RemovableHandle] = [
-            technique.register_forward_hook(self._recorder(technique.tensor_name))
+            technique.register_forward_hook(self._recorder(technique))
             for technique in techniques
             if technique.stage == Stage.VALUES
         ]
 
-    def _recorder(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
+    def _recorder(self, technique: Technique) -> Callable[[nn.Module, Any, Any], None]:
         def record(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
             with torch.no_grad():
                 weight = inputs[0].detach().float()
                 difference = output.detach().float() - weight
-                self._squares[name] = (difference.square().sum(), weight.square().sum())
+                self._squares[technique.tensor_name] = (difference.square().sum(), weight.square().sum())
+                lost = technique.lost_values(weight)
+                if lost is not None:
+                    self._lost[technique] = lost
 
         return record
 
@@ -51,3 +55,10 @@ class WeightErrorProbe:
         error = torch.stack([pair[0] for pair in self._squares.values()]).sum()
         total = torch.stack([pair[1] for pair in self._squares.values()]).sum()
         return float((error / total.clamp(min=torch.finfo(torch.float32).tiny)).sqrt())
+
+    def techniques_that_lost_values(self) -> list[Technique]:
+        """Those of whose values half or more have become one; ask after `error`."""
+        if not self._lost:
+            return []
+        shares = torch.stack(list(self._lost.values())).tolist()
+        return [technique for technique, share in zip(self._lost, shares, strict=True) if share >= 0.5]

@@ -196,6 +196,18 @@ class Technique(Stepped, abc.ABC):
     def store(self, stored: StoredTensor) -> StoredTensor:
         """Add to how the tensor is stored, after `complete`."""
 
+    def lost_values(self, tensor: Tensor) -> Tensor | None:
+        """The greatest share of the values that it may give a part of the tensor which have become one, or None.
+
+        Computed where the tensor is, so that nobody waits for it.
+        """
+        return None
+
+    @property
+    def remedy_for_lost_values(self) -> str:
+        """What keeps values apart."""
+        return ""
+
     def report(self, tensor: Tensor, compressed: Tensor) -> dict[str, Any]:
         """Numbers for whoever debugs, of the tensor and what evaluation makes of it."""
         return {}
