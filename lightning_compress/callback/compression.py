@@ -19,6 +19,8 @@ from lightning_compress.callback.checkpoints import (
     require_same_compression,
     warn_of_incomplete_best,
 )
+from lightning_compress.callback.distillation.distilling import Distilling
+from lightning_compress.callback.distillation.requirements import require_automatic_optimization
 from lightning_compress.callback.finishing import (
     Finished,
     export_in_rehearsal,
@@ -37,6 +39,7 @@ from lightning_compress.callback.fit import (
     will_log,
 )
 from lightning_compress.callback.losses import require_training_loss
+from lightning_compress.callback.placement import Placement
 from lightning_compress.callback.prepared import PreparingCallback
 from lightning_compress.callback.reporting import package_line, print_layers, print_plan
 from lightning_compress.callback.strategies import check_precision, check_strategy
@@ -72,6 +75,8 @@ class Compression(PreparingCallback):
         rehearse: Whether a copy is finalized, converted and loaded before the first step; a fit that goes on from a
             checkpoint does without.
         calibration_samples: How many training samples methods that are driven by data look at when the fit ends.
+        distillation: Draws the module to a teacher, by default to itself as it was before; a `Distillation`, or a
+            mapping of its arguments.
 
     Attributes:
         finalized: The finalized module on the CPU, after a fit.
@@ -105,6 +110,7 @@ class Compression(PreparingCallback):
                 pl_module,
                 freezes_batch_norm=any(method.freezes_batch_norm for method in self.methods),
             )
+            self._take_teacher(pl_module)
             self._prepare(pl_module)
             self._refuse_others(callbacks_of(trainer))
             prepared = self._require()
@@ -125,6 +131,27 @@ class Compression(PreparingCallback):
                 self._prepare(module)
 
         self._loading = pl_module.register_load_state_dict_pre_hook(before_loading)  # type: ignore[no-untyped-call]
+
+    def _take_teacher(self, pl_module: L.LightningModule) -> None:
+        """Copy the module while it is float: nothing tells later what it was."""
+        distillation = self.distillation
+        if distillation is None or distillation.weight == 0:
+            self._distilling = None
+            return
+        require_automatic_optimization(pl_module)
+        is_prepared = self._is_prepared_in(pl_module)
+        if is_prepared and self._distilling is not None:
+            return
+        if is_prepared and distillation.teacher is None:
+            raise ConfigurationError(
+                f"{self._path!r} was prepared for compression before this fit, so that the float module that "
+                "Distillation draws it to is gone; give a copy of that as Distillation(teacher=...), or begin the fit "
+                "with a module that is not prepared yet"
+            )
+        network = (
+            self._require().module if is_prepared else Placement.find(pl_module, self.module_path).module
+        )
+        self._distilling = Distilling(distillation, network)
 
     def _refuse_others(self, callbacks: list[Callback]) -> None:
         """Refuse another compression around this module, which would finalize it without this one."""
@@ -159,6 +186,7 @@ class Compression(PreparingCallback):
         """Rehearse the export, and resolve fractions of the fit into steps, now that data and model are there."""
         self._progress.epochs = trainer.max_epochs
         if self._progress.is_resumed:
+            self._start_distilling(trainer, pl_module)
             # The length of the fit is asked for later: it would make Lightning build the loaders too early.
             return
         if trainer.global_step == 0:
@@ -167,6 +195,12 @@ class Compression(PreparingCallback):
         if self.export is not None and self.rehearse and trainer.ckpt_path is None and not rehearses(trainer):
             on_rank_zero(self._rehearse)
         self._resolve_schedule(trainer, pl_module)
+        self._start_distilling(trainer, pl_module)
+
+    def _start_distilling(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._distilling is not None:
+            prepared = self._require()
+            self._distilling.start(trainer, pl_module, prepared.module, lambda: prepared.steps)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remember where the count of optimizer steps stands, which after a resume is not 0."""
@@ -195,11 +229,13 @@ class Compression(PreparingCallback):
         if self._progress.took_step(trainer.global_step):
             prepared.step()
         if self._probe is not None:
-            values = prepared.metrics()
+            values: dict[str, float | Tensor] = {**prepared.metrics()}
             error = self._probe.error()
             self._probe = None
             if error is not None:
                 values["weight_error"] = error
+            if self._distilling is not None and self._distilling.distance is not None:
+                values["distillation"] = self._distilling.distance
             pl_module.log_dict({f"compression/{key}": value for key, value in values.items()}, on_step=True)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -232,6 +268,9 @@ class Compression(PreparingCallback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Complete averaged weights, which take the place of those in training after this hook."""
         self._share(trainer)
+        if self._distilling is not None:
+            self._distilling.stop(trainer)
+            self._distilling.leave()
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Calibrate, finalize a copy and export it; the model is on the CPU and unwrapped by now."""
@@ -251,6 +290,8 @@ class Compression(PreparingCallback):
         if self._probe is not None:
             self._probe.error()
             self._probe = None
+        if self._distilling is not None:
+            self._distilling.stop(trainer)
         self._stop_listening()
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -259,11 +300,17 @@ class Compression(PreparingCallback):
 
     def _resolve_schedule(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         prepared = self._require()
+
+        def length() -> FitLength:
+            steps = fit_steps(trainer, pl_module, self._progress.epochs) + self._progress.steps_before
+            return FitLength(steps, rehearsal=rehearses(trainer))
+
+        if self._distilling is not None:
+            self._distilling.resolve(length)
         if self._progress.steps_before and not prepared.unfinished():
             # A further fit keeps what an earlier one has completed.
             return
-        steps = fit_steps(trainer, pl_module, self._progress.epochs) + self._progress.steps_before
-        prepared.resolve_schedule(FitLength(steps, rehearsal=rehearses(trainer)))
+        prepared.resolve_schedule(length())
 
     def _calibrate_in_fit(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         prepared = self._require()
