@@ -118,6 +118,8 @@ class Compression(PreparingCallback):
                 require_training_loss(pl_module)
             self._exact = ExactState(pl_module, prepared.own_tensors())
             self._progress.is_resumed = False
+            if self._distilling is not None:
+                self._distilling.start(trainer, pl_module, prepared)
             self._announce(prepared)
 
         def before_loading(module: nn.Module, state_dict: Mapping[str, Any], *arguments: Any) -> None:
@@ -135,8 +137,7 @@ class Compression(PreparingCallback):
     def _take_teacher(self, pl_module: L.LightningModule) -> None:
         """Copy the module while it is float: nothing tells later what it was."""
         distillation = self.distillation
-        if distillation is None or distillation.weight == 0:
-            self._distilling = None
+        if distillation is None:
             return
         require_automatic_optimization(pl_module)
         is_prepared = self._is_prepared_in(pl_module)
@@ -186,7 +187,6 @@ class Compression(PreparingCallback):
         """Rehearse the export, and resolve fractions of the fit into steps, now that data and model are there."""
         self._progress.epochs = trainer.max_epochs
         if self._progress.is_resumed:
-            self._start_distilling(trainer, pl_module)
             # The length of the fit is asked for later: it would make Lightning build the loaders too early.
             return
         if trainer.global_step == 0:
@@ -195,12 +195,6 @@ class Compression(PreparingCallback):
         if self.export is not None and self.rehearse and trainer.ckpt_path is None and not rehearses(trainer):
             on_rank_zero(self._rehearse)
         self._resolve_schedule(trainer, pl_module)
-        self._start_distilling(trainer, pl_module)
-
-    def _start_distilling(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self._distilling is not None:
-            prepared = self._require()
-            self._distilling.start(trainer, pl_module, prepared.module, lambda: prepared.steps)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remember where the count of optimizer steps stands, which after a resume is not 0."""
@@ -269,7 +263,7 @@ class Compression(PreparingCallback):
         """Complete averaged weights, which take the place of those in training after this hook."""
         self._share(trainer)
         if self._distilling is not None:
-            self._distilling.stop(trainer)
+            self._distilling.stop()
             self._distilling.leave()
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -291,7 +285,7 @@ class Compression(PreparingCallback):
             self._probe.error()
             self._probe = None
         if self._distilling is not None:
-            self._distilling.stop(trainer)
+            self._distilling.stop()
         self._stop_listening()
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

@@ -18,6 +18,7 @@ from lightning_compress.callback.distillation.inner import InnerOutputs, losses_
 from lightning_compress.callback.distillation.options import Distillation
 from lightning_compress.callback.distillation.teacher import Teacher
 from lightning_compress.errors import ConfigurationError
+from lightning_compress.methods.mechanism.preparation import PreparedModule
 from lightning_compress.methods.mechanism.schedule import FitLength
 
 _ABSENT = object()
@@ -46,10 +47,12 @@ class Distilling:
         self._teacher.watch(self._losses)
         self._comparison = Comparison(options, self._losses)
         self._warm_up = 0
-        self._count: Callable[[], int] = int
         self._calls: TaughtCalls | None = None
         self._has_seen_a_call = False
+        self._is_placed = False
+        self._trainer: L.Trainer | None = None
         self._module: L.LightningModule | None = None
+        self._prepared: PreparedModule | None = None
 
     def describe(self) -> dict[str, Any]:
         """What a checkpoint holds of it, in plain types: all that was asked for, and the teacher's digest."""
@@ -71,24 +74,23 @@ class Distilling:
 
     def weight(self) -> float:
         """What the distance is multiplied by in this step."""
-        if self._warm_up <= 0:
+        if self._warm_up <= 0 or self._prepared is None:
             return self._options.weight
-        return self._options.weight * min(1.0, (self._count() + 1) / self._warm_up)
+        return self._options.weight * min(1.0, (self._prepared.steps + 1) / self._warm_up)
 
-    def start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, network: nn.Module, count: Callable[[], int]
-    ) -> None:
-        """Take part in every training step from now on.
+    def start(self, trainer: L.Trainer, pl_module: L.LightningModule, prepared: PreparedModule) -> None:
+        """Take part in every training step from now on, those of Lightning's finders before the fit included.
 
         Args:
-            trainer: The Trainer, in a fit; its strategy has placed the module.
+            trainer: The Trainer, in a fit.
             pl_module: What it fits.
-            network: The prepared module.
-            count: Tells how many optimizer steps were taken.
+            prepared: The module within it.
         """
+        self.stop()
         self.distance = None
-        self._has_seen_a_call = False
-        self._module, self._count = pl_module, count
+        self._trainer, self._module, self._prepared = trainer, pl_module, prepared
+        self._has_seen_a_call = self._is_placed = False
+        network = prepared.module
         compiled = [
             part
             for part in pl_module.modules()
@@ -96,13 +98,13 @@ class Distilling:
         ]
         inner = InnerOutputs(network, self._losses)
         self._calls = TaughtCalls(compiled or [network], inner, self._teacher)
-        self._teacher.place(trainer)
         strategy_steps.enter(trainer.strategy, self._step)
 
-    def stop(self, trainer: L.Trainer) -> None:
+    def stop(self) -> None:
         """Take part in no further step."""
-        strategy_steps.leave(trainer.strategy, self._step)
-        self._calls = self._module = None
+        if self._trainer is not None:
+            strategy_steps.leave(self._trainer.strategy, self._step)
+        self._trainer = self._module = self._prepared = self._calls = None
 
     def leave(self) -> None:
         """Give the accelerator's memory back."""
@@ -114,9 +116,14 @@ class Distilling:
 
         It is added there and nowhere later: what DistributedDataParallel has wrapped must return the whole graph.
         """
-        module, calls = self._module, self._calls
+        trainer, module, calls = self._trainer, self._module, self._calls
+        assert trainer is not None
         assert module is not None
         assert calls is not None
+        if not self._is_placed:
+            # Where the module is placed before its first step, and on every process.
+            self._teacher.place(trainer)
+            self._is_placed = True
         training_step = module.training_step
         own = vars(module).get("training_step", _ABSENT)
 

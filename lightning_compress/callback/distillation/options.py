@@ -112,26 +112,22 @@ class Distillation:
 
 
 def as_distillation(value: Any) -> Distillation | None:
-    """A distillation given as itself or by its arguments, as configurations give it.
+    """A distillation given as itself or by its arguments, as configurations give it; None for one of weight 0.
 
     Raises:
         ConfigurationError: It is neither, or has an argument that is unknown.
     """
-    if value is None or isinstance(value, Distillation):
-        return value
-    if not isinstance(value, Mapping):
-        raise refusal(
-            "distillation",
-            value,
-            "Distillation(...), a mapping of its arguments such as {'weight': 0.3}, or None",
-        )
-    for name in value:
-        if name not in _ARGUMENTS:
-            raise ConfigurationError(
-                f"distillation has no argument {shown(name)}{did_you_mean(str(name), _ARGUMENTS)} Valid are "
-                f"{', '.join(_ARGUMENTS)}."
-            )
-    return Distillation(**value)
+    if isinstance(value, Mapping):
+        for name in value:
+            if name not in _ARGUMENTS:
+                raise ConfigurationError(
+                    f"distillation has no argument {shown(name)}{did_you_mean(str(name), _ARGUMENTS)} Valid are "
+                    f"{', '.join(_ARGUMENTS)}."
+                )
+        value = Distillation(**value)
+    valid = "Distillation(...), a mapping of its arguments such as {'weight': 0.3}, or None"
+    require_type("distillation", value, Distillation, valid, optional=True)
+    return None if value is None or value.weight == 0 else value
 
 
 _ARGUMENTS = ("loss", "weight", "temperature", "warm_up", "modules", "class_axis", "teacher")

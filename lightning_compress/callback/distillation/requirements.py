@@ -29,7 +29,7 @@ def require_same_distillation(
 
     Args:
         saved: What the checkpoint says; None for no distillation.
-        current: What the fit has.
+        current: What the fit has; without the teacher where that is not known yet.
         path: Of the checkpoint.
 
     Raises:
@@ -53,7 +53,7 @@ def require_same_distillation(
             f"the checkpoint {str(path)!r} was written with another distillation: {'; '.join(differing)}. Resume with "
             "the same configuration, or start a new fit from the weights alone"
         )
-    if saved.get("teacher") != current["teacher"]:
+    if "teacher" in current and saved.get("teacher") != current["teacher"]:
         raise ConfigurationError(
             f"the checkpoint {str(path)!r} was trained towards a teacher with the digest {saved.get('teacher')}, and "
             f"the teacher of this fit has {current['teacher']}. Checkpoints hold no teacher: load the same float "

@@ -1,0 +1,528 @@
+"""The term is added to the loss of a training step, whatever else the fit does."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import LearningRateFinder
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from lightning_compress import Compression, Distillation, DKMPalettization
+from lightning_compress.errors import ConfigurationError, ModuleNotFoundInModelError
+from tests.callback.distillation.fits import Fixed, Gradients, batches, compression, fit, soft_labels
+from tests.conftest import DigitNetwork
+from tests.features.cases import digits
+
+pytestmark = pytest.mark.filterwarnings("ignore:The number of training batches:UserWarning")
+
+WEIGHT = 0.7
+
+
+def by_hand(before: nn.Module, loss: Any) -> dict[str, Tensor]:
+    """Gradients of a loss of the prepared module as it was before the step."""
+    loss(before).backward()
+    return {name: p.grad for name, p in before.named_parameters() if p.grad is not None}
+
+
+def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-5) -> None:
+    assert found.keys() == expected.keys()
+    assert found
+    for name, gradient in found.items():
+        # That of a bias before batch norm is nothing but rounding.
+        scale = float(expected[name].abs().max())
+        assert float((gradient - expected[name]).abs().max()) <= tolerance * max(scale, 0.1), name
+
+
+class TestTheGradient:
+    """Of the step is that of the loss and the weighted term, computed by hand."""
+
+    @pytest.mark.parametrize("accumulated", [1, 2])
+    def test_with_soft_labels_and_accumulation(self, tmp_path, accumulated):
+        module, seen = Fixed(), Gradients()
+        teacher = copy.deepcopy(module.model).eval()
+        fit(
+            tmp_path,
+            module,
+            compression(Distillation(weight=WEIGHT)),
+            seen,
+            accumulate_grad_batches=accumulated,
+        )
+
+        def loss(model: nn.Module) -> Tensor:
+            total = torch.zeros(())
+            for images, labels in batches()[:accumulated]:
+                logits = model(images)
+                with torch.no_grad():
+                    theirs = teacher(images)
+                plain = nn.functional.cross_entropy(logits, labels)
+                total = total + (plain + WEIGHT * soft_labels(logits, theirs)) / accumulated
+            return total
+
+        assert_close(seen.found, by_hand(seen.before, loss))
+        plain = Gradients()
+        fit(tmp_path, Fixed(), compression(None), plain, accumulate_grad_batches=accumulated)
+        assert not torch.allclose(plain.found["head.weight"], seen.found["head.weight"], rtol=1e-2)
+
+    def test_with_bfloat16(self, tmp_path):
+        module, seen = Fixed(), Gradients()
+        teacher = copy.deepcopy(module.model).eval()
+        fit(tmp_path, module, compression(Distillation(weight=WEIGHT)), seen, precision="bf16-mixed")
+
+        def loss(model: nn.Module) -> Tensor:
+            images, labels = batches()[0]
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = model(images)
+                with torch.no_grad():
+                    theirs = teacher(images)
+                assert theirs.dtype is torch.bfloat16
+                plain = nn.functional.cross_entropy(logits, labels)
+                return plain + WEIGHT * soft_labels(logits.float(), theirs.float())
+
+        assert_close(seen.found, by_hand(seen.before, loss), 1e-2)
+
+    def test_with_inner_modules_by_squared_error(self, tmp_path):
+        module, seen = Fixed(), Gradients()
+        teacher = copy.deepcopy(module.model).eval()
+        options = Distillation("cosine", weight=WEIGHT, modules=[r"features\.[14]"])
+        fit(tmp_path, module, compression(options), seen)
+
+        def norms(model: Any, images: Tensor) -> list[Tensor]:
+            """What both batch norms return; the ReLU that follows works on a copy."""
+            first = model.features[1](model.features[0](images))
+            second = model.features[4](model.features[3](first.relu()))
+            return [first, second, model.head(model.features[6](second.relu()).flatten(1))]
+
+        def loss(model: nn.Module) -> Tensor:
+            images, labels = batches()[0]
+            *inner, logits = norms(model, images)
+            with torch.no_grad():
+                *their_inner, theirs = norms(teacher, images)
+            error = [
+                ((own - other) ** 2).mean() / other.var(correction=0)
+                for own, other in zip(inner, their_inner, strict=True)
+            ]
+            angle = 1 - nn.functional.cosine_similarity(logits, theirs).mean()
+            return nn.functional.cross_entropy(logits, labels) + WEIGHT * (angle + sum(error) / 2)
+
+        assert_close(seen.found, by_hand(seen.before, loss), 1e-4)
+
+    def test_with_two_calls_a_step_each_beside_the_teachers(self, tmp_path):
+        class Twice(Fixed):
+            def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+                images, labels = batch
+                with torch.no_grad():
+                    self.model(images * 7)
+                first, second = self.model(images), self.model(images.flip(-1))
+                return nn.functional.cross_entropy(first + second, labels)
+
+        module, seen = Twice(), Gradients()
+        teacher = copy.deepcopy(module.model).eval()
+        fit(tmp_path, module, compression(Distillation(weight=WEIGHT)), seen)
+
+        def loss(model: nn.Module) -> Tensor:
+            images, labels = batches()[0]
+            views = [images, images.flip(-1)]
+            own = [model(view) for view in views]
+            with torch.no_grad():
+                theirs = [teacher(view) for view in views]
+            term = sum(soft_labels(a, b) for a, b in zip(own, theirs, strict=True)) / 2
+            return nn.functional.cross_entropy(own[0] + own[1], labels) + WEIGHT * term
+
+        assert_close(seen.found, by_hand(seen.before, loss))
+
+    def test_with_a_function_of_the_users_and_a_loss_of_each_output(self, tmp_path):
+        class Both(DigitNetwork):
+            def forward(self, images: Tensor) -> dict[str, Any]:
+                hidden = self.features(images).flatten(1)
+                logits = self.head(hidden)
+                return {"logits": logits, "found": (hidden, logits.argmax(1))}
+
+        class Fits(Fixed):
+            def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+                return nn.functional.cross_entropy(self.model(batch[0])["logits"], batch[1])
+
+        def distance(student: Any, teacher: Any) -> Tensor:
+            return (student["found"][0] - teacher["found"][0]).abs().mean()
+
+        def of_tensor(student: Tensor, teacher: Tensor) -> Tensor:
+            return (student - teacher).abs().mean()
+
+        for given in (distance, {r"found\.0": of_tensor}):
+            module, seen = Fits(Both), Gradients()
+            teacher = copy.deepcopy(module.model).eval()
+            fit(tmp_path, module, compression(Distillation(given, weight=WEIGHT)), seen)
+
+            def loss(model: nn.Module, teacher: nn.Module = teacher) -> Tensor:
+                images, labels = batches()[0]
+                own = model(images)
+                with torch.no_grad():
+                    theirs = teacher(images)
+                plain = nn.functional.cross_entropy(own["logits"], labels)
+                return plain + WEIGHT * distance(own, theirs)
+
+            assert_close(seen.found, by_hand(seen.before, loss))
+
+
+def weights_after(
+    folder: Any, module: L.LightningModule, distillation: Distillation | None, **settings: Any
+) -> Any:
+    """The state of the network after a fit."""
+    fit(folder, module, compression(distillation), **settings)
+    return {name: tensor.clone() for name, tensor in module.model.state_dict().items()}
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+class TestTheTrainingStep:
+    def test_may_return_a_dictionary(self, tmp_path):
+        outputs = []
+
+        class Dictionary(Fixed):
+            def training_step(self, batch: list[Tensor], batch_idx: int) -> dict[str, Any]:
+                return {"loss": super().training_step(batch, batch_idx), "count": len(batch[1])}
+
+            def on_train_batch_end(self, given: Any, batch: Any, batch_idx: int) -> None:
+                outputs.append(given)
+
+        options = Distillation(weight=1.0)
+        expected = weights_after(tmp_path, Fixed(), options)
+        assert same(expected, weights_after(tmp_path, Dictionary(), options))
+        assert [given["count"] for given in outputs] == [16] * 4
+        assert not same(expected, weights_after(tmp_path, Fixed(), None))
+
+    def test_is_left_as_it_was_after_a_fit_and_after_an_error(self, tmp_path):
+        module = Fixed()
+        trainer = fit(tmp_path, module, compression(Distillation(modules=["features.1"])))
+        assert "training_step" not in vars(module)
+        assert "training_step" not in vars(trainer.strategy)
+        parts = list(module.model.modules())
+        assert not any(part._forward_hooks or part._forward_pre_hooks for part in parts)
+
+        class Failing(Fixed):
+            def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+                self.model(batch[0])
+                raise RuntimeError("stopped")
+
+        failing = Failing()
+        with pytest.raises(RuntimeError, match="stopped"):
+            fit(tmp_path, failing, compression(Distillation(modules=["features.1"])))
+        assert "training_step" not in vars(failing)
+        assert not any(part._forward_hooks or part._forward_pre_hooks for part in failing.model.modules())
+
+    def test_may_be_one_that_was_put_on_the_instance(self, tmp_path):
+        module = Fixed()
+        original = module.training_step
+
+        def put(batch: list[Tensor], batch_idx: int) -> Tensor:
+            return original(batch, batch_idx)
+
+        module.training_step = put
+        options = Distillation(weight=1.0)
+        assert same(weights_after(tmp_path, module, options), weights_after(tmp_path, Fixed(), options))
+        assert vars(module)["training_step"] is put
+
+    def test_may_leave_steps_out_without_the_module(self, tmp_path):
+        class Sometimes(Fixed):
+            def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+                if batch_idx == 1:
+                    return None
+                if batch_idx == 2:
+                    return self.model.head.weight.square().mean()
+                return super().training_step(batch, batch_idx)
+
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`training_step` returned `None`")
+            trainer = fit(tmp_path, Sometimes(), compression(Distillation()))
+        assert trainer.global_step == 4
+
+    def test_is_the_same_when_compiled(self, tmp_path):
+        options = Distillation(weight=1.0, modules=["features.4"])
+        plain = weights_after(tmp_path, Fixed(), options)
+        module = Fixed()
+        module.model = torch.compile(module.model, backend="eager")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Dynamo")
+            # torch.compile looks at the gradient of compressed weights, which are no leaves.
+            warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
+            fit(tmp_path, module, compression(options))
+            found = module.model._orig_mod.state_dict()
+            assert same(plain, found)
+            whole = Fixed()
+            fit(tmp_path, torch.compile(whole, backend="eager"), compression(options))
+        assert same(plain, whole.model.state_dict())
+
+    @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad:UserWarning")
+    def test_may_compute_the_module_again_in_the_backward_pass(self, tmp_path):
+        class Again(Fixed):
+            reentrant = False
+
+            def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+                logits: Any = checkpoint(self.model, batch[0], use_reentrant=self.reentrant)
+                return nn.functional.cross_entropy(logits, batch[1])
+
+        class Reentrant(Again):
+            reentrant = True
+
+        class Plain(nn.Module):
+            """Has no batch norm, whose running means would move twice."""
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.hidden = nn.Linear(64, 128)
+                self.head = nn.Linear(128, 10)
+
+            def forward(self, images: Tensor) -> Tensor:
+                return self.head(self.hidden(images.flatten(1)).relu())
+
+        options = Distillation(weight=1.0, modules=["hidden"])
+        expected = weights_after(tmp_path, Fixed(Plain), options)
+        # Gradients are summed in another order.
+        assert_close(weights_after(tmp_path, Again(Plain), options), expected)
+        with pytest.raises(ConfigurationError, match="without gradients alone.*use_reentrant=False"):
+            fit(tmp_path, Reentrant(Plain), compression(options))
+
+    def test_is_the_same_where_modules_change_their_inputs_in_place(self, tmp_path):
+        class InPlace(DigitNetwork):
+            def __init__(self) -> None:
+                super().__init__()
+                for index in (2, 5):
+                    self.features[index] = nn.ReLU(inplace=True)
+
+            def forward(self, images: Tensor) -> Tensor:
+                return super().forward(images.mul_(2))
+
+        class Double(DigitNetwork):
+            def forward(self, images: Tensor) -> Tensor:
+                return super().forward(images * 2)
+
+        class AddsToOutput(Fixed):
+            def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+                logits = self.model(batch[0].clone())
+                logits.add_(1)
+                return nn.functional.cross_entropy(logits, batch[1])
+
+        class Adds(Fixed):
+            def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+                return nn.functional.cross_entropy(self.model(batch[0]) + 1, batch[1])
+
+        options = Distillation("cosine", weight=1.0, modules=["features.1"])
+        assert same(
+            weights_after(tmp_path, Adds(Double), options),
+            weights_after(tmp_path, AddsToOutput(InPlace), options),
+        )
+
+    def test_shows_hooks_of_the_users_the_module_alone(self, tmp_path):
+        module = Fixed()
+        seen: list[bool] = []
+        module.model.features[1].register_forward_hook(
+            lambda part, _, output: seen.append(output.requires_grad)
+        )
+        fit(tmp_path, module, compression(Distillation()))
+        # At the end of the fit the finalized copy is compared.
+        assert seen[:4] == [True] * 4
+
+
+class TestTheTeacher:
+    def test_is_the_module_as_it_was_and_the_fit_comes_nearer_to_it(self, tmp_path):
+        start = Fixed(learning_rate=0.1)
+        fit(tmp_path, start, max_epochs=20)
+        images = digits(0, 64).tensors[0]
+
+        def distance(options: Distillation | None) -> float:
+            module = Fixed(learning_rate=0.02)
+            module.load_state_dict(start.state_dict())
+            callback = Compression(DKMPalettization(n_bits=1), module="model", distillation=options)
+            fit(tmp_path, module, callback, max_epochs=10)
+            with torch.no_grad():
+                return float(soft_labels(callback.finalized(images), start.model.eval()(images)))
+
+        alone, taught = distance(None), distance(Distillation(weight=3.0))
+        assert 0 < taught < 0.7 * alone
+
+    def test_may_be_another_module_which_stays_as_it_is(self, tmp_path):
+        class Wide(nn.Sequential):
+            def __init__(self) -> None:
+                super().__init__(nn.Flatten(), nn.Linear(64, 256), nn.Dropout(0.5), nn.Linear(256, 10))
+
+        torch.manual_seed(3)
+        teacher = Wide()
+        before = copy.deepcopy(teacher.state_dict())
+        module, seen = Fixed(), Gradients()
+        fit(tmp_path, module, compression(Distillation(weight=WEIGHT, teacher=teacher)), seen)
+        assert teacher.training
+        assert all(parameter.requires_grad for parameter in teacher.parameters())
+        assert same(before, teacher.state_dict())
+        copied = copy.deepcopy(teacher).eval()
+
+        def loss(model: nn.Module) -> Tensor:
+            images, labels = batches()[0]
+            logits = model(images)
+            return nn.functional.cross_entropy(logits, labels) + WEIGHT * soft_labels(
+                logits, copied(images).detach()
+            )
+
+        assert_close(seen.found, by_hand(seen.before, loss))
+
+    def test_is_no_part_of_the_module_its_optimizer_or_what_is_finalized(self, tmp_path):
+        module = Fixed()
+        callback = compression(Distillation())
+        trainer = fit(tmp_path, module, callback)
+        held = [p for group in trainer.optimizers[0].param_groups for p in group["params"]]
+        assert {id(p) for p in held} == {id(p) for p in module.parameters()}
+        plain, finalized = compression(None), callback.finalized
+        fit(tmp_path, Fixed(), plain)
+        assert finalized.state_dict().keys() == plain.finalized.state_dict().keys()
+
+    def test_is_asked_in_the_trial_steps_of_lightnings_finders_too(self, tmp_path):
+        calls = []
+        teacher = DigitNetwork()
+        teacher.register_forward_pre_hook(lambda part, _: calls.append(part.training))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Failed to compute suggestion")
+            fit(
+                tmp_path,
+                Fixed(),
+                compression(Distillation(teacher=teacher)),
+                LearningRateFinder(
+                    num_training_steps=6, early_stop_threshold=None, attr_name="learning_rate"
+                ),
+                max_epochs=2,
+            )
+        assert len(calls) > 8
+        assert not any(calls)
+
+    def test_of_a_further_fit_is_the_first_ones(self, tmp_path):
+        module, callback = Fixed(), compression(Distillation())
+        fit(tmp_path, module, callback)
+        first = callback.state_dict()["distillation"]
+        fit(tmp_path, module, callback)
+        assert callback.state_dict()["distillation"] == first
+
+
+def test_the_weight_grows_linearly_over_steps_or_a_share_of_the_fit(tmp_path):
+    for warm_up in (4, 0.5):
+        found: list[float] = []
+
+        class Watching(L.Callback):
+            def __init__(self, callback: Compression, found: list[float] = found) -> None:
+                self.callback, self.found = callback, found
+
+            def on_train_batch_start(self, *_: Any) -> None:
+                self.found.append(self.callback._distilling.weight())
+
+        callback = compression(Distillation(weight=2.0, warm_up=warm_up))
+        fit(tmp_path, Fixed(), callback, Watching(callback), max_epochs=2)
+        assert found == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0, 2.0, 2.0]
+
+
+def test_the_distance_is_logged_before_it_is_weighted(tmp_path):
+    module = Fixed()
+    callback = compression(Distillation("squared_error", weight=1e-6))
+    trainer = fit(tmp_path, module, callback, log_every_n_steps=1, limit_train_batches=1)
+    assert "compression/distillation" not in trainer.progress_bar_metrics
+    assert float(trainer.callback_metrics["compression/distillation"]) > 1e-3
+
+
+def test_outputs_that_are_no_floating_point_numbers_are_left_alone_and_that_is_said_once(tmp_path):
+    class Labels(DigitNetwork):
+        def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            logits = super().forward(images)
+            return logits, logits.argmax(1)
+
+    class Fits(Fixed):
+        def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+            return nn.functional.cross_entropy(self.model(batch[0])[0], batch[1])
+
+    with pytest.warns(UserWarning, match="the distillation leaves '1' of the output alone") as caught:
+        fit(tmp_path, Fits(Labels), compression(Distillation()))
+    assert len([entry for entry in caught if "leaves" in str(entry.message)]) == 1
+
+
+class TestRefusals:
+    """Each comes before the first optimizer step."""
+
+    @pytest.fixture
+    def refusal(self, tmp_path):
+        def run(
+            options: Distillation, module: L.LightningModule | None = None, error: Any = ConfigurationError
+        ) -> str:
+            def fail(*arguments: Any, **keywords: Any) -> None:
+                raise AssertionError("a step was taken")
+
+            module = Fixed() if module is None else module
+            module.optimizer_zero_grad = fail
+            with pytest.raises(error) as refused:
+                fit(tmp_path, module, compression(options))
+            return str(refused.value)
+
+        return run
+
+    def test_manual_optimization(self, refusal):
+        module = Fixed()
+        module.automatic_optimization = False
+        assert "Fixed optimizes by hand" in refusal(Distillation(), module)
+
+    def test_inner_modules_that_are_not_there(self, refusal):
+        message = refusal(Distillation(modules=["featres.1"]), error=ModuleNotFoundInModelError)
+        assert "'featres.1' matches no module" in message
+        assert "features.1" in message
+
+    def test_inner_modules_that_another_teacher_lacks(self, refusal):
+        options = Distillation(modules=["features.1"], teacher=nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+        assert "which the teacher, Sequential, does not have" in refusal(
+            options, error=ModuleNotFoundInModelError
+        )
+
+    def test_another_teacher_of_other_shapes(self, refusal):
+        teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, 11))
+        assert "is (16, 10), and of its teacher (16, 11)" in refusal(Distillation(teacher=teacher))
+
+    def test_a_module_that_returns_other_things_in_training(self, refusal):
+        class Losses(DigitNetwork):
+            def forward(self, images: Tensor) -> Any:
+                logits = super().forward(images)
+                return {"logits": logits} if self.training else [logits]
+
+        class Fits(Fixed):
+            def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+                return nn.functional.cross_entropy(self.model(batch[0])["logits"], batch[1])
+
+        message = refusal(Distillation(), Fits(Losses))
+        assert "in training is 'logits': (16, 10), and of its teacher in evaluation '0': (16, 10)" in message
+
+    def test_a_place_that_is_not_there(self, refusal):
+        assert "names 'boxes', which is no place" in refusal(Distillation({"boxes": "cosine"}))
+
+    def test_a_module_of_which_only_parts_are_called(self, refusal):
+        class Parts(Fixed):
+            def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+                logits = self.model.head(self.model.features(batch[0]).flatten(1))
+                return nn.functional.cross_entropy(logits, batch[1])
+
+        assert "did not call the compressed module" in refusal(Distillation(), Parts())
+
+    def test_an_inner_module_that_is_not_called(self, refusal):
+        class Unused(DigitNetwork):
+            def __init__(self) -> None:
+                super().__init__()
+                self.spare = nn.Linear(2, 2)
+
+        message = refusal(Distillation(modules=["spare"]), Fixed(Unused))
+        assert "'spare' was called 0 times" in message
+
+    def test_a_function_that_returns_no_scalar(self, refusal):
+        message = refusal(Distillation(lambda student, teacher: student - teacher))
+        assert "returned a tensor of shape (16, 10); a scalar tensor is needed" in message
+
+    def test_a_share_of_a_fit_of_unknown_length(self, tmp_path):
+        callback = compression(Distillation(warm_up=0.5))
+        with pytest.raises(ConfigurationError, match="warm_up of Distillation is 0.5, a fraction"):
+            fit(tmp_path, Fixed(), callback, max_epochs=-1, max_time={"seconds": 5})
