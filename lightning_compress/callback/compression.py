@@ -262,9 +262,6 @@ class Compression(PreparingCallback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Complete averaged weights, which take the place of those in training after this hook."""
         self._share(trainer)
-        if self._distilling is not None:
-            self._distilling.stop()
-            self._distilling.leave()
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Calibrate, finalize a copy and export it; the model is on the CPU and unwrapped by now."""
@@ -284,8 +281,6 @@ class Compression(PreparingCallback):
         if self._probe is not None:
             self._probe.error()
             self._probe = None
-        if self._distilling is not None:
-            self._distilling.stop()
         self._stop_listening()
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -351,6 +346,8 @@ class Compression(PreparingCallback):
 
     def _stop_listening(self) -> None:
         self._recorder.stop()
+        if self._distilling is not None:
+            self._distilling.stop()
         if self._loading is not None:
             self._loading.remove()
             self._loading = None

@@ -51,7 +51,7 @@ class Comparison:
             return _scalar(loss(call.student, call.teacher), loss)
         pairs, left = paired(call.student, call.teacher, _OUTPUTS)
         if isinstance(loss, str):
-            self._tell(_OUTPUTS, left)
+            self._tell_of_left(_OUTPUTS, left)
             return self._mean(dict.fromkeys(pairs, loss), pairs, _OUTPUTS)
         return self._mean(_losses_by_place(loss, [*pairs, *left]), pairs, _OUTPUTS)
 
@@ -66,7 +66,12 @@ class Comparison:
         found = []
         for own, other in zip(student, teacher, strict=True):
             pairs, left = paired(own, other, what)
-            self._tell(what, left)
+            self._tell_of_left(what, left)
+            if not any(values.requires_grad for values, _ in pairs.values()):
+                self._tell(
+                    f"the distillation of {what} trains nothing: it is not differentiated, because all before it is "
+                    "frozen, or computed again in the backward pass by activation checkpointing with use_reentrant=True"
+                )
             found.append(self._mean(dict.fromkeys(pairs, loss), pairs, what))
         return torch.stack(found).mean()
 
@@ -87,14 +92,16 @@ class Comparison:
             )
         return torch.stack(found).mean()
 
-    def _tell(self, what: str, left: list[str]) -> None:
-        if left and what not in self._told:
-            self._told.add(what)
-            rank_zero_warn(
+    def _tell_of_left(self, what: str, left: list[str]) -> None:
+        if left:
+            self._tell(
                 f"the distillation leaves {places(left)} of {what} alone, which is no floating-point tensor"
-                if any(left)
-                else f"the distillation leaves {what} alone, which is no floating-point tensor"
             )
+
+    def _tell(self, message: str) -> None:
+        if message not in self._told:
+            self._told.add(message)
+            rank_zero_warn(message)
 
 
 def _losses_by_place(losses: Mapping[str, Loss], found: list[str]) -> dict[str, Loss]:

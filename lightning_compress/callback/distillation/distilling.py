@@ -101,13 +101,11 @@ class Distilling:
         strategy_steps.enter(trainer.strategy, self._step)
 
     def stop(self) -> None:
-        """Take part in no further step."""
-        if self._trainer is not None:
-            strategy_steps.leave(self._trainer.strategy, self._step)
+        """Take part in no further step, and give the accelerator's memory back."""
+        if self._trainer is None:
+            return
+        strategy_steps.leave(self._trainer.strategy, self._step)
         self._trainer = self._module = self._prepared = self._calls = None
-
-    def leave(self) -> None:
-        """Give the accelerator's memory back."""
         self._teacher.leave()
 
     @contextmanager

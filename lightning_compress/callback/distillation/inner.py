@@ -69,21 +69,23 @@ class InnerOutputs:
     """
 
     def __init__(self, module: nn.Module, names: Iterable[str]) -> None:
-        self._modules = {name: module.get_submodule(name) for name in names}
+        self._module = module
+        self._names = tuple(names)
         self.found: dict[str, list[Any]] = {}
         self.forget()
         # The same functions each time: what torch.compile has compiled calls those that it has seen.
-        self._hooks = {name: self._hook(name) for name in self._modules}
+        self._hooks = {name: self._hook(name) for name in self._names}
 
     def forget(self) -> None:
         """Begin anew."""
-        self.found = {name: [] for name in self._modules}
+        self.found = {name: [] for name in self._names}
 
     def listen(self) -> list[RemovableHandle]:
         """Keep what they return, until the handles are removed."""
+        # Looked up each time: Lightning exchanges batch norms for synchronized ones after callbacks are set up.
         return [
-            module.register_forward_hook(self._hooks[name], prepend=True)
-            for name, module in self._modules.items()
+            self._module.get_submodule(name).register_forward_hook(hook, prepend=True)
+            for name, hook in self._hooks.items()
         ]
 
     def _hook(self, name: str) -> Callable[..., None]:

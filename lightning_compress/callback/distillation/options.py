@@ -42,9 +42,9 @@ class Distillation:
             arXiv 1503.02531); `squared_error`, in variances of the teacher's output; `cosine`, one minus the cosine of
             the angle; or a function of both modules' outputs that returns a scalar. Outputs in tuples, lists and
             dictionaries are paired by their place, and those that are no floating-point tensors left alone. A mapping
-            from places, such as `{"0": "soft_labels", "1": "squared_error"}` or `{"logits": ...}`, gives each output a
-            loss of its own, or a function of its tensor; outputs that it does not name are left alone. None for inner
-            modules alone.
+            from places, such as `{"0": "soft_labels", "1": "squared_error"}` or `{"logits": ...}`, regular expressions
+            of whole places as they are, gives each output a loss of its own, or a function of its tensor; outputs that
+            it does not name are left alone. None for inner modules alone.
         weight: What the distance is multiplied by, from 0, which leaves the teacher out.
         temperature: What logits are divided by for soft labels, above 0.
         warm_up: From where on the full weight counts, to which it grows linearly: an int counts optimizer steps, a
@@ -149,7 +149,17 @@ def _checked_loss(loss: Any) -> Loss | dict[str, Loss] | None:
 def _checked_place(place: Any) -> str:
     """Configurations have places in tuples as numbers."""
     require_type("a place in loss of Distillation", place, (str, int), "a key or a number")
+    _require_expression("loss", str(place))
     return str(place)
+
+
+def _require_expression(argument: str, pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ConfigurationError(
+            f"{argument} of Distillation: {pattern!r} is no regular expression: {error}"
+        ) from error
 
 
 def _checked_modules(modules: Any) -> dict[str, Loss]:
@@ -158,12 +168,7 @@ def _checked_modules(modules: Any) -> dict[str, Loss]:
         modules = dict.fromkeys(modules or (), SQUARED_ERROR)
     for pattern in modules:
         require_type("a name in modules of Distillation", pattern, str, "a text")
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ConfigurationError(
-                f"modules of Distillation: {pattern!r} is no regular expression: {error}"
-            ) from error
+        _require_expression("modules", pattern)
     return {
         pattern: _one(f"modules[{pattern!r}] of Distillation", given) for pattern, given in modules.items()
     }

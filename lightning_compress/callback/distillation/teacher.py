@@ -46,7 +46,12 @@ class Teacher:
         """Go where the fit is, in its precision, with the weights of the first process."""
         self.module.to(trainer.strategy.root_device)
         trainer.precision_plugin.convert_module(self.module)
-        broadcast([*self.module.parameters(), *self.module.buffers()])
+        with torch.no_grad():
+            for tensor in (*self.module.parameters(), *self.module.buffers()):
+                # Only tensors in their natural order are sent.
+                values = tensor.detach().contiguous()
+                broadcast([values])
+                tensor.copy_(values)
 
     def leave(self) -> None:
         """Go back to the CPU."""

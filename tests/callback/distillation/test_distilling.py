@@ -243,6 +243,7 @@ class TestTheTrainingStep:
             trainer = fit(tmp_path, Sometimes(), compression(Distillation()))
         assert trainer.global_step == 4
 
+    @pytest.mark.slow
     def test_is_the_same_when_compiled(self, tmp_path):
         options = Distillation(weight=1.0, modules=["features.4"])
         plain = weights_after(tmp_path, Fixed(), options)
@@ -444,6 +445,30 @@ def test_outputs_that_are_no_floating_point_numbers_are_left_alone_and_that_is_s
     with pytest.warns(UserWarning, match="the distillation leaves '1' of the output alone") as caught:
         fit(tmp_path, Fits(Labels), compression(Distillation()))
     assert len([entry for entry in caught if "leaves" in str(entry.message)]) == 1
+
+
+def test_an_inner_module_that_cannot_be_trained_is_told(tmp_path):
+    module = Fixed()
+    module.model.features[0].requires_grad_(False)
+    with pytest.warns(UserWarning, match=r"distillation of the output of 'features.0' trains nothing"):
+        fit(tmp_path, module, compression(Distillation(modules=["features.0"])))
+
+
+def test_two_compressions_may_each_have_a_teacher(tmp_path):
+    parts = [
+        Compression(
+            DKMPalettization(n_bits=2),
+            module=name,
+            example_inputs=inputs,
+            distillation=Distillation("cosine"),
+        )
+        for name, inputs in (("model.features", torch.zeros(1, 1, 8, 8)), ("model.head", torch.zeros(1, 512)))
+    ]
+    module = Fixed()
+    trainer = fit(tmp_path, module, *parts)
+    assert all(float(part._distilling.distance) > 0 for part in parts)
+    assert "training_step" not in vars(trainer.strategy)
+    assert "training_step" not in vars(module)
 
 
 class TestRefusals:

@@ -34,6 +34,7 @@ def of_user(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         ({"warm_up": 1.5}, "warm_up of Distillation is 1.5"),
         ({"modules": "features"}, "modules of Distillation='features' is a string; give a list of names"),
         ({"modules": ["("]}, r"'\(' is no regular expression"),
+        ({"loss": {"(": "cosine"}}, r"loss of Distillation: '\(' is no regular expression"),
         ({"modules": {"a": "mse"}}, r"modules\['a'\] of Distillation='mse' is unknown"),
         ({"class_axis": "1"}, "class_axis of Distillation='1'"),
         ({"teacher": "float.ckpt"}, "teacher of Distillation='float.ckpt'; valid is a torch.nn.Module"),
