@@ -94,10 +94,10 @@ def test_each_compression_that_is_trained_takes_a_teacher(configure, name):
         distillation=instantiate(config.compression.distillation, _convert_="all")
     ).distillation
     assert made.describe() == Distillation("cosine", weight=0.5, modules=["a"]).describe()
-    # The losses of several outputs, by their place.
-    config = configure(
-        f"compression={name}", "compression.distillation={loss:{0:soft_labels,1:squared_error}}"
-    )
+
+
+def test_outputs_are_named_by_their_places_in_a_word(configure):
+    config = configure("compression.distillation={loss:{0:soft_labels,1:squared_error}}")
     made = Compression(
         distillation=instantiate(config.compression.distillation, _convert_="all")
     ).distillation
@@ -155,6 +155,21 @@ def test_an_application_of_ones_own_takes_the_callback_from_the_groups(tmp_path)
     assert callback.module_path == "net"
     assert callback.export.path == f"{tmp_path}/net.mlpackage"
     assert callback.distillation.weight == 0.5
+
+
+@pytest.mark.slow
+def test_a_detector_is_drawn_to_its_float_weights_by_the_outputs_of_its_network(configure, tmp_path):
+    config = configure(
+        *TINY_DETECTION,
+        "float_fit.trainer.max_steps=2",
+        "compressed_fit.trainer.max_steps=2",
+        "compression.distillation={loss:{0:soft_labels,1:squared_error},modules:[network.extra3]}",
+        "post_training_bits=[]",
+        "rehearse=false",
+        "pictures.count=0",
+    )
+    assert TrainingJob(config, tmp_path).run()[-1].name == "palettize_2bit"
+    assert "compression/distillation" in (tmp_path / "compressed_fit" / "metrics.csv").read_text()
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch._dynamo.eval_frame import OptimizedModule
 
 from lightning_compress.callback.distillation import strategy_steps
-from lightning_compress.callback.distillation.calls import TaughtCalls
+from lightning_compress.callback.distillation.calls import TaughtCalls, callable_parts
 from lightning_compress.callback.distillation.comparison import Comparison
 from lightning_compress.callback.distillation.inner import InnerOutputs, losses_by_name
 from lightning_compress.callback.distillation.options import Distillation
@@ -43,6 +43,7 @@ class Distilling:
         self._options = options
         source = network if options.teacher is None else options.teacher
         self._losses = losses_by_name(options.modules, network, source)
+        self._parts = callable_parts(network)
         self._teacher = Teacher(source)
         self._teacher.watch(self._losses)
         self._comparison = Comparison(options, self._losses)
@@ -91,13 +92,14 @@ class Distilling:
         self._trainer, self._module, self._prepared = trainer, pl_module, prepared
         self._has_seen_a_call = self._is_placed = False
         network = prepared.module
-        compiled = [
+        callees: dict[str, list[nn.Module]] = {part: [network.get_submodule(part)] for part in self._parts}
+        compiled: list[nn.Module] = [
             part
             for part in pl_module.modules()
             if isinstance(part, OptimizedModule) and part._orig_mod is network
         ]
-        inner = InnerOutputs(network, self._losses)
-        self._calls = TaughtCalls(compiled or [network], inner, self._teacher)
+        callees[""] = compiled or [network]
+        self._calls = TaughtCalls(callees, InnerOutputs(network, self._losses), self._teacher)
         strategy_steps.enter(trainer.strategy, self._step)
 
     def stop(self) -> None:

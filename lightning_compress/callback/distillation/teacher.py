@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_compress.callback.distillation.inner import InnerOutputs
 from lightning_compress.copying import copy_whole
+from lightning_compress.errors import ConfigurationError
 from lightning_compress.processes import broadcast
 
 
@@ -59,11 +60,22 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(
-        self, arguments: tuple[Any, ...], keywords: dict[str, Any]
+        self, part: str, arguments: tuple[Any, ...], keywords: dict[str, Any]
     ) -> tuple[Any, dict[str, list[Any]]]:
-        """What the teacher returns for inputs, and what its inner modules have returned on the way."""
+        """What the teacher, or a part of it, returns for inputs, and what inner modules have returned on the way.
+
+        Raises:
+            ConfigurationError: It has no such part.
+        """
+        try:
+            module = self.module.get_submodule(part)
+        except AttributeError as error:
+            raise ConfigurationError(
+                f"training_step calls the part {part!r} of the compressed module alone, which the teacher, "
+                f"{type(self.module).__name__}, does not have; give Distillation(teacher=...) a module with that part"
+            ) from error
         self._inner.forget()
-        outputs = self.module(*arguments, **keywords)
+        outputs = module(*arguments, **keywords)
         found = self._inner.found
         self._inner.forget()
         return outputs, found

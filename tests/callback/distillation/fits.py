@@ -18,6 +18,9 @@ from tests.features.cases import digits, make_trainer
 
 BATCH = 16
 
+WEIGHT = 0.7
+"""Of the term, where it is computed by hand."""
+
 
 class Fixed(L.LightningModule):
     """Trains a network on digits in a fixed order, by SGD."""
@@ -58,9 +61,9 @@ class Gradients(L.Callback):
             }
 
 
-def compression(distillation: Distillation | None) -> Compression:
+def compression(distillation: Distillation | None, head: str = "head") -> Compression:
     """Two bits for all but the head."""
-    methods = DKMPalettization(n_bits=2, module_name_configs={"head": None})
+    methods = DKMPalettization(n_bits=2, module_name_configs={head: None})
     return Compression(methods, module="model", distillation=distillation)
 
 
@@ -81,3 +84,32 @@ def soft_labels(student: Tensor, teacher: Tensor, temperature: float = 2.0) -> T
     """The divergence of Hinton et al., written out."""
     p, q = (teacher / temperature).softmax(1), (student / temperature).log_softmax(1)
     return (p * (p.log() - q)).sum(1).mean() * temperature**2
+
+
+def by_hand(before: nn.Module, loss: Callable[[nn.Module], Tensor]) -> dict[str, Tensor]:
+    """Gradients of a loss of the prepared module as it was before the step."""
+    loss(before).backward()
+    return {name: p.grad for name, p in before.named_parameters() if p.grad is not None}
+
+
+def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-5) -> None:
+    """Assert that tensors are the same but for rounding."""
+    assert found.keys() == expected.keys()
+    assert found
+    for name, gradient in found.items():
+        # That of a bias before batch norm is nothing but rounding.
+        scale = float(expected[name].abs().max())
+        assert float((gradient - expected[name]).abs().max()) <= tolerance * max(scale, 0.1), name
+
+
+def weights_after(
+    folder: Any, module: L.LightningModule, distillation: Distillation | None, **settings: Any
+) -> Any:
+    """The state of the network after a fit."""
+    fit(folder, module, compression(distillation), **settings)
+    return {name: tensor.clone() for name, tensor in module.model.state_dict().items()}
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    """Whether tensors are the same bit by bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)

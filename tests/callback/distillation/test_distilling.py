@@ -1,4 +1,4 @@
-"""The term is added to the loss of a training step, whatever else the fit does."""
+"""A teacher in a fit, whatever else the fit does."""
 
 from __future__ import annotations
 
@@ -14,171 +14,24 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lightning_compress import Compression, Distillation, DKMPalettization
-from lightning_compress.errors import ConfigurationError, ModuleNotFoundInModelError
-from tests.callback.distillation.fits import Fixed, Gradients, batches, compression, fit, soft_labels
+from lightning_compress.errors import ConfigurationError
+from tests.callback.distillation.fits import (
+    WEIGHT,
+    Fixed,
+    Gradients,
+    assert_close,
+    batches,
+    by_hand,
+    compression,
+    fit,
+    same,
+    soft_labels,
+    weights_after,
+)
 from tests.conftest import DigitNetwork
 from tests.features.cases import digits
 
 pytestmark = pytest.mark.filterwarnings("ignore:The number of training batches:UserWarning")
-
-WEIGHT = 0.7
-
-
-def by_hand(before: nn.Module, loss: Any) -> dict[str, Tensor]:
-    """Gradients of a loss of the prepared module as it was before the step."""
-    loss(before).backward()
-    return {name: p.grad for name, p in before.named_parameters() if p.grad is not None}
-
-
-def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-5) -> None:
-    assert found.keys() == expected.keys()
-    assert found
-    for name, gradient in found.items():
-        # That of a bias before batch norm is nothing but rounding.
-        scale = float(expected[name].abs().max())
-        assert float((gradient - expected[name]).abs().max()) <= tolerance * max(scale, 0.1), name
-
-
-class TestTheGradient:
-    """Of the step is that of the loss and the weighted term, computed by hand."""
-
-    @pytest.mark.parametrize("accumulated", [1, 2])
-    def test_with_soft_labels_and_accumulation(self, tmp_path, accumulated):
-        module, seen = Fixed(), Gradients()
-        teacher = copy.deepcopy(module.model).eval()
-        fit(
-            tmp_path,
-            module,
-            compression(Distillation(weight=WEIGHT)),
-            seen,
-            accumulate_grad_batches=accumulated,
-        )
-
-        def loss(model: nn.Module) -> Tensor:
-            total = torch.zeros(())
-            for images, labels in batches()[:accumulated]:
-                logits = model(images)
-                with torch.no_grad():
-                    theirs = teacher(images)
-                plain = nn.functional.cross_entropy(logits, labels)
-                total = total + (plain + WEIGHT * soft_labels(logits, theirs)) / accumulated
-            return total
-
-        assert_close(seen.found, by_hand(seen.before, loss))
-        plain = Gradients()
-        fit(tmp_path, Fixed(), compression(None), plain, accumulate_grad_batches=accumulated)
-        assert not torch.allclose(plain.found["head.weight"], seen.found["head.weight"], rtol=1e-2)
-
-    def test_with_bfloat16(self, tmp_path):
-        module, seen = Fixed(), Gradients()
-        teacher = copy.deepcopy(module.model).eval()
-        fit(tmp_path, module, compression(Distillation(weight=WEIGHT)), seen, precision="bf16-mixed")
-
-        def loss(model: nn.Module) -> Tensor:
-            images, labels = batches()[0]
-            with torch.autocast("cpu", torch.bfloat16):
-                logits = model(images)
-                with torch.no_grad():
-                    theirs = teacher(images)
-                assert theirs.dtype is torch.bfloat16
-                plain = nn.functional.cross_entropy(logits, labels)
-                return plain + WEIGHT * soft_labels(logits.float(), theirs.float())
-
-        assert_close(seen.found, by_hand(seen.before, loss), 1e-2)
-
-    def test_with_inner_modules_by_squared_error(self, tmp_path):
-        module, seen = Fixed(), Gradients()
-        teacher = copy.deepcopy(module.model).eval()
-        options = Distillation("cosine", weight=WEIGHT, modules=[r"features\.[14]"])
-        fit(tmp_path, module, compression(options), seen)
-
-        def norms(model: Any, images: Tensor) -> list[Tensor]:
-            """What both batch norms return; the ReLU that follows works on a copy."""
-            first = model.features[1](model.features[0](images))
-            second = model.features[4](model.features[3](first.relu()))
-            return [first, second, model.head(model.features[6](second.relu()).flatten(1))]
-
-        def loss(model: nn.Module) -> Tensor:
-            images, labels = batches()[0]
-            *inner, logits = norms(model, images)
-            with torch.no_grad():
-                *their_inner, theirs = norms(teacher, images)
-            error = [
-                ((own - other) ** 2).mean() / other.var(correction=0)
-                for own, other in zip(inner, their_inner, strict=True)
-            ]
-            angle = 1 - nn.functional.cosine_similarity(logits, theirs).mean()
-            return nn.functional.cross_entropy(logits, labels) + WEIGHT * (angle + sum(error) / 2)
-
-        assert_close(seen.found, by_hand(seen.before, loss), 1e-4)
-
-    def test_with_two_calls_a_step_each_beside_the_teachers(self, tmp_path):
-        class Twice(Fixed):
-            def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-                images, labels = batch
-                with torch.no_grad():
-                    self.model(images * 7)
-                first, second = self.model(images), self.model(images.flip(-1))
-                return nn.functional.cross_entropy(first + second, labels)
-
-        module, seen = Twice(), Gradients()
-        teacher = copy.deepcopy(module.model).eval()
-        fit(tmp_path, module, compression(Distillation(weight=WEIGHT)), seen)
-
-        def loss(model: nn.Module) -> Tensor:
-            images, labels = batches()[0]
-            views = [images, images.flip(-1)]
-            own = [model(view) for view in views]
-            with torch.no_grad():
-                theirs = [teacher(view) for view in views]
-            term = sum(soft_labels(a, b) for a, b in zip(own, theirs, strict=True)) / 2
-            return nn.functional.cross_entropy(own[0] + own[1], labels) + WEIGHT * term
-
-        assert_close(seen.found, by_hand(seen.before, loss))
-
-    def test_with_a_function_of_the_users_and_a_loss_of_each_output(self, tmp_path):
-        class Both(DigitNetwork):
-            def forward(self, images: Tensor) -> dict[str, Any]:
-                hidden = self.features(images).flatten(1)
-                logits = self.head(hidden)
-                return {"logits": logits, "found": (hidden, logits.argmax(1))}
-
-        class Fits(Fixed):
-            def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-                return nn.functional.cross_entropy(self.model(batch[0])["logits"], batch[1])
-
-        def distance(student: Any, teacher: Any) -> Tensor:
-            return (student["found"][0] - teacher["found"][0]).abs().mean()
-
-        def of_tensor(student: Tensor, teacher: Tensor) -> Tensor:
-            return (student - teacher).abs().mean()
-
-        for given in (distance, {r"found\.0": of_tensor}):
-            module, seen = Fits(Both), Gradients()
-            teacher = copy.deepcopy(module.model).eval()
-            fit(tmp_path, module, compression(Distillation(given, weight=WEIGHT)), seen)
-
-            def loss(model: nn.Module, teacher: nn.Module = teacher) -> Tensor:
-                images, labels = batches()[0]
-                own = model(images)
-                with torch.no_grad():
-                    theirs = teacher(images)
-                plain = nn.functional.cross_entropy(own["logits"], labels)
-                return plain + WEIGHT * distance(own, theirs)
-
-            assert_close(seen.found, by_hand(seen.before, loss))
-
-
-def weights_after(
-    folder: Any, module: L.LightningModule, distillation: Distillation | None, **settings: Any
-) -> Any:
-    """The state of the network after a fit."""
-    fit(folder, module, compression(distillation), **settings)
-    return {name: tensor.clone() for name, tensor in module.model.state_dict().items()}
-
-
-def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 class TestTheTrainingStep:
@@ -469,85 +322,3 @@ def test_two_compressions_may_each_have_a_teacher(tmp_path):
     assert all(float(part._distilling.distance) > 0 for part in parts)
     assert "training_step" not in vars(trainer.strategy)
     assert "training_step" not in vars(module)
-
-
-class TestRefusals:
-    """Each comes before the first optimizer step."""
-
-    @pytest.fixture
-    def refusal(self, tmp_path):
-        def run(
-            options: Distillation, module: L.LightningModule | None = None, error: Any = ConfigurationError
-        ) -> str:
-            def fail(*arguments: Any, **keywords: Any) -> None:
-                raise AssertionError("a step was taken")
-
-            module = Fixed() if module is None else module
-            module.optimizer_zero_grad = fail
-            with pytest.raises(error) as refused:
-                fit(tmp_path, module, compression(options))
-            return str(refused.value)
-
-        return run
-
-    def test_manual_optimization(self, refusal):
-        module = Fixed()
-        module.automatic_optimization = False
-        assert "Fixed optimizes by hand" in refusal(Distillation(), module)
-
-    def test_inner_modules_that_are_not_there(self, refusal):
-        message = refusal(Distillation(modules=["featres.1"]), error=ModuleNotFoundInModelError)
-        assert "'featres.1' matches no module" in message
-        assert "features.1" in message
-
-    def test_inner_modules_that_another_teacher_lacks(self, refusal):
-        options = Distillation(modules=["features.1"], teacher=nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
-        assert "which the teacher, Sequential, does not have" in refusal(
-            options, error=ModuleNotFoundInModelError
-        )
-
-    def test_another_teacher_of_other_shapes(self, refusal):
-        teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, 11))
-        assert "is (16, 10), and of its teacher (16, 11)" in refusal(Distillation(teacher=teacher))
-
-    def test_a_module_that_returns_other_things_in_training(self, refusal):
-        class Losses(DigitNetwork):
-            def forward(self, images: Tensor) -> Any:
-                logits = super().forward(images)
-                return {"logits": logits} if self.training else [logits]
-
-        class Fits(Fixed):
-            def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-                return nn.functional.cross_entropy(self.model(batch[0])["logits"], batch[1])
-
-        message = refusal(Distillation(), Fits(Losses))
-        assert "in training is 'logits': (16, 10), and of its teacher in evaluation '0': (16, 10)" in message
-
-    def test_a_place_that_is_not_there(self, refusal):
-        assert "names 'boxes', which is no place" in refusal(Distillation({"boxes": "cosine"}))
-
-    def test_a_module_of_which_only_parts_are_called(self, refusal):
-        class Parts(Fixed):
-            def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-                logits = self.model.head(self.model.features(batch[0]).flatten(1))
-                return nn.functional.cross_entropy(logits, batch[1])
-
-        assert "did not call the compressed module" in refusal(Distillation(), Parts())
-
-    def test_an_inner_module_that_is_not_called(self, refusal):
-        class Unused(DigitNetwork):
-            def __init__(self) -> None:
-                super().__init__()
-                self.spare = nn.Linear(2, 2)
-
-        message = refusal(Distillation(modules=["spare"]), Fixed(Unused))
-        assert "'spare' was called 0 times" in message
-
-    def test_a_function_that_returns_no_scalar(self, refusal):
-        message = refusal(Distillation(lambda student, teacher: student - teacher))
-        assert "returned a tensor of shape (16, 10); a scalar tensor is needed" in message
-
-    def test_a_share_of_a_fit_of_unknown_length(self, tmp_path):
-        callback = compression(Distillation(warm_up=0.5))
-        with pytest.raises(ConfigurationError, match="warm_up of Distillation is 0.5, a fraction"):
-            fit(tmp_path, Fixed(), callback, max_epochs=-1, max_time={"seconds": 5})
