@@ -286,6 +286,8 @@ class Compression(PreparingCallback):
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Leave no hook on the module."""
         self._stop_listening()
+        if self._distilling is not None:
+            self._distilling.leave()
 
     def _resolve_schedule(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         prepared = self._require()

@@ -294,7 +294,7 @@ def test_a_job_stopped_in_each_stage_in_turn_ends_as_one_never_stopped(tmp_path)
 
 
 def test_a_compressed_fit_goes_on_towards_the_same_teacher(tmp_path):
-    taught = "compression.distillation={weight:1,modules:[model]}"
+    taught = "compression.distillation={weight:1,modules:[network.3]}"
     words = [*OFTEN, taught, "post_training_bits=[]"]
     whole, stopped, again = run_calls(
         begun("whole", *words),

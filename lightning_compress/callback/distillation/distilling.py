@@ -92,22 +92,25 @@ class Distilling:
         self._trainer, self._module, self._prepared = trainer, pl_module, prepared
         self._has_seen_a_call = self._is_placed = False
         network = prepared.module
-        callees: dict[str, list[nn.Module]] = {part: [network.get_submodule(part)] for part in self._parts}
         compiled: list[nn.Module] = [
             part
             for part in pl_module.modules()
             if isinstance(part, OptimizedModule) and part._orig_mod is network
         ]
-        callees[""] = compiled or [network]
+        parts: dict[str, list[nn.Module]] = {part: [network.get_submodule(part)] for part in self._parts}
+        # Hooks within what is compiled as a whole would cut it into pieces.
+        callees = {"": compiled} if compiled else parts
         self._calls = TaughtCalls(callees, InnerOutputs(network, self._losses), self._teacher)
         strategy_steps.enter(trainer.strategy, self._step)
 
     def stop(self) -> None:
-        """Take part in no further step, and give the accelerator's memory back."""
-        if self._trainer is None:
-            return
-        strategy_steps.leave(self._trainer.strategy, self._step)
+        """Take part in no further step."""
+        if self._trainer is not None:
+            strategy_steps.leave(self._trainer.strategy, self._step)
         self._trainer = self._module = self._prepared = self._calls = None
+
+    def leave(self) -> None:
+        """Give the accelerator's memory back, which after an error nobody may be able to."""
         self._teacher.leave()
 
     @contextmanager
