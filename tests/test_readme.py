@@ -70,8 +70,9 @@ def joins_methods(block: str, folder: Path) -> None:
 
 
 def is_taught(block: str, folder: Path) -> None:
-    names: dict[str, Any] = {name: getattr(lightning_compress, name) for name in lightning_compress.__all__}
-    compression: Compression = eval(block, names)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    compression: Compression = names["compression"]
     compression.module_path = "model"
     trainer = L.Trainer(
         max_epochs=1, callbacks=[compression], accelerator="cpu", logger=False, log_every_n_steps=1
