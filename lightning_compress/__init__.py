@@ -17,7 +17,7 @@ silence_import_messages()
 
 if TYPE_CHECKING:
     __version__: str
-    from lightning_compress.callback import Compression
+    from lightning_compress.callback import Compression, Distillation
     from lightning_compress.coreml.export import CoreMLExport
     from lightning_compress.methods import (
         GPTQ,
@@ -34,6 +34,7 @@ __all__ = [
     "Compression",
     "CoreMLExport",
     "DKMPalettization",
+    "Distillation",
     "GPTQPalettization",
     "LinearQuantization",
     "MagnitudePruning",
@@ -45,6 +46,7 @@ _HOMES = {
     "Compression": "lightning_compress.callback",
     "CoreMLExport": "lightning_compress.coreml.export",
     "DKMPalettization": "lightning_compress.methods",
+    "Distillation": "lightning_compress.callback",
     "GPTQ": "lightning_compress.methods",
     "GPTQPalettization": "lightning_compress.methods",
     "LinearQuantization": "lightning_compress.methods",

@@ -36,6 +36,7 @@ def test_the_names_that_stay_are_there():
         "Compression",
         "CoreMLExport",
         "DKMPalettization",
+        "Distillation",
         "GPTQ",
         "GPTQPalettization",
         "LinearQuantization",

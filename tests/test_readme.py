@@ -69,6 +69,18 @@ def joins_methods(block: str, folder: Path) -> None:
     assert "palettized" not in techniques["head.weight"]
 
 
+def is_taught(block: str, folder: Path) -> None:
+    names: dict[str, Any] = {}
+    exec(block, names)
+    compression: Compression = names["compression"]
+    compression.module_path = "model"
+    trainer = L.Trainer(
+        max_epochs=1, callbacks=[compression], accelerator="cpu", logger=False, log_every_n_steps=1
+    )
+    trainer.fit(readme_names.Module(), datamodule=readme_names.Data())
+    assert float(trainer.callback_metrics["compression/distillation"]) > 0
+
+
 def is_printed(block: str, folder: Path) -> None:
     prepared = PreparedModule(
         torchvision.models.resnet18(num_classes=10),
@@ -114,6 +126,7 @@ SNIPPETS: dict[str, Callable[[str, Path], None]] = {
     "callbacks=[compression]).fit(lit, datamodule=data)": fits,
     "compression.calibrate(lit, data)": is_driven_by_data,
     "MagnitudePruning(target_sparsity=0.5,": joins_methods,
+    'Distillation("soft_labels"': is_taught,
     "palette of 2 bits": is_printed,
     'runtime.load("detector.mlpackage")': reads_a_package,
     "class LitDigits(": is_an_application,

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from lightning_compress.callback.compression import Compression
+from lightning_compress.callback.distillation import Distillation
 
-__all__ = ["Compression"]
+__all__ = ["Compression", "Distillation"]

@@ -19,6 +19,8 @@ from lightning_compress.callback.checkpoints import (
     require_same_compression,
     warn_of_incomplete_best,
 )
+from lightning_compress.callback.distillation.distilling import Distilling
+from lightning_compress.callback.distillation.requirements import require_automatic_optimization
 from lightning_compress.callback.finishing import (
     Finished,
     export_in_rehearsal,
@@ -38,6 +40,7 @@ from lightning_compress.callback.fit import (
 )
 from lightning_compress.callback.losses import require_training_loss
 from lightning_compress.callback.lost_values import LostValues
+from lightning_compress.callback.placement import Placement
 from lightning_compress.callback.prepared import PreparingCallback
 from lightning_compress.callback.reporting import package_line, print_layers, print_plan
 from lightning_compress.callback.strategies import check_precision, check_strategy
@@ -73,6 +76,8 @@ class Compression(PreparingCallback):
         rehearse: Whether a copy is finalized, converted and loaded before the first step; a fit that goes on from a
             checkpoint does without.
         calibration_samples: How many training samples methods that are driven by data look at when the fit ends.
+        distillation: Draws the module to a teacher, by default to itself as it was before; a `Distillation`, or a
+            mapping of its arguments.
 
     Attributes:
         finalized: The finalized module on the CPU, after a fit.
@@ -106,6 +111,7 @@ class Compression(PreparingCallback):
                 pl_module,
                 freezes_batch_norm=any(method.freezes_batch_norm for method in self.methods),
             )
+            self._take_teacher(pl_module)
             self._prepare(pl_module)
             self._refuse_others(callbacks_of(trainer))
             prepared = self._require()
@@ -113,6 +119,8 @@ class Compression(PreparingCallback):
                 require_training_loss(pl_module)
             self._exact = ExactState(pl_module, prepared.own_tensors())
             self._progress.is_resumed = False
+            if self._distilling is not None:
+                self._distilling.start(trainer, pl_module, prepared)
             self._announce(prepared)
 
         def before_loading(module: nn.Module, state_dict: Mapping[str, Any], *arguments: Any) -> None:
@@ -126,6 +134,26 @@ class Compression(PreparingCallback):
                 self._prepare(module)
 
         self._loading = pl_module.register_load_state_dict_pre_hook(before_loading)  # type: ignore[no-untyped-call]
+
+    def _take_teacher(self, pl_module: L.LightningModule) -> None:
+        """Copy the module while it is float: nothing tells later what it was."""
+        distillation = self.distillation
+        if distillation is None:
+            return
+        require_automatic_optimization(pl_module)
+        is_prepared = self._is_prepared_in(pl_module)
+        if is_prepared and self._distilling is not None:
+            return
+        if is_prepared and distillation.teacher is None:
+            raise ConfigurationError(
+                f"{self._path!r} was prepared for compression before this fit, so that the float module that "
+                "Distillation draws it to is gone; give a copy of that as Distillation(teacher=...), or begin the fit "
+                "with a module that is not prepared yet"
+            )
+        network = (
+            self._require().module if is_prepared else Placement.find(pl_module, self.module_path).module
+        )
+        self._distilling = Distilling(distillation, network)
 
     def _refuse_others(self, callbacks: list[Callback]) -> None:
         """Refuse another compression around this module, which would finalize it without this one."""
@@ -197,12 +225,14 @@ class Compression(PreparingCallback):
         if self._progress.took_step(trainer.global_step):
             prepared.step()
         if self._probe is not None:
-            values = prepared.metrics()
+            values: dict[str, float | Tensor] = {**prepared.metrics()}
             error = self._probe.error()
             self._lost_values.tell(self._probe.techniques_that_lost_values())
             self._probe = None
             if error is not None:
                 values["weight_error"] = error
+            if self._distilling is not None and self._distilling.distance is not None:
+                values["distillation"] = self._distilling.distance
             pl_module.log_dict({f"compression/{key}": value for key, value in values.items()}, on_step=True)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -259,14 +289,22 @@ class Compression(PreparingCallback):
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Leave no hook on the module."""
         self._stop_listening()
+        if self._distilling is not None:
+            self._distilling.leave()
 
     def _resolve_schedule(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         prepared = self._require()
+
+        def length() -> FitLength:
+            steps = fit_steps(trainer, pl_module, self._progress.epochs) + self._progress.steps_before
+            return FitLength(steps, rehearsal=rehearses(trainer))
+
+        if self._distilling is not None:
+            self._distilling.resolve(length)
         if self._progress.steps_before and not prepared.unfinished():
             # A further fit keeps what an earlier one has completed.
             return
-        steps = fit_steps(trainer, pl_module, self._progress.epochs) + self._progress.steps_before
-        prepared.resolve_schedule(FitLength(steps, rehearsal=rehearses(trainer)))
+        prepared.resolve_schedule(length())
 
     def _calibrate_in_fit(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         prepared = self._require()
@@ -313,6 +351,8 @@ class Compression(PreparingCallback):
 
     def _stop_listening(self) -> None:
         self._recorder.stop()
+        if self._distilling is not None:
+            self._distilling.stop()
         if self._loading is not None:
             self._loading.remove()
             self._loading = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +22,9 @@ from lightning_compress.callback.checkpoints import (
     read_checkpoint,
     select_state,
 )
+from lightning_compress.callback.distillation.distilling import Distilling
+from lightning_compress.callback.distillation.options import Distillation, as_distillation
+from lightning_compress.callback.distillation.requirements import require_same_distillation
 from lightning_compress.callback.finishing import Finished, InputRecorder, finish
 from lightning_compress.callback.fit import fits
 from lightning_compress.callback.inputs import Inputs, as_inputs, example_inputs_of
@@ -56,6 +60,7 @@ class PreparingCallback(Callback):
         export: CoreMLExport | str | Path | None = None,
         rehearse: bool = True,
         calibration_samples: int = CALIBRATION_SAMPLES,
+        distillation: Distillation | Mapping[str, Any] | None = None,
     ) -> None:
         self.methods: list[Method] = in_order(methods)
         require_type("module", module, str, _MODULE, optional=True)
@@ -67,6 +72,7 @@ class PreparingCallback(Callback):
         self.export = _as_export(export)
         self.rehearse = rehearse
         self.calibration_samples = calibration_samples
+        self.distillation = as_distillation(distillation)
         self.finalized: nn.Module | None = None
         self.exported: ExportedPackage | None = None
         self.layers: list[LayerSummary] = []
@@ -77,6 +83,8 @@ class PreparingCallback(Callback):
         self._path: str | None = None
         self._progress = FitProgress()
         self._recorder = InputRecorder()
+        # Stands from the first fit on, with the teacher as the module was before that.
+        self._distilling: Distilling | None = None
 
     @classmethod
     def load_from_checkpoint(
@@ -90,8 +98,8 @@ class PreparingCallback(Callback):
     ) -> CallbackType:
         """Prepare a fresh LightningModule as a checkpoint says, and load its weights.
 
-        Afterwards `pl_module` is prepared and can be run, validated, or trained on with the callback returned;
-        `finalize` makes the finalized module, and the package if `export` is given.
+        Afterwards `pl_module` is prepared and can be run, validated, or trained on with the callback returned, without
+        distillation; `finalize` makes the finalized module, and the package if `export` is given.
 
         Args:
             path: A checkpoint that a Trainer with `Compression` wrote.
@@ -155,18 +163,25 @@ class PreparingCallback(Callback):
         """Find this callback's state, whichever way the module was named when it was written.
 
         Raises:
-            ConfigurationError: A fit would go on without its progress.
+            ConfigurationError: A fit would go on without its progress, or towards another teacher.
         """
         states = checkpoint.setdefault("callbacks", {})
-        if self.state_key in states or self._prepared is None:
+        if self._prepared is None:
             return
-        state = next((s for s in compression_states(checkpoint) if s["module"] == self._path), None)
-        if state is not None:
-            states[self.state_key] = state
-        elif fits(trainer):
-            raise ConfigurationError(
-                f"the checkpoint {str(trainer.ckpt_path)!r} holds no state of Compression for the module "
-                f"{self._path!r}; it compresses {[s['module'] for s in compression_states(checkpoint)]}"
+        if self.state_key not in states:
+            state = next((s for s in compression_states(checkpoint) if s["module"] == self._path), None)
+            if state is not None:
+                states[self.state_key] = state
+            elif fits(trainer):
+                raise ConfigurationError(
+                    f"the checkpoint {str(trainer.ckpt_path)!r} holds no state of Compression for the module "
+                    f"{self._path!r}; it compresses {[s['module'] for s in compression_states(checkpoint)]}"
+                )
+        if fits(trainer):
+            saved = states[self.state_key].get("distillation")
+            # Teachers come from the first process, whose checkpoint it is.
+            on_rank_zero(
+                lambda: require_same_distillation(saved, self._describe_distillation(), trainer.ckpt_path)
             )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -194,6 +209,7 @@ class PreparingCallback(Callback):
             "progress": self._prepared.state_dict(),
             "steps_before": self._progress.steps_before,
             "unfinished": self._prepared.unfinished(),
+            "distillation": self._describe_distillation(),
         }
 
     def finalize(self) -> nn.Module:
@@ -291,6 +307,9 @@ class PreparingCallback(Callback):
 
     def _describe(self) -> list[dict[str, Any]]:
         return [method.describe() for method in self.methods]
+
+    def _describe_distillation(self) -> dict[str, Any] | None:
+        return None if self._distilling is None else self._distilling.describe()
 
     def _is_prepared_in(self, pl_module: L.LightningModule) -> bool:
         prepared = self._prepared

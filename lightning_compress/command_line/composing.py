@@ -194,18 +194,18 @@ def _how_to_add(node: Any, key: str) -> str:
     return f" Other arguments of {node._target_.rpartition('.')[2]} are added with +{key}=…"
 
 
-def leaves(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, DictConfig, str]]:
-    """Every key with a value of its own, Hydra's left out: its full name, the node it stands in, its name there.
+def leaves(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, DictConfig, Any]]:
+    """Every key with a value of its own, Hydra's left out: its full name, the node it stands in, its key there.
 
     Nothing is resolved: what a value refers to may be missing still.
     """
     for key in list(config):
-        name = str(key)
-        if name == "hydra" and not prefix:
+        # Keys may be numbers, as places in tuples are.
+        if key == "hydra" and not prefix:
             continue
-        closed = OmegaConf.is_missing(config, name) or OmegaConf.is_interpolation(config, name)
-        value = None if closed else config[name]
+        closed = OmegaConf.is_missing(config, key) or OmegaConf.is_interpolation(config, key)
+        value = None if closed else config[key]
         if isinstance(value, DictConfig):
-            yield from leaves(value, f"{prefix}{name}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{name}", config, name
+            yield f"{prefix}{key}", config, key

@@ -268,7 +268,7 @@ class WeightPalette:
 
     @torch.no_grad()
     def lost_entries(self, weight: Tensor, palettes: Palettes) -> Tensor:
-        """The greatest share of a palette's entries that lie where others do, to a thousandth of the weights' spread."""
+        """The greatest share of a palette's entries that lie where others do, to a thousandth of the spread."""
         spread = self._scaled(weight, palettes.scales).std(correction=0)
         return lost_entries(palettes.entries, _SAME * spread)
 

@@ -27,7 +27,10 @@ pytestmark.append(
 )
 
 QUICK = "pruning + palettization"
-SLOW = ("resume from", "DDP on", "`torch.compile` of")
+SLOW = (
+    *("resume from", "DDP on", "`torch.compile` of"),
+    *("`Distillation`, resume", "`Distillation`, DDP", "`Distillation`, `torch.compile`"),
+)
 
 
 def test_the_matrix_has_a_cell_for_each_method_and_feature_and_a_reason_for_each_refusal():

@@ -58,6 +58,14 @@ def test_what_is_added_on_purpose_is_not_refused():
     assert config.trainer.profiler == "simple"
 
 
+def test_keys_that_are_numbers_are_walked_as_others():
+    words = ["compression.distillation={loss:{0:soft_labels,1:squared_error}}"]
+    found = {key: (node, name) for key, node, name in leaves(compose_command("train", words).config)}
+    for place, loss in enumerate(("soft_labels", "squared_error")):
+        node, name = found[f"compression.distillation.loss.{place}"]
+        assert node[name] == loss
+
+
 def test_a_composition_knows_what_was_chosen_and_what_there_was_to_choose():
     composition = compose_command("train", ["recipe=resnet50", "seed=3"])
     assert composition.choices["recipe"] == "resnet50"

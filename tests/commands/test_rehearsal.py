@@ -61,6 +61,29 @@ def test_widths_that_are_none(refusal):
     assert "post_training_bits=4 is no list" in refusal("post_training_bits=4")
 
 
+def test_a_teacher_that_cannot_be_followed(refusal):
+    told = refusal("compression.distillation={modules:[features.9]}", error=CompressionError)
+    assert "modules of Distillation: 'features.9' matches no module" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["compression.distillation={wieght:1}"],
+            "distillation has no argument 'wieght'; did you mean 'weight'",
+        ),
+        (
+            ["compression=gptq_w4", "+compression.distillation={weight:1}"],
+            "gptq_w4 is found from data without",
+        ),
+    ],
+)
+def test_a_teacher_without_a_fit_or_with_an_argument_that_is_unknown(configure, tmp_path, words, message):
+    with pytest.raises(ConfigurationError, match=message):
+        TrainingJob(configure(*WORDS, *words), tmp_path)
+
+
 def test_a_network_that_is_no_module_with_the_nearest_name(refusal):
     told = refusal("recipe.network=modell")
     assert "recipe.network='modell' is no module of Classifier; did you mean 'model'?" in told

@@ -291,3 +291,20 @@ def test_a_job_stopped_in_each_stage_in_turn_ends_as_one_never_stopped(tmp_path)
     ], [one.output[-1500:] for one in ended]
     require_good(ended[-1])
     assert left_by(tmp_path / "job") == left_by(tmp_path / "whole")
+
+
+def test_a_compressed_fit_goes_on_towards_the_same_teacher(tmp_path):
+    taught = "compression.distillation={weight:1,modules:[network.3]}"
+    words = [*OFTEN, taught, "post_training_bits=[]"]
+    whole, stopped, again = run_calls(
+        begun("whole", *words),
+        begun("stopped", *words, stop_at="train:17:SIGKILL"),
+        resumed("stopped"),
+        folder=tmp_path,
+    )
+    require_good(whole)
+    require_good(again)
+    assert stopped.code == STATUS["SIGKILL"]
+    name = "palettize_2bit.mlpackage/Data"
+    assert digest(tmp_path / "stopped" / name) == digest(tmp_path / "whole" / name)
+    assert "compression/distillation" in (tmp_path / "stopped" / "compressed_fit" / "metrics.csv").read_text()

@@ -11,7 +11,7 @@ import torch
 from hydra.utils import instantiate
 from PIL import Image
 
-from lightning_compress import Compression, CoreMLExport
+from lightning_compress import Compression, CoreMLExport, Distillation
 from lightning_compress.commands.train import TrainingJob
 from lightning_compress.errors import CompressionError, ConfigurationError, DataError
 from lightning_compress.methods import Method
@@ -84,6 +84,26 @@ def test_each_compression_is_instantiated(configure, name, tmp_path):
     assert config.compression.module == "model"
 
 
+@pytest.mark.parametrize(
+    "name", [name for name in names("compression") if name.startswith(("pal", "pr", "quan"))]
+)
+def test_each_compression_that_is_trained_takes_a_teacher(configure, name):
+    assert configure(f"compression={name}").compression.distillation is None
+    config = configure(f"compression={name}", "compression.distillation={loss:cosine,weight:0.5,modules:[a]}")
+    made = Compression(
+        distillation=instantiate(config.compression.distillation, _convert_="all")
+    ).distillation
+    assert made.describe() == Distillation("cosine", weight=0.5, modules=["a"]).describe()
+
+
+def test_outputs_are_named_by_their_places_in_a_word(configure):
+    config = configure("compression.distillation={loss:{0:soft_labels,1:squared_error}}")
+    made = Compression(
+        distillation=instantiate(config.compression.distillation, _convert_="all")
+    ).distillation
+    assert made.describe()["loss"] == {"0": "soft_labels", "1": "squared_error"}
+
+
 @pytest.mark.parametrize("name", names("trainer"))
 def test_each_trainer_is_instantiated_or_refused_for_want_of_the_hardware(configure, name, tmp_path):
     config = configure(f"trainer={name}")
@@ -123,7 +143,7 @@ def test_an_application_of_ones_own_takes_the_callback_from_the_groups(tmp_path)
     (tmp_path / "config.yaml").write_text(
         "defaults:\n  - compression: prune_50_palettize_4bit\n  - export: default\n"
         "  - callbacks: compression\n  - _self_\n"
-        "compression:\n  module: net\n"
+        "compression:\n  module: net\n  distillation:\n    weight: 0.5\n"
         f"export:\n  path: {tmp_path}/net.mlpackage\n"
         "hydra:\n  searchpath: [pkg://lightning_compress.conf]\n"
     )
@@ -134,6 +154,22 @@ def test_an_application_of_ones_own_takes_the_callback_from_the_groups(tmp_path)
     assert len(callback.methods) == 2
     assert callback.module_path == "net"
     assert callback.export.path == f"{tmp_path}/net.mlpackage"
+    assert callback.distillation.weight == 0.5
+
+
+@pytest.mark.slow
+def test_a_detector_is_drawn_to_its_float_weights_by_the_outputs_of_its_network(configure, tmp_path):
+    config = configure(
+        *TINY_DETECTION,
+        "float_fit.trainer.max_steps=2",
+        "compressed_fit.trainer.max_steps=2",
+        "compression.distillation={loss:{0:soft_labels,1:squared_error},modules:[network.extra3]}",
+        "post_training_bits=[]",
+        "rehearse=false",
+        "pictures.count=0",
+    )
+    assert TrainingJob(config, tmp_path).run()[-1].name == "palettize_2bit"
+    assert "compression/distillation" in (tmp_path / "compressed_fit" / "metrics.csv").read_text()
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_compress import (
     Compression,
     CoreMLExport,
+    Distillation,
     DKMPalettization,
     MagnitudePruning,
     SensitivePalettization,
@@ -124,6 +125,7 @@ class Job:
         failing_export: Whether the export fails on rank 0.
         slow_export: Seconds that the export takes longer.
         timeout: Seconds after which the process group gives up, or `None` for its own.
+        is_taught: Whether the module is drawn to what it was in float, in its outputs and those of its batch norm.
     """
 
     name: str
@@ -133,6 +135,7 @@ class Job:
     failing_export: bool = False
     slow_export: float = 0.0
     timeout: float | None = None
+    is_taught: bool = False
 
     @property
     def package(self) -> Path:
@@ -192,7 +195,8 @@ def fit(job: Job, rank: int) -> None:
     L.seed_everything(1, verbose=False)
     wrapper = failing if job.failing_export else sleeping(job.slow_export) if job.slow_export else None
     export = CoreMLExport(job.package, wrapper=wrapper, verify=False)
-    compression = Compression(*JOBS[job.name](), module="model", export=export)
+    distillation = Distillation(weight=1.0, warm_up=0.5, modules=["norm"]) if job.is_taught else None
+    compression = Compression(*JOBS[job.name](), module="model", export=export, distillation=distillation)
     progress = Progress(job, rank)
     saving = ModelCheckpoint(Path(job.folder) / "checkpoints", every_n_train_steps=1, save_top_k=-1)
     settings: dict[str, Any] = {

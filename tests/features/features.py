@@ -13,12 +13,22 @@ from tests.features import (
     optimizer_steps,
     restarts,
     strategies,
+    teachers,
 )
 from tests.features.cases import METHODS, Case
 from tests.features.registry import Features
 
 FEATURES = Features()
-for _part in (restarts, optimizer_steps, lightning_callbacks, compiling, loops, networks, strategies):
+for _part in (
+    restarts,
+    optimizer_steps,
+    lightning_callbacks,
+    compiling,
+    loops,
+    networks,
+    teachers,
+    strategies,
+):
     FEATURES.update(_part.feature)
 
 

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from lightning_compress.arguments import require_seed
 from lightning_compress.callback import Compression
 from lightning_compress.callback.checkpoints import read_checkpoint
+from lightning_compress.callback.distillation.options import Distillation, as_distillation
 from lightning_compress.callback.finishing import path_in_rehearsal
 from lightning_compress.callback.prepared import CALIBRATION_SAMPLES
 from lightning_compress.commands.recipe import Recipe, merged
@@ -46,6 +47,7 @@ class Building:
         self.recipe = Recipe(config, data)
         self.data = self.recipe.data
         self.methods: list[Method] = list(instantiate(config.compression.methods, _convert_="all").values())
+        self.distillation = self._distillation()
 
     @property
     def is_trained(self) -> bool:
@@ -86,7 +88,20 @@ class Building:
             export=self.export(self.config.compression.name, module),
             rehearse=False,
             calibration_samples=self.config.compression.get("samples", CALIBRATION_SAMPLES),
+            distillation=self.distillation,
         )
+
+    def _distillation(self) -> Distillation | None:
+        given = self.config.compression.get("distillation")
+        if given is None:
+            return None
+        found = as_distillation(instantiate(given, _convert_="all"))
+        if self.methods and not self.is_trained:
+            raise ConfigurationError(
+                "compression.distillation draws a network to its float weights in a fit, and "
+                f"{self.config.compression.name} is found from data without one; set compression.distillation=null"
+            )
+        return found
 
     def export(self, name: str, module: L.LightningModule) -> CoreMLExport:
         """How the package `name` of the network of a module is made."""

@@ -16,6 +16,8 @@ from lightning_compress.callback.checkpoints import (
     read_checkpoint,
     select_state,
 )
+from lightning_compress.callback.distillation.inner import losses_by_name
+from lightning_compress.callback.distillation.requirements import require_same_distillation
 from lightning_compress.callback.finishing import rehearse
 from lightning_compress.callback.inputs import as_inputs
 from lightning_compress.callback.notices import without_notices
@@ -137,7 +139,10 @@ def rehearse_compressed(building: Building, *, exports: bool) -> None:
     if stage.ckpt_path is not None:
         _check_compressed_checkpoint(building, str(stage.ckpt_path), building.recipe.network_path(module))
     inputs = as_inputs(building.recipe.example_inputs(module), "example_input_array")
-    prepared = PreparedModule(building.recipe.network(module), building.methods)
+    network = building.recipe.network(module)
+    if building.distillation is not None:
+        losses_by_name(building.distillation.modules, network, building.distillation.teacher or network)
+    prepared = PreparedModule(network, building.methods)
     steps = building.steps(COMPRESSED_FIT)
     if steps is not None and steps > 0:
         prepared.resolve_schedule(FitLength(steps, rehearsal=building.is_rehearsal))
@@ -155,6 +160,10 @@ def _check_compressed_checkpoint(building: Building, path: str, network: str) ->
         check_version(state)
         check_configuration(
             state["configuration"], [method.describe() for method in in_order(building.methods)]
+        )
+        distillation = building.distillation
+        require_same_distillation(
+            state.get("distillation"), None if distillation is None else distillation.describe(), path
         )
     except ConfigurationError as error:
         raise ConfigurationError(f"{key}: {error}") from error
