@@ -35,8 +35,6 @@ def palettize_at_once(
         raise WeightError("the weight holds NaN or infinity")
     palettes = centroids.detach().reshape(groups, -1).double()
     result = native_scalars.cluster(work, low, high, palettes, clustering, skip_zeros=keep_zeros)
-    if result is None:
-        return None
     palettized, updated = _Clustered.apply(weight, centroids, *result, clustering, keep_zeros)
     return palettized, updated
 

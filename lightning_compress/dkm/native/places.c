@@ -33,14 +33,7 @@ INLINE void find_bins(const float *places, int64_t count, float start, float sca
 INLINE void count_chunk(const Pass *pass, int64_t length, const float *own, const float *values, const int32_t *bins,
                         double *table)
 {
-    if (values && pass->skip_zeros) {
-        for (int64_t i = 0; i < length; i++) {
-            double *entry = table + 2 * (int64_t)bins[i];
-            const double value = own[i] != 0 ? values[i] : 0;
-            entry[0] += value;
-            entry[1] += value * own[i];
-        }
-    } else if (values) {
+    if (values) {
         for (int64_t i = 0; i < length; i++) {
             double *entry = table + 2 * (int64_t)bins[i];
             entry[0] += values[i];

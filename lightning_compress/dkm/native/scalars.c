@@ -1,29 +1,19 @@
-/* Differentiable k-means of scalars on equal panels: whole clusterings of a weight, and their derivatives.
+/* Differentiable k-means of scalars: whole clusterings of a weight, and their derivatives.
 
-What scalars.py makes of many calls for a layer, in one: small layers cost calls, not arithmetic. Formulas and layout are
-those of attention.py, grid.py and panels.py, to which what equal panels do not resolve is left. */
+What scalars.py makes of many calls for a layer, in one: small layers cost calls, not arithmetic. The formulas are those
+of attention.py. */
 
-#include "passes.h"
+#include "layout.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define POINTS 8                /* As in grid.py, and so on. */
-#define USUAL_BINS 16384
-#define LEAST_BINS 64
-#define MOST_BINS 512
-#define NARROWEST (1.0 / (1 << 20))
-#define UNIFORM_SIZE (1 << 19)  /* As in panels.py, and so on. */
-#define MOST_UNIFORM_PANELS 512
-#define EQUAL_WIDTH 1.75
-#define SAFETY 1.25
-#define MOST_LAYOUTS 4
+#define MOST_LAYOUTS 4          /* As in scalars.py. */
 #define LEAST_SHARE 1e-14       /* As in attention.py. */
 #define LEAST_WEIGHTS (1 << 15) /* Weights and elements of an attention matrix worth a thread. */
 #define LEAST_ATTENTION (1 << 13)
 
-enum { DECLINED = -1, ONE_BY_ONE = 0 }; /* In the place of a number of panels. */
 enum { SUM_UP, EVALUATE, OUTPUT_GRADIENTS, UPDATE_GRADIENTS };
 
 /* A weight of `groups` times `count` scalars, and what is done with it. */
@@ -36,136 +26,37 @@ typedef struct {
     int64_t fix_zero, skip_zeros;
 } Scalars;
 
-/* Equal panels of each group. points: (groups, size of points), or of scalars one by one. */
-typedef struct {
-    int64_t panels, bins, points_size;
-    double *starts, *steps, *points, *at_edges;
-} Panels;
-
 static int64_t parts_for(int64_t threads, int64_t work, int64_t least)
 {
     const int64_t most = work / least < threads ? work / least : threads;
     return most > 1 ? most : 1;
 }
 
-static int by_value(const void *one, const void *other)
-{
-    const double difference = *(const double *)one - *(const double *)other;
-    return difference > 0 ? 1 : difference < 0 ? -1 : 0;
-}
-
-/* The greatest gap between neighbouring centroids whose switch lies within the range of a group. */
-static double greatest_gap(const double *centroids, int64_t clusters, double low, double high, double *room)
-{
-    double gap = 0;
-    memcpy(room, centroids, (size_t)clusters * sizeof(double));
-    qsort(room, (size_t)clusters, sizeof(double), by_value);
-    for (int64_t k = 1; k < clusters; k++)
-        if (room[k] > low && room[k - 1] < high && room[k] - room[k - 1] > gap)
-            gap = room[k] - room[k - 1];
-    return gap;
-}
-
-/* Panels that palettes from one iteration to another need on the widest group, as many as are needed exactly. */
-static double panels_for(const Scalars *scalars, const double *trace, int64_t first, int64_t last, const double *low,
-                         const double *high, double *room)
-{
-    double gap = 0, width = 0;
-    for (int64_t group = 0; group < scalars->groups; group++) {
-        width = high[group] - low[group] > width ? high[group] - low[group] : width;
-        for (int64_t step = first; step < last; step++) {
-            const double *own = trace + (step * scalars->groups + group) * scalars->clusters;
-            const double found = greatest_gap(own, scalars->clusters, low[group], high[group], room);
-            gap = found > gap ? found : gap;
-        }
-    }
-    const double rate =
-        2 / scalars->temperature * sqrt(gap * gap / 4 + scalars->temperature / 2) / EQUAL_WIDTH;
-    return width > 1e-30 && width < 1e30 ? width * rate : INFINITY;
-}
-
-/* Chebyshev points of the second kind on [0, 1]. */
-static void find_nodes(double *nodes)
-{
-    for (int k = 0; k < POINTS; k++)
-        nodes[k] = (1 - cos(3.141592653589793 * k / (POINTS - 1))) / 2;
-}
-
-/* Lagrange polynomials of a panel's points at the edges of its bins, (POINTS, bins + 1). */
-static void find_edges(int64_t bins, double *at_edges)
-{
-    double nodes[POINTS];
-    find_nodes(nodes);
-    for (int k = 0; k < POINTS; k++)
-        for (int64_t edge = 0; edge <= bins; edge++) {
-            double product = 1;
-            for (int j = 0; j < POINTS; j++)
-                product *= j == k ? 1 : ((double)edge / (double)bins - nodes[j]) / (nodes[k] - nodes[j]);
-            at_edges[k * (bins + 1) + edge] = product;
-        }
-}
-
-static void lay_points(const Scalars *scalars, const Panels *grid)
-{
-    double nodes[POINTS];
-    find_nodes(nodes);
-    for (int64_t group = 0; group < scalars->groups; group++)
-        for (int64_t i = 0; i < grid->points_size; i++) {
-            const double at = (double)(i / POINTS) + nodes[i % POINTS];
-            grid->points[group * grid->points_size + i] =
-                grid->starts[group] + grid->steps[group] * (double)grid->bins * at;
-        }
-}
-
-static void free_panels(Panels *grid)
-{
-    free(grid->points);
-    free(grid->at_edges);
-}
-
-/* Panels of a known number, and where they begin unless that is known. Returns 1 where there was no memory. */
-static int make_panels(const Scalars *scalars, int64_t panels, int64_t bins, const double *low, const double *high,
-                       double *starts, double *steps, Panels *grid)
-{
-    const int64_t size = panels ? panels * POINTS : scalars->count;
-    *grid = (Panels){panels, bins, size, starts, steps, NULL, NULL};
-    grid->points = malloc((size_t)(scalars->groups * size) * sizeof(double));
-    grid->at_edges = malloc((size_t)(POINTS * (bins + 1)) * sizeof(double));
-    if (!grid->points || !grid->at_edges)
-        return 1;
-    if (!panels) {
-        for (int64_t i = 0; i < scalars->groups * size; i++)
-            grid->points[i] = scalars->weight[i];
-        return 0;
-    }
-    const double bins_of_group = (double)(panels * bins);
-    for (int64_t group = 0; group < scalars->groups && low; group++) {
-        const double farthest = fmax(fabs(low[group]), fabs(high[group]));
-        const double width = fmax(high[group] - low[group], farthest * NARROWEST);
-        steps[group] = fmax(width, 1.1754943508222875e-38 * bins_of_group) / (bins_of_group - 1);
-        starts[group] = low[group] - steps[group] / 2;
-    }
-    find_edges(bins, grid->at_edges);
-    lay_points(scalars, grid);
-    return 0;
-}
-
 /* What weights carry, ones or values, on the points, (groups, points). */
 static int carry(const Scalars *scalars, const Panels *grid, const float *values, double *on_points)
 {
-    if (!grid->panels) {
-        for (int64_t i = 0; i < scalars->groups * scalars->count; i++)
+    const int64_t groups = scalars->groups, all = groups * scalars->count, size = grid->panels * grid->bins;
+    if (grid->kind == ONE_BY_ONE) {
+        for (int64_t i = 0; i < all; i++)
             on_points[i] = scalars->skip_zeros && scalars->weight[i] == 0 ? 0 : values ? values[i] : 1;
         return 0;
     }
-    const int64_t size = grid->panels * grid->bins, groups = scalars->groups;
-    const int64_t parts = parts_for(scalars->threads, groups * scalars->count, LEAST_WEIGHTS);
+    const int64_t parts = parts_for(scalars->threads, all, LEAST_WEIGHTS);
     double *tables = malloc((size_t)(2 * parts * groups * size) * sizeof(double));
-    const int failed = !tables || count_places(scalars->fork, parts, scalars->weight, values, groups, scalars->count,
-                                               grid->starts, grid->steps, size, scalars->skip_zeros, tables) ||
-                       gather(tables, groups, grid->panels, grid->bins, grid->starts, grid->steps, grid->at_edges,
-                              on_points);
+    float *own = NULL;
+    int failed = !tables;
+    if (scalars->skip_zeros) {
+        own = malloc((size_t)all * sizeof(float));
+        failed |= !own;
+        for (int64_t i = 0; i < all && own; i++)
+            own[i] = scalars->weight[i] == 0 ? 0 : values ? values[i] : 1;
+    }
+    failed = failed ||
+             count_places(scalars->fork, parts, grid->places ? grid->places : scalars->weight, own ? own : values,
+                          groups, scalars->count, grid->starts, grid->steps, size, 0, tables) ||
+             gather(tables, groups, grid->panels, grid->bins, grid->starts, grid->steps, grid->at_edges, on_points);
     free(tables);
+    free(own);
     return failed;
 }
 
@@ -193,7 +84,7 @@ static int cluster_group(const Scalars *scalars, const Panels *grid, int64_t gro
         mass += own[i];
         second += own[i] * (points[i] - middle) * (points[i] - middle);
     }
-    const double least = grid->panels ? mass * LEAST_SHARE : 0;
+    const double least = grid->kind == ONE_BY_ONE ? 0 : mass * LEAST_SHARE;
     int64_t step = 0;
     for (int going_on = 1; going_on; step++) {
         double *before = trace + step * stride + group * clusters, *after = before + stride;
@@ -223,8 +114,9 @@ static int look_up_weights(const Scalars *scalars, const Panels *grid, const dou
                            const float *upstream, float *results)
 {
     const int64_t groups = scalars->groups, all = groups * scalars->count, size = grid->panels * grid->bins;
+    const float *places = grid->places ? grid->places : scalars->weight;
     int failed = 0;
-    if (grid->panels) {
+    if (grid->kind != ONE_BY_ONE) {
         const int64_t parts = parts_for(scalars->threads, all, LEAST_WEIGHTS), functions = second ? 2 : 1;
         float *intercepts = malloc((size_t)(2 * functions * groups * size) * sizeof(float));
         float *slopes = intercepts + functions * groups * size;
@@ -234,10 +126,10 @@ static int look_up_weights(const Scalars *scalars, const Panels *grid, const dou
             failed = failed || chords(second, groups, grid->panels, grid->bins, grid->starts, grid->steps,
                                       grid->at_edges, intercepts + groups * size, slopes + groups * size);
         if (second)
-            failed = failed || chain(scalars->fork, parts, scalars->weight, upstream, groups, scalars->count,
+            failed = failed || chain(scalars->fork, parts, places, upstream, groups, scalars->count,
                                      grid->starts, grid->steps, size, intercepts, slopes, results);
         else
-            failed = failed || interpolate(scalars->fork, parts, scalars->weight, groups, scalars->count,
+            failed = failed || interpolate(scalars->fork, parts, places, groups, scalars->count,
                                            grid->starts, grid->steps, size, intercepts, slopes, results);
         free(intercepts);
     } else
@@ -250,51 +142,46 @@ static int look_up_weights(const Scalars *scalars, const Panels *grid, const dou
 
 /* Clusters a weight softly; low and high: its range in each group.
 
-trace, attended, done: as for `cluster_vectors`, with one dimension. shape: the number of panels, or DECLINED or
-ONE_BY_ONE, and of bins on each. starts, steps: of the bins of each group. masses: room for as many as equal panels can
-need; what was needed comes first, (groups, points). */
+trace, attended, done: as for `cluster_vectors`, with one dimension. shape: kind of panels, their number, and that of
+bins on each. starts, steps: of the bins of each group. edges: room for MOST_PANELS + 2 of each group; what was needed
+comes first, (groups, panels + 1). */
 EXPORT int cluster_scalars(Fork fork, int64_t threads, const float *weight, int64_t groups, int64_t count,
                            const double *low, const double *high, int64_t clusters, int64_t iterations, double epsilon,
                            double temperature, double floor, double zero_preference, int64_t fix_zero,
                            int64_t skip_zeros, double *trace, double *attended, int64_t *done, int64_t *shape,
-                           double *starts, double *steps, double *masses, float *output)
+                           double *starts, double *steps, double *edges, float *output)
 {
     const Scalars scalars = {fork,  threads,         weight,   groups,    count, clusters, temperature,
                              floor, zero_preference, fix_zero, skip_zeros};
-    double *room = malloc((size_t)clusters * sizeof(double)), *function = NULL;
-    double *sums = malloc((size_t)(threads * (2 * clusters + 1)) * sizeof(double));
-    Panels grid = {0};
-    int failed = !room || !sums;
-    int64_t known = 1;
-    shape[0] = DECLINED;
-    for (int layout = 0; layout < MOST_LAYOUTS && shape[0] == DECLINED && !failed; layout++) {
-        const double needed = panels_for(&scalars, trace, 0, known, low, high, room);
-        const double most = fmin(MOST_UNIFORM_PANELS, (double)UNIFORM_SIZE / (double)(POINTS * clusters));
-        if (!(needed <= most))
-            break;
-        int64_t panels = needed > 1 ? (int64_t)ceil(needed) : 1;
-        int64_t bins = (count < USUAL_BINS ? count : USUAL_BINS) / panels;
-        bins = bins < LEAST_BINS ? LEAST_BINS : bins > MOST_BINS ? MOST_BINS : bins;
-        if (count <= panels * POINTS)
-            panels = ONE_BY_ONE;
-        failed = make_panels(&scalars, panels, bins, low, high, starts, steps, &grid);
-        function = failed ? NULL : malloc((size_t)(groups * grid.points_size) * sizeof(double));
-        failed = !function || carry(&scalars, &grid, NULL, masses);
+    const int64_t palettes = (iterations + 1) * groups * clusters;
+    const int64_t parts = parts_for(threads, groups * count, LEAST_WEIGHTS);
+    Needs needs = {groups, count, clusters, 1, low, high, trace, temperature};
+    double *sums = malloc((size_t)(threads * (2 * clusters + 1) + palettes) * sizeof(double));
+    double *planned = sums + threads * (2 * clusters + 1);
+    int failed = !sums, enough = 0;
+    for (int layout = 0; layout <= MOST_LAYOUTS && !enough && !failed; layout++) {
+        Panels grid = {ONE_BY_ONE, 0, 0, 0, starts, steps, edges, NULL, NULL, NULL};
+        const int64_t planned_known = needs.known;
+        memcpy(planned, trace, (size_t)(palettes - groups * clusters) * sizeof(double));
+        /* Palettes that move away from those that panels were laid out for are laid out for anew; in the end scalars
+        are taken one by one. */
+        failed = layout < MOST_LAYOUTS && choose_panels(&needs, &grid);
+        failed = failed || fill_panels(fork, parts, weight, groups, count, &grid);
+        const int64_t all = groups * grid.points_size;
+        double *masses = failed ? NULL : malloc((size_t)(2 * all) * sizeof(double)), *function = masses + all;
+        failed = !masses || carry(&scalars, &grid, NULL, masses);
         for (int64_t group = 0; group < groups && !failed; group++)
             failed = cluster_group(&scalars, &grid, group, iterations, epsilon, masses, trace, attended, done, sums,
                                    sums + threads * 2 * clusters, function + group * grid.points_size);
-        /* Palettes that move away from those that panels were laid out for are laid out for anew. */
-        known = iterations;
-        if (!failed && (panels == ONE_BY_ONE || known == 1 ||
-                        panels_for(&scalars, trace, 1, known, low, high, room) <= SAFETY * (double)panels)) {
-            failed = look_up_weights(&scalars, &grid, function, NULL, NULL, output);
-            shape[0] = panels;
-            shape[1] = bins;
-        }
-        free(function);
+        needs.known = iterations;
+        enough = !failed && resolves(&needs, &grid, planned, planned_known);
+        failed = failed || (enough && look_up_weights(&scalars, &grid, function, NULL, NULL, output));
+        shape[0] = grid.kind;
+        shape[1] = grid.panels;
+        shape[2] = grid.bins;
+        free(masses);
         free_panels(&grid);
     }
-    free(room);
     free(sums);
     return failed;
 }
@@ -304,26 +191,27 @@ EXPORT int differentiate_scalars(Fork fork, int64_t threads, const float *weight
                                  int64_t groups, int64_t count, int64_t clusters, double temperature, double floor,
                                  double zero_preference, int64_t fix_zero, int64_t skip_zeros, const double *trace,
                                  const double *attended, const int64_t *done, const int64_t *shape, double *starts,
-                                 double *steps, const double *masses, const double *by_last, float *by_weight,
+                                 double *steps, double *edges, const double *by_last, float *by_weight,
                                  double *by_first)
 {
     const Scalars scalars = {fork,  threads,         weight,   groups,    count, clusters, temperature,
                              floor, zero_preference, fix_zero, skip_zeros};
     const int64_t stride = groups * clusters;
-    Panels grid = {0};
-    int failed = make_panels(&scalars, shape[0], shape[1], NULL, NULL, starts, steps, &grid);
+    const int64_t parts = parts_for(threads, groups * count, LEAST_WEIGHTS);
+    Panels grid = {(Kind)shape[0], shape[1], shape[2], 0, starts, steps, edges, NULL, NULL, NULL};
+    int failed = fill_panels(fork, parts, weight, groups, count, &grid);
     const int64_t size = grid.points_size, all = groups * size;
-    double *room = malloc((size_t)(4 * all + threads * (2 * clusters + 1) + 3 * clusters) * sizeof(double));
+    double *room = malloc((size_t)(5 * all + threads * (2 * clusters + 1) + 3 * clusters) * sizeof(double));
     if (failed || !room) {
         free(room);
         free_panels(&grid);
         return 1;
     }
     double *carried = room, *slope = carried + all, *moving = slope + all, *part = moving + all;
-    double *sums = part + all, *total = sums + threads * 2 * clusters, *share = total + threads;
+    double *masses = part + all, *sums = masses + all, *total = sums + threads * 2 * clusters, *share = total + threads;
     double *offset = share + clusters, *earlier = offset + clusters;
     memset(moving, 0, (size_t)all * sizeof(double));
-    failed = carry(&scalars, &grid, upstream, carried);
+    failed = carry(&scalars, &grid, upstream, carried) || carry(&scalars, &grid, NULL, masses);
     for (int64_t group = 0; group < groups && !failed; group++) {
         const int64_t last = done[group] - 1, at = group * size;
         const double *points = grid.points + at;

@@ -1,4 +1,4 @@
-"""Differentiable k-means of scalars in C: a whole clustering in one call, where equal panels resolve it."""
+"""Differentiable k-means of scalars in C: a whole clustering in one call."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from torch import Tensor
 from lightning_compress.dkm.clustering import Clustering
 from lightning_compress.dkm.native.library import call, has, threads
 
-_MOST_POINTS = 512 * 8
-"""Points of as many panels as there can be."""
+_MOST_EDGES = (1 << 14) + 2
+"""Edges of as many panels as a group can have."""
+
+_STEEP = 2
+"""The kind of panels that have edges."""
 
 
 def serves_scalars(weight: Tensor) -> bool:
@@ -26,10 +29,10 @@ class ClusteredScalars(NamedTuple):
         trace: The palettes before the first update and after each, (iterations + 1, G, K).
         attended: The attention that each update paid to each centroid, (iterations, G, K); 0 where none was.
         done: How many updates were made before an early stop, (G,).
-        shape: Panels, 0 where weights were taken one by one, and bins on each, (2,).
+        shape: The kind of panels, their number, and that of bins on each, (3,).
         starts: Where the bins of each group begin, (G,).
         steps: The width of a bin, (G,).
-        masses: The weights' masses on the points, (G, points).
+        edges: Of panels that are not equal, (G, panels + 1).
     """
 
     trace: Tensor
@@ -38,12 +41,12 @@ class ClusteredScalars(NamedTuple):
     shape: Tensor
     starts: Tensor
     steps: Tensor
-    masses: Tensor
+    edges: Tensor
 
 
 def cluster(
     weight: Tensor, low: Tensor, high: Tensor, palettes: Tensor, clustering: Clustering, *, skip_zeros: bool
-) -> tuple[Tensor, ClusteredScalars] | None:
+) -> tuple[Tensor, ClusteredScalars]:
     """Cluster scalars softly.
 
     Args:
@@ -55,18 +58,17 @@ def cluster(
         skip_zeros: Zeros take no part and stay zero.
 
     Returns:
-        The clustered weight and what `differentiate` needs, or None where equal panels do not resolve attention.
+        The clustered weight and what `differentiate` needs.
     """
     groups, clusters = palettes.shape
     iterations = clustering.iterations
-    numbers = torch.empty(
-        (2 * iterations + 1) * groups * clusters + (2 + _MOST_POINTS) * groups, dtype=torch.float64
-    )
+    numbers = torch.empty((2 * iterations + 1) * groups * clusters + 2 * groups, dtype=torch.float64)
+    edges = torch.empty(groups * _MOST_EDGES, dtype=torch.float64)
     sizes = [(iterations + 1) * groups * clusters, iterations * groups * clusters, groups, groups]
-    trace, attended, starts, steps, masses = torch.split(numbers, [*sizes, _MOST_POINTS * groups])
+    trace, attended, starts, steps = torch.split(numbers, sizes)
     trace[: groups * clusters] = palettes.reshape(-1)
-    whole = torch.empty(groups + 2, dtype=torch.int64)
-    done, shape = torch.split(whole, [groups, 2])
+    whole = torch.empty(groups + 3, dtype=torch.int64)
+    done, shape = torch.split(whole, [groups, 3])
     output = torch.empty_like(weight)
     call(
         "cluster_scalars",
@@ -86,13 +88,12 @@ def cluster(
         shape,
         starts,
         steps,
-        masses,
+        edges,
         output,
     )
-    panels = int(shape[0])
-    if panels < 0:
-        return None
-    points = panels * 8 if panels else weight.shape[1]
+    kind, panels, _ = shape.tolist()
+    # A copy, so that what was not needed of the room is free again.
+    edges = edges[: groups * (panels + 1)].clone() if kind == _STEEP else edges.new_empty(0)
     return output, ClusteredScalars(
         trace.view(iterations + 1, groups, clusters),
         attended.view(iterations, groups, clusters),
@@ -100,7 +101,7 @@ def cluster(
         shape,
         starts,
         steps,
-        masses[: groups * points].view(groups, points),
+        edges,
     )
 
 
@@ -124,7 +125,7 @@ def differentiate(
         skip_zeros: The same.
     """
     by_weight, by_first = torch.empty_like(weight), torch.empty_like(by_last)
-    trace, attended, done, shape, starts, steps, masses = clustered
+    trace, attended, done, shape, starts, steps, edges = clustered
     call(
         "differentiate_scalars",
         threads(),
@@ -140,7 +141,7 @@ def differentiate(
         shape,
         starts,
         steps,
-        masses,
+        edges,
         by_last.contiguous(),
         by_weight,
         by_first,
