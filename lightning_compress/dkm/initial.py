@@ -78,7 +78,8 @@ def _positive(weights: Tensor) -> Tensor | None:
 
 def _kmeans(points: Tensor, n_clusters: int, weights: Tensor | None = None) -> Tensor:
     if points.shape[-1] > 1:
-        return lloyd.kmeans(points, n_clusters, weights)
+        # What is weighted is not improved by training.
+        return lloyd.kmeans(points, n_clusters, weights, quick=weights is None)
     if not n_clusters:
         return points.new_zeros((0, 1))
     counted = count_values(points.flatten(), None if weights is None else weights.flatten())

@@ -18,6 +18,10 @@ _ITERATIONS = 50
 _MOST_POINTS = 1 << 16
 """More vectors than this are represented by evenly spaced ones."""
 
+_QUICK_RESTARTS, _QUICK_ITERATIONS = 1, 15
+_QUICK_POINTS, _QUICK_POINTS_OF_CLUSTER = 1 << 12, 64
+"""Vectors enough to begin with: as many, or more for each centroid."""
+
 _BLOCK = 1 << 22
 """Most distances that are held at once."""
 
@@ -25,28 +29,30 @@ _LEAST_WEIGHT = 1e-30
 """What no cluster that counts weighs less than: weights have a mean of one."""
 
 
-def kmeans(points: Tensor, n_clusters: int, weights: Tensor | None = None) -> Tensor:
+def kmeans(points: Tensor, n_clusters: int, weights: Tensor | None = None, *, quick: bool = False) -> Tensor:
     """Cluster vectors.
 
     Args:
         points: Finite, shape (N, D), on the CPU.
         n_clusters: Number K of centroids.
         weights: How much the square of each difference counts, not negative, (N, D); all the same by default.
+        quick: Find centroids to begin with, which training improves in every step: of fewer vectors, in one run.
 
     Returns:
         The best of several runs, shape (K, D); centroids repeat where there are fewer distinct vectors.
     """
-    if points.shape[0] > _MOST_POINTS:
-        chosen = torch.linspace(0, points.shape[0] - 1, _MOST_POINTS, dtype=torch.float64).round().long()
+    most = max(_QUICK_POINTS, _QUICK_POINTS_OF_CLUSTER * n_clusters) if quick else _MOST_POINTS
+    if points.shape[0] > most:
+        chosen = torch.linspace(0, points.shape[0] - 1, most, dtype=torch.float64).round().long()
         points = points[chosen]
         weights = None if weights is None else weights[chosen]
     generator = torch.Generator().manual_seed(_SEED)
     best, least = points.new_zeros((n_clusters, points.shape[1])), torch.inf
     if not points.shape[0]:
         return best
-    for _ in range(_RESTARTS):
+    for _ in range(_QUICK_RESTARTS if quick else _RESTARTS):
         seeds = _seeds(points, n_clusters, generator, weights)
-        centroids, inertia = _lloyd(points, seeds, weights)
+        centroids, inertia = _lloyd(points, seeds, weights, _QUICK_ITERATIONS if quick else _ITERATIONS)
         if inertia < least:
             best, least = centroids, inertia
     return best
@@ -103,18 +109,20 @@ def _distance_to(points: Tensor, centroid: Tensor, weights: Tensor | None) -> Te
     return (squares if weights is None else squares * weights).sum(dim=-1)
 
 
-def _lloyd(points: Tensor, centroids: Tensor, weights: Tensor | None) -> tuple[Tensor, float]:
+def _lloyd(
+    points: Tensor, centroids: Tensor, weights: Tensor | None, iterations: int
+) -> tuple[Tensor, float]:
     previous = torch.inf
     inertia = torch.inf
     if weights is None and native.serves_vectors(points, centroids):
         turned = points.t().contiguous()
-        for _ in range(_ITERATIONS):
+        for _ in range(iterations):
             moved, inertia = native.move_once(turned, centroids)
             if inertia >= previous * (1 - 1e-6):
                 break
             previous, centroids = inertia, moved.to(points.dtype)
         return centroids, inertia
-    for _ in range(_ITERATIONS):
+    for _ in range(iterations):
         index, distance = nearest(points, centroids, weights=weights)
         inertia = float(distance.sum(dtype=torch.float64))
         if inertia >= previous * (1 - 1e-6):

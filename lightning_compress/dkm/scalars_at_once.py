@@ -30,7 +30,9 @@ def palettize_at_once(
     work = precise(weight).view(groups, -1)
     if not clustering.native or clustering.exact or not native.serves_scalars(work):
         return None
-    low, high = (bound.double() for bound in torch.aminmax(work, dim=-1))
+    # Over a dimension of torch's it takes many times as long.
+    bounds = torch.aminmax(work) if groups == 1 else torch.aminmax(work, dim=-1)
+    low, high = (bound.double().view(groups) for bound in bounds)
     if not all(map(math.isfinite, (*low.tolist(), *high.tolist()))):
         raise WeightError("the weight holds NaN or infinity")
     palettes = centroids.detach().reshape(groups, -1).double()

@@ -21,7 +21,7 @@ _BLOCK = {"cpu": 1 << 20}
 
 _USUAL_BLOCK = 1 << 24
 
-_SUMMED = 256
+_SUMMED = 64
 """Vectors summed up in single precision: a product of matrices adds in turn, and loses a digit over thousands."""
 
 

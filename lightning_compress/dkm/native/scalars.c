@@ -143,13 +143,13 @@ static int look_up_weights(const Scalars *scalars, const Panels *grid, const dou
 /* Clusters a weight softly; low and high: its range in each group.
 
 trace, attended, done: as for `cluster_vectors`, with one dimension. shape: kind of panels, their number, and that of
-bins on each. starts, steps: of the bins of each group. edges: room for MOST_PANELS + 2 of each group; what was needed
-comes first, (groups, panels + 1). */
+bins on each. starts, steps: of the bins of each group. edges, masses: room for MOST_PANELS + 2 and POINTS times as many of each
+group; what was needed comes first, (groups, panels + 1) and (groups, panels * POINTS). */
 EXPORT int cluster_scalars(Fork fork, int64_t threads, const float *weight, int64_t groups, int64_t count,
                            const double *low, const double *high, int64_t clusters, int64_t iterations, double epsilon,
                            double temperature, double floor, double zero_preference, int64_t fix_zero,
                            int64_t skip_zeros, double *trace, double *attended, int64_t *done, int64_t *shape,
-                           double *starts, double *steps, double *edges, float *output)
+                           double *starts, double *steps, double *edges, double *masses, float *output)
 {
     const Scalars scalars = {fork,  threads,         weight,   groups,    count, clusters, temperature,
                              floor, zero_preference, fix_zero, skip_zeros};
@@ -168,10 +168,13 @@ EXPORT int cluster_scalars(Fork fork, int64_t threads, const float *weight, int6
         failed = layout < MOST_LAYOUTS && choose_panels(&needs, &grid);
         failed = failed || fill_panels(fork, parts, weight, groups, count, &grid);
         const int64_t all = groups * grid.points_size;
-        double *masses = failed ? NULL : malloc((size_t)(2 * all) * sizeof(double)), *function = masses + all;
-        failed = !masses || carry(&scalars, &grid, NULL, masses);
+        /* Of scalars one by one there may be more than panels have points. */
+        const int64_t own = grid.kind == ONE_BY_ONE ? all : 0;
+        double *function = failed ? NULL : malloc((size_t)(all + own) * sizeof(double));
+        double *carried = own ? function + all : masses;
+        failed = !function || carry(&scalars, &grid, NULL, carried);
         for (int64_t group = 0; group < groups && !failed; group++)
-            failed = cluster_group(&scalars, &grid, group, iterations, epsilon, masses, trace, attended, done, sums,
+            failed = cluster_group(&scalars, &grid, group, iterations, epsilon, carried, trace, attended, done, sums,
                                    sums + threads * 2 * clusters, function + group * grid.points_size);
         needs.known = iterations;
         enough = !failed && resolves(&needs, &grid, planned, planned_known);
@@ -179,7 +182,7 @@ EXPORT int cluster_scalars(Fork fork, int64_t threads, const float *weight, int6
         shape[0] = grid.kind;
         shape[1] = grid.panels;
         shape[2] = grid.bins;
-        free(masses);
+        free(function);
         free_panels(&grid);
     }
     free(sums);
@@ -191,8 +194,8 @@ EXPORT int differentiate_scalars(Fork fork, int64_t threads, const float *weight
                                  int64_t groups, int64_t count, int64_t clusters, double temperature, double floor,
                                  double zero_preference, int64_t fix_zero, int64_t skip_zeros, const double *trace,
                                  const double *attended, const int64_t *done, const int64_t *shape, double *starts,
-                                 double *steps, double *edges, const double *by_last, float *by_weight,
-                                 double *by_first)
+                                 double *steps, double *edges, const double *masses, const double *by_last,
+                                 float *by_weight, double *by_first)
 {
     const Scalars scalars = {fork,  threads,         weight,   groups,    count, clusters, temperature,
                              floor, zero_preference, fix_zero, skip_zeros};
@@ -208,10 +211,14 @@ EXPORT int differentiate_scalars(Fork fork, int64_t threads, const float *weight
         return 1;
     }
     double *carried = room, *slope = carried + all, *moving = slope + all, *part = moving + all;
-    double *masses = part + all, *sums = masses + all, *total = sums + threads * 2 * clusters, *share = total + threads;
+    double *ones = part + all, *sums = ones + all, *total = sums + threads * 2 * clusters, *share = total + threads;
     double *offset = share + clusters, *earlier = offset + clusters;
     memset(moving, 0, (size_t)all * sizeof(double));
-    failed = carry(&scalars, &grid, upstream, carried) || carry(&scalars, &grid, NULL, masses);
+    failed = carry(&scalars, &grid, upstream, carried);
+    if (grid.kind == ONE_BY_ONE) {
+        failed = failed || carry(&scalars, &grid, NULL, ones);
+        masses = ones;
+    }
     for (int64_t group = 0; group < groups && !failed; group++) {
         const int64_t last = done[group] - 1, at = group * size;
         const double *points = grid.points + at;

@@ -13,8 +13,11 @@ from lightning_compress.dkm.native.library import call, has, threads
 _MOST_EDGES = (1 << 14) + 2
 """Edges of as many panels as a group can have."""
 
-_STEEP = 2
-"""The kind of panels that have edges."""
+_POINTS = 8
+"""Points of a panel."""
+
+_ONE_BY_ONE, _EQUAL, _STEEP = range(3)
+"""Kinds of panels: none, without edges, with edges."""
 
 
 def serves_scalars(weight: Tensor) -> bool:
@@ -33,6 +36,7 @@ class ClusteredScalars(NamedTuple):
         starts: Where the bins of each group begin, (G,).
         steps: The width of a bin, (G,).
         edges: Of panels that are not equal, (G, panels + 1).
+        masses: The weights' masses on the points of panels, (G, points).
     """
 
     trace: Tensor
@@ -42,6 +46,7 @@ class ClusteredScalars(NamedTuple):
     starts: Tensor
     steps: Tensor
     edges: Tensor
+    masses: Tensor
 
 
 def cluster(
@@ -63,7 +68,9 @@ def cluster(
     groups, clusters = palettes.shape
     iterations = clustering.iterations
     numbers = torch.empty((2 * iterations + 1) * groups * clusters + 2 * groups, dtype=torch.float64)
+    # Room that is not touched costs nothing.
     edges = torch.empty(groups * _MOST_EDGES, dtype=torch.float64)
+    masses = torch.empty(groups * _MOST_EDGES * _POINTS, dtype=torch.float64)
     sizes = [(iterations + 1) * groups * clusters, iterations * groups * clusters, groups, groups]
     trace, attended, starts, steps = torch.split(numbers, sizes)
     trace[: groups * clusters] = palettes.reshape(-1)
@@ -89,11 +96,13 @@ def cluster(
         starts,
         steps,
         edges,
+        masses,
         output,
     )
     kind, panels, _ = shape.tolist()
-    # A copy, so that what was not needed of the room is free again.
-    edges = edges[: groups * (panels + 1)].clone() if kind == _STEEP else edges.new_empty(0)
+    # Copies, so that what was not needed of the room is free again.
+    edges = edges[: groups * (panels + 1) if kind == _STEEP else 0].clone()
+    masses = masses[: groups * panels * _POINTS if kind != _ONE_BY_ONE else 0].clone()
     return output, ClusteredScalars(
         trace.view(iterations + 1, groups, clusters),
         attended.view(iterations, groups, clusters),
@@ -102,6 +111,7 @@ def cluster(
         starts,
         steps,
         edges,
+        masses,
     )
 
 
@@ -125,7 +135,7 @@ def differentiate(
         skip_zeros: The same.
     """
     by_weight, by_first = torch.empty_like(weight), torch.empty_like(by_last)
-    trace, attended, done, shape, starts, steps, edges = clustered
+    trace, attended, done, shape, starts, steps, edges, masses = clustered
     call(
         "differentiate_scalars",
         threads(),
@@ -142,6 +152,7 @@ def differentiate(
         starts,
         steps,
         edges,
+        masses,
         by_last.contiguous(),
         by_weight,
         by_first,
