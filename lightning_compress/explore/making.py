@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from lightning_compress.errors import CompressionError, ConfigurationError
+from lightning_compress.explore.compressing import Compressed, Compressing
 from lightning_compress.explore.forms import Form
 from lightning_compress.explore.limits import Limits
 from lightning_compress.explore.parts import Part
 from lightning_compress.explore.record import Candidate, read_record, write_record
-from lightning_compress.explore.sensitivity import Compressed, Compressing
 from lightning_compress.explore.subject import Subject
 from lightning_compress.package.rendering import in_megabytes
 from lightning_compress.package.sizes import package_bytes

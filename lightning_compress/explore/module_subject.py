@@ -21,8 +21,8 @@ from lightning_compress.callback.notices import without_notices
 from lightning_compress.callback.placement import Placement
 from lightning_compress.copying import copy_whole
 from lightning_compress.coreml.export import CoreMLExport, ExportedPackage
+from lightning_compress.explore.compressing import Compressed
 from lightning_compress.explore.forms import Form, methods_of
-from lightning_compress.explore.sensitivity import Compressed
 from lightning_compress.explore.subject import FitLength
 from lightning_compress.methods.mechanism.agreement import Call
 from lightning_compress.runtime import load

@@ -17,6 +17,10 @@ _JACKKNIFE = 3.0
 """The verdict runs two packages, and computes the metric of each ten times more on remembered outputs."""
 
 
+_FEEDBACK = 2.0
+"""What error feedback adds to a package, as was measured on networks of a few million weights."""
+
+
 @dataclass(frozen=True)
 class Cost:
     """What a part of a search takes at most.
@@ -95,6 +99,8 @@ def plan_of(asked: Asked, subject: Subject, reference: Candidate, searched: int,
             costs.append(Cost(rung, RUNGS[rung], 3, 0, 3 * package))
         elif rung == "mixed":
             costs.append(Cost(rung, RUNGS[rung], halvings, 0, halvings * package))
+        elif rung == "feedback":
+            costs.append(Cost(rung, RUNGS[rung], halvings, 0, halvings * _FEEDBACK * package))
         else:
             is_short = rung == "short_fit"
             length = subject.fit_length(asked.short if is_short else 1.0)

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lightning_compress.explore.allocation import Allocation, allocate, smallest_bytes, uniform
+from lightning_compress.explore.compressing import Compressing
 from lightning_compress.explore.forms import Form
 from lightning_compress.explore.limits import Limits
 from lightning_compress.explore.making import Candidates
 from lightning_compress.explore.record import Candidate, TensorRecord
-from lightning_compress.explore.sensitivity import Compressing
 
 CLOSE = 1.03
 """Two sizes that are nearer than this ratio are the same: what lies between them is noise of the metric."""
@@ -154,6 +154,7 @@ RUNGS: Mapping[str, str] = {
     "kmeans": "palettes of one width by k-means",
     "data": "palettes of one width by data",
     "mixed": "a form of its own for each tensor",
+    "feedback": "the same, each column's error made good for in those after it",
     "short_fit": "these forms, trained for a part of the full length",
     "full_fit": "these forms, trained for the full length",
 }

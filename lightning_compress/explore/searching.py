@@ -12,6 +12,12 @@ from torch import Tensor, nn
 
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.explore.allocation import smallest_bytes
+from lightning_compress.explore.compressing import (
+    Compressed,
+    compressed_after_training,
+    compressed_by_data,
+    compressed_with_feedback,
+)
 from lightning_compress.explore.forms import Form
 from lightning_compress.explore.limits import Limits
 from lightning_compress.explore.making import REFERENCE, Candidates, parsed, require_number
@@ -29,14 +35,7 @@ from lightning_compress.explore.record import (
     write_record,
 )
 from lightning_compress.explore.rungs import RUNGS, TRAINED, Standing, mixed_rung, trained_rung, uniform_rung
-from lightning_compress.explore.sensitivity import (
-    Compressed,
-    Searched,
-    SensitivityTable,
-    compressed_after_training,
-    compressed_by_data,
-    searched_tensors,
-)
+from lightning_compress.explore.sensitivity import Searched, SensitivityTable, searched_tensors
 from lightning_compress.explore.sensitivity_file import FILE, SensitivityFile
 from lightning_compress.explore.subject import Subject
 from lightning_compress.explore.verdict import jackknifed, standard_error
@@ -170,14 +169,20 @@ class Search:
         """A network with tensors in forms, by what the validation data of the search tell."""
         return compressed_by_data(network, forms, self._importance)
 
+    def compressed_with_feedback(self, network: nn.Module, forms: Mapping[str, Form]) -> Compressed:
+        """The same, with the errors of columns made good for in those after them."""
+        return compressed_with_feedback(network, forms, self._importance, self._projection.calls)
+
     def compressed(self, candidate: Candidate) -> Compressed | None:
         """The network in the forms of a candidate, made again; None where it was trained."""
         if candidate.rung in TRAINED:
             return None
-        forms = parsed(candidate.forms)
+        network, forms = self._subject.network(), parsed(candidate.forms)
         if candidate.rung == "kmeans":
-            return compressed_after_training(self._subject.network(), forms)
-        return self.compressed_by_data(self._subject.network(), forms)
+            return compressed_after_training(network, forms)
+        if candidate.rung == "feedback":
+            return self.compressed_with_feedback(network, forms)
+        return self.compressed_by_data(network, forms)
 
     # Limits.
 
@@ -252,6 +257,8 @@ class Search:
             uniform_rung(standing, rung, self.compressed_by_data, rung)
         elif rung == "mixed":
             mixed_rung(standing, rung, self.compressed_by_data, rung)
+        elif rung == "feedback":
+            mixed_rung(standing, rung, self.compressed_with_feedback, rung)
         elif rung == "short_fit":
             trained_rung(standing, rung, self._asked.short, self._asked.fits)
         else:

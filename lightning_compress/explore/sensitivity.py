@@ -9,7 +9,6 @@ other in this form.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,35 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lightning_compress.explore.forms import Form, methods_of, needed_by
+from lightning_compress.explore.compressing import Compressing, compressed_after_training
+from lightning_compress.explore.forms import Form, needed_by
 from lightning_compress.explore.input_scores import input_scores
 from lightning_compress.explore.projection import OutputProjection
 from lightning_compress.explore.record import Option, TensorRecord
 from lightning_compress.explore.sizes import dense_bytes, stored_bytes
-from lightning_compress.methods.mechanism.calibration import calibrate
 from lightning_compress.methods.mechanism.copies import copy_module
-from lightning_compress.methods.mechanism.preparation import PreparedModule
 from lightning_compress.methods.mechanism.stored import read_stored
 from lightning_compress.methods.mechanism.tensors import TensorReference, find_tensors
-from lightning_compress.methods.sensitive_palettization import SensitivePalettization
 from lightning_compress.package.targets import Capability, resolve_target
-
-
-@dataclass(frozen=True)
-class Compressed:
-    """A finalized copy of a network.
-
-    Attributes:
-        network: The copy.
-        capabilities: What a package must be able to hold.
-    """
-
-    network: nn.Module
-    capabilities: Collection[Capability] = ()
-
-
-Compressing = Callable[[nn.Module, Mapping[str, Form]], Compressed]
-"""Brings tensors of a network, by name, into forms."""
 
 LEAST_ELEMENTS = 256
 """Smaller tensors stay dense: a palette and its header take what they would win."""
@@ -72,35 +52,6 @@ def searched_tensors(network: nn.Module, left_alone: Collection[str] = ()) -> li
         left_alone: Names of tensors, or of modules, that stay dense with all that is in them.
     """
     return [Searched(reference, _reason(reference, left_alone)) for reference in find_tensors(network)]
-
-
-def compressed_after_training(network: nn.Module, forms: Mapping[str, Form]) -> Compressed:
-    """A network with tensors in forms, by what their values alone tell."""
-    if not forms:
-        return Compressed(copy_module(network).eval())
-    prepared = PreparedModule(copy_module(network), methods_of(forms))
-    return Compressed(prepared.finalize(rehearses=True), prepared.capabilities)
-
-
-def compressed_by_data(
-    network: nn.Module, forms: Mapping[str, Form], importance: Mapping[str, Tensor]
-) -> Compressed:
-    """The same, with palettes that are nearest to the weights that matter most.
-
-    Args:
-        network: The network.
-        forms: By name of the tensor.
-        importance: By name of the tensor, of its elements.
-    """
-    weighted = {name: form for name, form in forms.items() if form.bits is not None and not form.sparsity}
-    if not weighted:
-        return compressed_after_training(network, forms)
-    palettes = {re.escape(name): dict(form.keys["DKMPalettization"]) for name, form in weighted.items()}
-    others = methods_of({name: form for name, form in forms.items() if name not in weighted})
-    methods = [SensitivePalettization(module_name_configs=palettes), *others]
-    prepared = PreparedModule(copy_module(network), methods)
-    calibrate(prepared, importance=importance)
-    return Compressed(prepared.finalize(rehearses=True), prepared.capabilities)
 
 
 class SensitivityTable:

@@ -11,8 +11,8 @@ import lightning as L
 from torch import nn
 
 from lightning_compress.coreml.export import ExportedPackage
+from lightning_compress.explore.compressing import Compressed
 from lightning_compress.explore.forms import Form
-from lightning_compress.explore.sensitivity import Compressed
 from lightning_compress.methods.mechanism.agreement import Call
 from lightning_compress.tasks import InPlace
 

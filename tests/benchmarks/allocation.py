@@ -29,10 +29,10 @@ from lightning_compress.commands.explore.job import ExploreJob
 from lightning_compress.commands.explore.subject import RecipeSubject
 from lightning_compress.commands.jobs.building import FLOAT_FIT
 from lightning_compress.explore.allocation import allocate, uniform
+from lightning_compress.explore.compressing import Compressed, compressed_after_training
 from lightning_compress.explore.forms import Form
 from lightning_compress.explore.making import parsed
 from lightning_compress.explore.searching import Search
-from lightning_compress.explore.sensitivity import Compressed, compressed_after_training
 from lightning_compress.package.rendering import in_megabytes
 from lightning_compress.stopping import Stops
 from lightning_compress.tasks.measuring import measure

@@ -21,9 +21,9 @@ from lightning_compress.commands.jobs.part_job import PartJob
 from lightning_compress.commands.jobs.weights import FitWeights
 from lightning_compress.commands.measuring import Picture, measure_package
 from lightning_compress.coreml.export import ExportedPackage
+from lightning_compress.explore.compressing import Compressed
 from lightning_compress.explore.forms import Form
 from lightning_compress.explore.making import FIT
-from lightning_compress.explore.sensitivity import Compressed
 from lightning_compress.explore.subject import FitLength
 from lightning_compress.methods.mechanism.agreement import Call
 from lightning_compress.stopping import Stops
