@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import importlib
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import lightning_compress
 from lightning_compress.command_line.commands import COMMANDS
+from lightning_compress.command_line.loading import INTERRUPTED, ends_at_once_when_interrupted
 from lightning_compress.console import FILE_WIDTH
 from lightning_compress.errors import CompressionError, ConfigurationError, did_you_mean
 from lightning_compress.import_messages import silence_tips
@@ -64,8 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         _run(words[0], words[1:])
     except KeyboardInterrupt:
-        # As shells count it: 128 and the number of the signal.
-        raise SystemExit(128 + signal.SIGINT) from None
+        raise SystemExit(INTERRUPTED) from None
 
 
 def _run(command: str, typed: list[str]) -> None:
@@ -80,9 +79,9 @@ def _run(command: str, typed: list[str]) -> None:
     def job(config: DictConfig) -> None:
         # Lightning starts the other processes of a DDP fit with these words, the command among them.
         sys.argv = given
-        function: Callable[[DictConfig], object] = importlib.import_module(
-            f"lightning_compress.commands.{command}"
-        ).run
+        with ends_at_once_when_interrupted():
+            module = importlib.import_module(f"lightning_compress.commands.{command}")
+        function: Callable[[DictConfig], object] = module.run
         # Lightning 2.6 asks torch 2.14's pytree in a way that torch deprecates: no user can act on it.
         warnings.filterwarnings(
             "ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning

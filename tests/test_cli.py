@@ -107,9 +107,9 @@ def test_a_reader_of_the_beginning_of_a_page_is_no_error(tmp_path):
 
 def test_ctrl_c_while_a_command_is_loaded_is_no_traceback(tmp_path):
     program = (
-        "import signal, sys\n"
+        "import os, signal, sys\n"
         "from lightning_compress.cli import main\n"
-        "signal.signal(signal.SIGALRM, signal.default_int_handler)\n"
+        "signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))\n"
         "signal.setitimer(signal.ITIMER_REAL, 1.0)\n"
         "main(['train', 'float_fit.trainer.max_steps=2'])\n"
     )

@@ -40,6 +40,7 @@ def test_all_processes_hold_the_same_tensors_after_each_epoch(tmp_path, world_si
         assert [path.name for path in Path(job.folder).glob("*.mlpackage")] == ["net.mlpackage"]
 
 
+@pytest.mark.slow
 def test_an_export_that_fails_ends_every_process_with_its_error(tmp_path):
     job = Job("pruning", str(tmp_path / "job"), world_size=2, failing_export=True)
     assert run_apart(job) == [[1, 1]]

@@ -93,10 +93,17 @@ class StopAfter(L.Callback):
 pytestmark = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`:UserWarning")
 
 
+QUICK = ("palettization", "pruning_and_quantization", "weights_and_activations")
+"""Each kind of state once; the others are slow."""
+
+
 @pytest.mark.parametrize(
     "stop", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in sorted(METHODS)],
+)
 def test_a_resumed_fit_ends_with_the_same_package(
     digit_module, ordered_data, make_trainer, tmp_path, name, stop
 ):

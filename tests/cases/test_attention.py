@@ -150,7 +150,7 @@ def test_every_projection_that_is_called_takes_int8_inputs(fit, network, caplog)
     assert all(str(read_alone) in message for message in told)
 
 
-@pytest.mark.parametrize("network", [Encoder, Attention])
+@pytest.mark.parametrize("network", [pytest.param(Encoder, marks=pytest.mark.slow), Attention])
 def test_projections_take_several_methods(fit, network):
     methods = (MagnitudePruning(target_sparsity=0.5), palettized(n_bits=4))
     outcome = fit(network(), of_shape(6, 16), *methods)
@@ -159,6 +159,7 @@ def test_projections_take_several_methods(fit, network):
     assert all(layer.sparsity > 0.4 for layer in outcome.layers)
 
 
+@pytest.mark.slow
 def test_palettes_go_with_int8_activations(fit):
     methods = (DKMPalettization(n_bits=4, weight_threshold=0), LinearQuantization(weight_dtype="float32"))
     outcome = fit(Encoder(), of_shape(6, 16), *methods)

@@ -42,4 +42,7 @@ def test_the_page_is_that_of_the_choices_given():
 
 def test_a_key_stands_with_its_comment():
     text = " ".join(page("verify", compose_command("verify", [])).split())
-    assert "samples=16 How many samples of them are compared output by output." in text
+    assert (
+        "samples=16 How many samples are compared output by output; random ones are always the same few."
+        in text
+    )

@@ -82,6 +82,7 @@ def test_the_package_computes_what_torch_computes(name, tmp_path):
     torch.testing.assert_close(output, function(x).float(), atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_coremltools_still_lacks_them():
     code = (
         "from coremltools.converters.mil.frontend.torch import ops\n"
@@ -92,6 +93,7 @@ def test_coremltools_still_lacks_them():
     assert ended.stdout.strip().endswith("[]"), "coremltools has its own; ours can go"
 
 
+@pytest.mark.slow
 def test_coremltools_still_fails_on_roots_of_integers():
     code = (
         "import inspect\n"

@@ -63,7 +63,9 @@ def assert_within_bounds(weight, clusters, path, formulas, of_gradient=1e-3):
     assert relative(updated, expected_centroids.detach()) < 1e-5
 
 
-@pytest.mark.parametrize("clusters", [2, 4, 16])
+@pytest.mark.parametrize(
+    "clusters", [pytest.param(2, marks=pytest.mark.slow), 4, pytest.param(16, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("kind", [0.001, 0.02, 0.1, 0.3, 1.0, "Student t"])
 def test_weights_of_any_width_agree_with_the_formulas(kind, clusters, formulas):
     assert_within_bounds(shape_of(kind, MANY[clusters]), clusters, "device", formulas)
@@ -76,7 +78,9 @@ def test_weights_of_any_width_agree_with_the_formulas_for_many_centroids(kind, c
     assert_within_bounds(shape_of(kind, MANY[clusters]), clusters, "device", formulas)
 
 
-@pytest.mark.parametrize("clusters", [2, 4, 16])
+@pytest.mark.parametrize(
+    "clusters", [pytest.param(2, marks=pytest.mark.slow), 4, pytest.param(16, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("kind", [0.02, 0.3, 1.0, "Student t"])
 def test_single_precision_alone_is_enough(kind, clusters, formulas):
     # Where attention switches within 1e-5 of the range, centroids in single precision say no more exactly when;

@@ -47,9 +47,10 @@ LEFT_OUT = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("swap", "left_out"),
-    [pytest.param(SWAP_FAKE_PALETTIZE, [], marks=pytest.mark.slow), (SWAP_PALETTIZER, LEFT_OUT)],
+    [(SWAP_FAKE_PALETTIZE, []), (SWAP_PALETTIZER, LEFT_OUT)],
     ids=["FakePalettize", "DKMPalettization"],
 )
 def test_coremltools_own_tests_pass(tmp_path, swap, left_out):

@@ -125,9 +125,9 @@ KILLED = """
     ("moment", "value"),
     [
         ("while writing", 1.0),
-        ("before the exchange", 1.0),
+        pytest.param("before the exchange", 1.0, marks=pytest.mark.slow),
         ("between two renames", 1.0),
-        ("after the exchange", 2.0),
+        pytest.param("after the exchange", 2.0, marks=pytest.mark.slow),
     ],
 )
 def test_an_export_killed_at_any_moment_leaves_a_whole_package(tmp_path, old, new, moment, value):
