@@ -72,13 +72,14 @@ class Bench:
 
 
 def compared(bench: Bench) -> Table:
-    """Each width by k-means, by data, and as widths of their own in as many bytes."""
+    """Each width by k-means, by data, and as widths of their own in as many bytes, with error feedback too."""
     table = Table(title=f"{bench.subject.metric} without training; table of scores in {bench.seconds:.0f} s")
-    for heading in ("bytes of", "package", "k-means", "by data", "of their own", "their package"):
+    headings = ("bytes of", "package", "k-means", "by data", "of their own", "with feedback", "their package")
+    for heading in headings:
         table.add_column(heading, justify="right")
     network = bench.subject.network()
     value, size = bench.value(Compressed(network), "float16")
-    table.add_row("float16", in_megabytes(size), f"{value:.4f}", "", "", "")
+    table.add_row("float16", in_megabytes(size), f"{value:.4f}", "", "", "", "")
     for bits in WIDTHS:
         same = uniform(bench.records, Form(bits=bits).name)
         own = allocate(bench.records, same.bytes)
@@ -91,12 +92,16 @@ def compared(bench: Bench) -> Table:
         mixed, mixed_size = bench.value(
             bench.search.compressed_by_data(network, parsed(own.compressed)), f"mixed_{bits}"
         )
+        corrected, _ = bench.value(
+            bench.search.compressed_with_feedback(network, parsed(own.compressed)), f"feedback_{bits}"
+        )
         table.add_row(
             f"{bits} bits",
             in_megabytes(size),
             f"{kmeans:.4f}",
             f"{data:.4f}",
             f"{mixed:.4f}",
+            f"{corrected:.4f}",
             in_megabytes(mixed_size),
         )
     return table

@@ -110,8 +110,8 @@ static int64_t find_places(double low, double high, const double *middles, const
 }
 
 /* Edges of the panels of one group, each exactly a float; room for places and phases of as many as there can be. The
-number of panels is the result, more than MOST_PANELS if there are too many. */
-static int64_t find_edges(const Needs *needs, int64_t group, double *room, double *edges)
+number of panels is the result, one more than `most` if there are too many. */
+static int64_t find_edges(const Needs *needs, int64_t group, int64_t most, double *room, double *edges)
 {
     const double low = needs->low[group], high = needs->high[group];
     const int64_t switches = needs->clusters - 1, all = switches * needs->known;
@@ -145,8 +145,8 @@ static int64_t find_edges(const Needs *needs, int64_t group, double *room, doubl
         before = rate;
         phase[i] = sum;
     }
-    if (!(sum <= MOST_PANELS))
-        return MOST_PANELS + 1;
+    if (!(sum <= (double)most))
+        return most + 1;
     const int64_t panels = sum > 1 ? (int64_t)ceil(sum) : 1;
     int64_t found = 1, place = 0;
     for (int64_t edge = 1; edge < panels; edge++) {
@@ -164,23 +164,24 @@ static int64_t find_edges(const Needs *needs, int64_t group, double *room, doubl
 
 static int choose_steep(const Needs *needs, Panels *grid)
 {
-    const int64_t all = (needs->clusters - 1) * needs->known, most = MOST_PLACES + 2 * STEPS * all;
-    double *room = malloc((size_t)(2 * all + needs->clusters + 2 * most) * sizeof(double));
+    const int64_t all = (needs->clusters - 1) * needs->known, places = MOST_PLACES + 2 * STEPS * all;
+    const int64_t most = needs->count / POINTS < MOST_PANELS ? needs->count / POINTS : MOST_PANELS;
+    double *room = malloc((size_t)(2 * all + needs->clusters + 2 * places) * sizeof(double));
     int64_t panels[2] = {0, 0};
     if (!room)
         return 1;
     /* Found once for the greatest number, and again to leave as much room for each. */
-    for (int round = 0; round < 2 && panels[0] <= MOST_PANELS; round++)
+    for (int round = 0; round < 2 && panels[0] <= most; round++)
         for (int64_t group = 0; group < needs->groups && (round == 0 || needs->groups > 1); group++) {
             double *edges = grid->edges + (round ? group * (panels[0] + 1) : 0);
-            const int64_t found = find_edges(needs, group, room, edges);
+            const int64_t found = find_edges(needs, group, most, room, edges);
             panels[round] = found > panels[round] ? found : panels[round];
             /* More panels above the last edge, which no weight falls into. */
             for (int64_t edge = found + 1; round && edge <= panels[0]; edge++)
                 edges[edge] = edges[edge - 1] + (edges[found] - edges[found - 1]);
         }
     free(room);
-    grid->kind = panels[0] > MOST_PANELS || needs->count <= panels[0] * POINTS ? ONE_BY_ONE : STEEP;
+    grid->kind = panels[0] > most || needs->count <= panels[0] * POINTS ? ONE_BY_ONE : STEEP;
     grid->panels = panels[0];
     grid->bins = STEEP_BINS;
     return 0;

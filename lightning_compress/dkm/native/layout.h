@@ -7,7 +7,7 @@ themselves. As panels.py and grid.py. */
 #include "passes.h"
 
 #define POINTS 8             /* On a panel. */
-#define MOST_PANELS (1 << 14) /* More than this, and scalars are taken one by one. */
+#define MOST_PANELS (1 << 14) /* More than this, or than a POINTS-th of the scalars, and these are taken one by one. */
 
 typedef enum { ONE_BY_ONE, EQUAL, STEEP } Kind;
 
@@ -29,8 +29,8 @@ typedef struct {
     double temperature;
 } Needs;
 
-/* Chooses kind, panels, bins, and edges or starts and steps, for which there must be room: for MOST_PANELS + 2 edges of each
-group. Returns 1 where there was no memory. */
+/* Chooses kind, panels, bins, and edges or starts and steps, for which there must be room: for two more edges than panels
+that scalars are worth, of each group. Returns 1 where there was no memory. */
 int choose_panels(const Needs *needs, Panels *grid);
 
 /* Whether panels also resolve the palettes that the iterations on them really went through. */

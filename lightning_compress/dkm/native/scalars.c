@@ -143,8 +143,8 @@ static int look_up_weights(const Scalars *scalars, const Panels *grid, const dou
 /* Clusters a weight softly; low and high: its range in each group.
 
 trace, attended, done: as for `cluster_vectors`, with one dimension. shape: kind of panels, their number, and that of
-bins on each. starts, steps: of the bins of each group. edges, masses: room for MOST_PANELS + 2 and POINTS times as many of each
-group; what was needed comes first, (groups, panels + 1) and (groups, panels * POINTS). */
+bins on each. starts, steps: of the bins of each group. edges, masses: room for two more than MOST_PANELS, or than a POINTS-th
+of the scalars, and POINTS times as many, of each group; what was needed comes first, (groups, panels + 1) and (groups, panels * POINTS). */
 EXPORT int cluster_scalars(Fork fork, int64_t threads, const float *weight, int64_t groups, int64_t count,
                            const double *low, const double *high, int64_t clusters, int64_t iterations, double epsilon,
                            double temperature, double floor, double zero_preference, int64_t fix_zero,

@@ -10,8 +10,8 @@ from torch import Tensor
 from lightning_compress.dkm.clustering import Clustering
 from lightning_compress.dkm.native.library import call, has, threads
 
-_MOST_EDGES = (1 << 14) + 2
-"""Edges of as many panels as a group can have."""
+_MOST_PANELS = 1 << 14
+"""Panels of a group, of many scalars."""
 
 _POINTS = 8
 """Points of a panel."""
@@ -69,8 +69,9 @@ def cluster(
     iterations = clustering.iterations
     numbers = torch.empty((2 * iterations + 1) * groups * clusters + 2 * groups, dtype=torch.float64)
     # Room that is not touched costs nothing.
-    edges = torch.empty(groups * _MOST_EDGES, dtype=torch.float64)
-    masses = torch.empty(groups * _MOST_EDGES * _POINTS, dtype=torch.float64)
+    most = min(_MOST_PANELS, weight.shape[1] // _POINTS) + 2
+    edges = torch.empty(groups * most, dtype=torch.float64)
+    masses = torch.empty(groups * most * _POINTS, dtype=torch.float64)
     sizes = [(iterations + 1) * groups * clusters, iterations * groups * clusters, groups, groups]
     trace, attended, starts, steps = torch.split(numbers, sizes)
     trace[: groups * clusters] = palettes.reshape(-1)
