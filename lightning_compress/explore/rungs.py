@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lightning_compress.explore.allocation import Allocation, allocate, smallest_bytes, uniform
 from lightning_compress.explore.compressing import Compressing
-from lightning_compress.explore.forms import Form
+from lightning_compress.explore.forms import DENSE, Form
 from lightning_compress.explore.limits import Limits
 from lightning_compress.explore.making import Candidates
 from lightning_compress.explore.record import Candidate, TensorRecord
@@ -46,8 +46,14 @@ class Standing:
         ]
         bounds = [min(good)] if self.limits.max_drop is not None and good else []
         if self.limits.max_bytes is not None:
-            bounds.append(self.limits.max_bytes - self.overhead)
+            # What a program takes beside its tensors grows with the forms in it: packages that were made tell.
+            beside = [found.package_bytes - self._taken(found) for found in self.candidates.found]
+            bounds.append(self.limits.max_bytes - max(self.overhead, *beside, 0))
         return min(bounds) if bounds else sum(record.options[0].bytes for record in self.records)
+
+    def _taken(self, candidate: Candidate) -> int:
+        """The bytes of the tensors in a candidate's forms."""
+        return sum(record.option(candidate.forms.get(record.name, DENSE)).bytes for record in self.records)
 
     def lower(self) -> int:
         """The bytes of the tensors in their smallest forms."""
@@ -109,13 +115,14 @@ def _bisect(standing: Standing, attempt: Callable[[int], Candidate], steps: int)
     """Make packages between the smallest possible and the smallest that is known to be good."""
     low, high = standing.lower(), standing.upper()
     if standing.limits.max_drop is None:
-        standing.proceed()
-        found = attempt(max(high, low))
-        surplus = found.package_bytes - (standing.limits.max_bytes or found.package_bytes)
-        if surplus > 0 and high - surplus >= low:
-            # What the program takes grows a little with the forms in it.
+        most = standing.limits.max_bytes
+        for _ in range(max(steps, 2)):
             standing.proceed()
-            attempt(high - surplus)
+            found = attempt(max(high, low))
+            if most is None or found.package_bytes <= most or high <= low:
+                return
+            # This package has told what its program takes; another allocation's may take a little more.
+            high = min(standing.upper(), high - 1)
         return
     for _ in range(steps):
         if high < low * CLOSE:
