@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from lightning_compress.package.reader import PackageContents, read_package
 from lightning_compress.package.save import save_package
-from lightning_compress.package.versions import exclusive
+from lightning_compress.package.versions import exclusive, read_one_version
 
 Value = TypeVar("Value")
 
@@ -33,7 +33,7 @@ def change_specification(
         PackageError: If the package cannot be read or written.
     """
     # Says what is wrong with the path before the lock of its folder is asked for.
-    read_package(package)
+    read_one_version(package, lambda: read_package(package))
     with exclusive(Path(package).expanduser()):
         contents = read_package(package)
         change(contents.specification)

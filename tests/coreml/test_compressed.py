@@ -156,7 +156,7 @@ def test_the_lowest_target_chosen_carries_the_compression(compressed, model):
     assert report.weight_bytes < 0.75 * report.float16_weight_bytes
 
 
-@pytest.mark.parametrize("target", ["iOS17", "iOS18"])
+@pytest.mark.parametrize("target", [pytest.param("iOS17", marks=pytest.mark.slow), "iOS18"])
 def test_later_targets_carry_it_too_with_the_same_weights(compressed, model, digit, target):
     network, capabilities = compressed
     if ct.target[target] <= lowest_target(capabilities):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import coremltools as ct
 import pytest
 import torch
@@ -138,8 +140,16 @@ def check(module: nn.Module, method: str, x: Tensor, tmp_path) -> None:
     ]
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", [*RECURRENT, *OTHERS])
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        # Each network and each method a few times; all pairs are slow.
+        pytest.param(name, method, marks=() if (place + other) % 2 == 0 else pytest.mark.slow)
+        for (place, name), (other, method) in itertools.product(
+            enumerate([*RECURRENT, *OTHERS]), enumerate(METHODS)
+        )
+    ],
+)
 def test_nothing_that_was_selected_is_stored_dense(name, method, tmp_path):
     torch.manual_seed(1)
     check({**RECURRENT, **OTHERS}[name](), method, torch.randn(SEQUENCE), tmp_path)
