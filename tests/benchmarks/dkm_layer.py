@@ -35,6 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", type=int, nargs="+", default=[512, 512, 3, 3])
     parser.add_argument("--bits", type=int, nargs="+", default=[2, 4])
+    parser.add_argument("--vectors", type=int, default=1, help="channels of a vector")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
@@ -42,13 +43,16 @@ def main() -> None:
     torch.manual_seed(0)
     weight = (torch.randn(arguments.shape) * 0.02).requires_grad_()
     upstream = torch.randn(arguments.shape)
-    print(f"{'x'.join(map(str, arguments.shape))}, {arguments.threads} threads, forward and backward")
+    print(
+        f"{'x'.join(map(str, arguments.shape))}, {arguments.threads} threads, vectors of {arguments.vectors}, "
+        "forward and backward"
+    )
     print(f"{'bits':>4} {'coremltools s':>13} {'histogram s':>11} {'times faster':>12}")
     for bits in arguments.bits:
-        ours = FakePalettize(_OBSERVER, bits, 1)
+        ours = FakePalettize(_OBSERVER, bits, arguments.vectors)
         ours.enable_fake_palett()
         ours.initialise(weight.detach())
-        theirs = CoreMLFakePalettize(_OBSERVER, bits, 1)
+        theirs = CoreMLFakePalettize(_OBSERVER, bits, arguments.vectors)
         theirs.enable_fake_palett()
         # The same palette for both, and not the minute that its k-means would take.
         theirs.create_partitions(weight.detach())
