@@ -1,7 +1,6 @@
-"""Differentiable k-means with the whole attention matrix, a part of it at a time.
+"""The modes of coremltools whose attention is no softmax over all centroids: the matrix, a part of it at a time.
 
-For vectors, which have no grid, and for the modes of coremltools that are no softmax. Derivatives are computed from
-attention that is evaluated again, so that memory stays that of one part.
+Derivatives are computed by autograd from attention that is evaluated again, so that memory stays that of one part.
 
 The mode "topk" pays attention to the two nearest centroids of each vector, as its name says; coremltools 9.0 indexes
 the columns of the whole matrix there and gives every row the same attention.
@@ -97,11 +96,7 @@ class _Attention:
         if clustering.zero_preference:
             distance = torch.cat((distance[:, :1] - clustering.zero_preference, distance[:, 1:]), dim=-1)
         logits = -distance / clustering.temperature
-        if clustering.mode == "dkm":
-            attention = torch.softmax(logits, dim=-1)
-            if clustering.attention_floor:
-                attention = attention.clamp_min(clustering.attention_floor)
-        elif clustering.mode == "topk":
+        if clustering.mode == "topk":
             values, indices = logits.topk(min(2, logits.shape[-1]), dim=-1)
             attention = torch.zeros_like(logits).scatter(-1, indices, torch.softmax(values, dim=-1))
         elif clustering.mode == "hard":
