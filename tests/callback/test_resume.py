@@ -93,8 +93,8 @@ class StopAfter(L.Callback):
 pytestmark = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`:UserWarning")
 
 
-QUICK = ("palettization", "pruning_and_quantization", "weights_and_activations")
-"""Each kind of state once; the others are slow."""
+QUICK = ("palettization", "pruning_and_quantization")
+"""Palettes, masks and ranges; the others are slow."""
 
 
 @pytest.mark.parametrize(

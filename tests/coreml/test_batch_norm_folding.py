@@ -139,6 +139,12 @@ FORMS = {
 }
 
 
+SOME_LAYERS = [
+    pytest.param(name, marks=() if name in ("conv2d", "conv_transpose2d in groups") else pytest.mark.slow)
+    for name in LAYERS
+]
+
+
 @pytest.mark.parametrize(
     ("name", "form"),
     [
@@ -172,7 +178,7 @@ def test_integers_take_a_batch_norm_in(name, form, tmp_path):
         ),
     ],
 )
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", SOME_LAYERS)
 def test_on_earlier_systems_too(name, form, target, tmp_path):
     build, norm, shape = LAYERS[name]
     layer = build()
@@ -182,7 +188,7 @@ def test_on_earlier_systems_too(name, form, target, tmp_path):
     assert ("batch_norm" in report.operations) == (name == "conv_transpose2d in groups")
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", SOME_LAYERS)
 def test_without_a_gamma(name, tmp_path):
     build, norm, shape = LAYERS[name]
     layer = build()
@@ -191,7 +197,10 @@ def test_without_a_gamma(name, tmp_path):
 
 
 @pytest.mark.parametrize("sparse", [False, True])
-@pytest.mark.parametrize("name", ["conv1d", "conv2d", "conv_transpose2d", "linear"])
+@pytest.mark.parametrize(
+    "name",
+    ["conv2d", *(pytest.param(n, marks=pytest.mark.slow) for n in ("conv1d", "conv_transpose2d", "linear"))],
+)
 def test_palettes_with_a_scale_for_each_channel_take_it_in(name, sparse, tmp_path):
     build, norm, shape = LAYERS[name]
     layer = build()

@@ -126,7 +126,7 @@ KILLED = """
     [
         ("while writing", 1.0),
         pytest.param("before the exchange", 1.0, marks=pytest.mark.slow),
-        ("between two renames", 1.0),
+        pytest.param("between two renames", 1.0, marks=pytest.mark.slow),
         pytest.param("after the exchange", 2.0, marks=pytest.mark.slow),
     ],
 )
