@@ -40,7 +40,12 @@ def check_palette(reference: TensorReference, options: PaletteOptions) -> None:
     channels = reference.shape[palette.channel_axis]
     for key, size, whole, what in (
         ("group_size", options.group_size, channels, "output channels"),
-        ("cluster_dim", palette.cluster_dim, options.group_size or channels, "channels of a group"),
+        (
+            "cluster_dim",
+            palette.cluster_dim,
+            options.group_size or channels,
+            "output channels" if options.group_size is None else "channels of a group",
+        ),
     ):
         if size is not None and whole % size:
             valid = [divisor for divisor in range(1, whole + 1) if whole % divisor == 0]
