@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_compress.dkm import native, vector_clustering
 from lightning_compress.dkm.clustering import Clustering
 from lightning_compress.dkm.native import vectors as native_clustering
-from lightning_compress.dkm.vector_iterations import VectorIterations, VectorLayout, precise
+from lightning_compress.dkm.vector_iterations import VectorIterations, laid_out, precise
 
 
 class PalettizeVectors(torch.autograd.Function):
@@ -24,9 +24,7 @@ class PalettizeVectors(torch.autograd.Function):
         ctx: Any, weight: Tensor, centroids: Tensor, groups: int, clustering: Clustering, keep_zeros: bool
     ) -> tuple[Tensor, Tensor]:
         """Cluster a weight in `groups` equal parts around centroids (G, K, D), or (K, D)."""
-        work = precise(weight)
-        layout = VectorLayout.of(work, groups, centroids.shape[-1])
-        palettes = centroids.detach().reshape(groups, *centroids.shape[-2:])
+        work, layout, palettes = laid_out(weight, centroids, groups)
         kernel = native_clustering if _serves(work, palettes, clustering) else vector_clustering
         output, iterations = kernel.cluster(work, layout, palettes, clustering, skip_zeros=keep_zeros)
         ctx.layout, ctx.clustering, ctx.keep_zeros = layout, clustering, keep_zeros

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lightning_compress.dkm import attention, device_layout, native, passes
+from lightning_compress.dkm import attention, device_layout, passes
 from lightning_compress.dkm.attention import Iteration
 from lightning_compress.dkm.clustering import Clustering
 from lightning_compress.dkm.grid import Grid
 from lightning_compress.dkm.panels import lay_out, resolves
-from lightning_compress.errors import WeightError
+from lightning_compress.dkm.ranges import finite_range
 
 
 class _Clustered(NamedTuple):
@@ -29,15 +27,7 @@ class _Clustered(NamedTuple):
 
 def _cluster(work: Tensor, palette: Tensor, present: Tensor | None, clustering: Clustering) -> _Clustered:
     """Cluster weights (G, N) around palettes (G, K), on a grid unless they are in double precision."""
-    if work.numel() == work.shape[0]:
-        low = high = work[:, 0]
-    elif work.shape[0] == 1:
-        low, high = (bound.view(1) for bound in torch.aminmax(work))
-    else:
-        low, high = torch.aminmax(work, dim=-1)
-    on_host = work.device.type == "cpu"
-    if on_host and not all(map(math.isfinite, (*low.tolist(), *high.tolist()))):
-        raise WeightError("the weight holds NaN or infinity")
+    low, high = finite_range(work)
     if work.dtype == torch.float64 or clustering.exact:
         return _cluster_exactly(work, palette, present, clustering)
     low, high = low.to(palette.dtype), high.to(palette.dtype)
@@ -63,7 +53,7 @@ def _cluster_on(
 ) -> _Clustered:
     places = grid.locate(work)
     absent = None if present is None else (~present).sum(dim=-1).to(palette.dtype)
-    masses = _passes(work, clustering).masses(grid, places, absent)
+    masses = passes.masses(grid, places, absent)
     least = _LEAST_SHARES[masses.dtype]
     function, iterations = attention.cluster(grid.points, masses, palette, clustering, least_share=least)
     return _Clustered(grid, places, masses, function, iterations)
@@ -76,10 +66,6 @@ def _cluster_exactly(
     masses = torch.ones_like(points) if present is None else present.to(points.dtype)
     function, iterations = attention.cluster(points, masses, palette, clustering, least_share=0.0)
     return _Clustered(None, None, masses, function, iterations)
-
-
-def _passes(tensor: Tensor, clustering: Clustering) -> ModuleType:
-    return native if clustering.native and native.serves(tensor) else passes
 
 
 class PalettizeScalars(torch.autograd.Function):
@@ -100,7 +86,7 @@ class PalettizeScalars(torch.autograd.Function):
             # Without a grid every mass is one; that need not be held until backward.
             masses = masses.new_empty(0)
         else:
-            palettized = _passes(work, clustering).interpolate(grid, function, places)
+            palettized = passes.interpolate(grid, function, places)
             # Equal panels find places again for free.
             places = None if grid.uniform_panels else places
         if present is not None:
@@ -135,12 +121,11 @@ class PalettizeScalars(torch.autograd.Function):
         else:
             upstream = upstream.float()
             places = work.float() if places is None else places
-            served = _passes(places, ctx.clustering)
-            deposited = served.deposit(grid, places, upstream)
+            deposited = passes.deposit(grid, places, upstream)
             result = attention.gradients(
                 grid.points, masses, deposited, by_centroids, iterations, ctx.clustering
             )
-            slope = served.chain(grid, result.output_slope, result.mass_slope, places, upstream)
+            slope = passes.chain(grid, result.output_slope, result.mass_slope, places, upstream)
         if present is not None:
             slope.mul_(present)
         by_weight = slope.to(weight.dtype).view_as(weight)

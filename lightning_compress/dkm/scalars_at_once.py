@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -12,8 +11,8 @@ from lightning_compress.dkm import native
 from lightning_compress.dkm.clustering import Clustering
 from lightning_compress.dkm.native import scalars as native_scalars
 from lightning_compress.dkm.native.scalars import ClusteredScalars
+from lightning_compress.dkm.ranges import finite_range
 from lightning_compress.dkm.vector_iterations import precise
-from lightning_compress.errors import WeightError
 
 
 def palettize_at_once(
@@ -27,14 +26,10 @@ def palettize_at_once(
     Raises:
         WeightError: If the weight holds NaN or infinity.
     """
-    work = precise(weight).view(groups, -1)
-    if not clustering.native or clustering.exact or not native.serves_scalars(work):
+    if not clustering.native or clustering.exact or not native.serves_scalars(weight):
         return None
-    # Over a dimension of torch's it takes many times as long.
-    bounds = torch.aminmax(work) if groups == 1 else torch.aminmax(work, dim=-1)
-    low, high = (bound.double().view(groups) for bound in bounds)
-    if not all(map(math.isfinite, (*low.tolist(), *high.tolist()))):
-        raise WeightError("the weight holds NaN or infinity")
+    work = precise(weight).view(groups, -1)
+    low, high = (bound.double() for bound in finite_range(work))
     palettes = centroids.detach().reshape(groups, -1).double()
     result = native_scalars.cluster(work, low, high, palettes, clustering, skip_zeros=keep_zeros)
     palettized, updated = _Clustered.apply(weight, centroids, *result, clustering, keep_zeros)

@@ -16,7 +16,7 @@ from lightning_compress.dkm import native
 from lightning_compress.dkm.clustering import Clustering
 from lightning_compress.dkm.vector_attender import squared_distances, vector_blocks
 from lightning_compress.dkm.vector_clustering import from_points, to_points
-from lightning_compress.dkm.vector_iterations import VectorLayout, precise
+from lightning_compress.dkm.vector_iterations import VectorLayout, laid_out, precise
 
 
 def assign(
@@ -70,9 +70,7 @@ class AssignStraightThrough(torch.autograd.Function):
         ctx: Any, weight: Tensor, centroids: Tensor, groups: int, clustering: Clustering, keep_zeros: bool
     ) -> tuple[Tensor, Tensor]:
         """Assign a weight in `groups` equal parts to centroids (G, K, D), or (K, D)."""
-        work = precise(weight)
-        layout = VectorLayout.of(work, groups, centroids.shape[-1])
-        palettes = centroids.detach().reshape(groups, *centroids.shape[-2:])
+        work, layout, palettes = laid_out(weight, centroids, groups)
         if clustering.native and native.serves_vectors(work, palettes):
             output, moved = native.assign(work, layout, palettes, clustering, skip_zeros=keep_zeros)
         else:

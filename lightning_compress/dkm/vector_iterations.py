@@ -27,6 +27,12 @@ class VectorLayout(NamedTuple):
         return cls(groups, chunks, dimensions, weight.numel() // channels)
 
 
+def laid_out(weight: Tensor, centroids: Tensor, groups: int) -> tuple[Tensor, VectorLayout, Tensor]:
+    """A weight as it is clustered in equal groups of channels, its layout, and its palettes (G, K, D) of (K, D) too."""
+    layout = VectorLayout.of(weight, groups, centroids.shape[-1])
+    return precise(weight), layout, centroids.detach().reshape(groups, *centroids.shape[-2:])
+
+
 class VectorIterations(NamedTuple):
     """The centroid updates of a clustering.
 

@@ -97,10 +97,9 @@ def compressed_with_feedback(
         if taken:
             methods.append(kind(module_name_configs={re.escape(name): keys for name, keys in taken.items()}))
             corrected |= taken.keys()
-    left = {name: form for name, form in forms.items() if name not in corrected}
-    methods += _by_importance(left)
     if not corrected:
         return compressed_by_data(network, forms, importance)
+    methods += _by_importance({name: form for name, form in forms.items() if name not in corrected})
     prepared = PreparedModule(copy_module(network), methods)
 
     def run(call: Call) -> None:

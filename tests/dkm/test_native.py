@@ -30,6 +30,7 @@ def in_torch(monkeypatch):
     def run(*arguments, **options):
         with monkeypatch.context() as patch:
             patch.setattr(native, "serves", lambda tensor: False)
+            patch.setattr(native, "serves_scalars", lambda weight: False)
             return palettized(*arguments, **options)
 
     return run

@@ -106,31 +106,26 @@ class DenseWeight:
 
     def _of_vectors(self, form: PostTrainingForm, bits: int, dimensions: int) -> CompressedTensor:
         values, axis = self.values, self.output_axis
-        turned = np.moveaxis(values, axis, -1)
-        vectors = turned.reshape(*turned.shape[:-1], -1, dimensions)
+        split = values.reshape(*values.shape[:axis], -1, dimensions, *values.shape[axis + 1 :])
+        vectors = np.moveaxis(split, axis + 1, -1)
         groups = [1] * values.ndim
         if form.group_size is not None:
             groups[axis] = values.shape[axis] // form.group_size
         lut = np.zeros((*groups, 2**bits, dimensions), values.dtype)
-        scale = np.ones(groups, np.float32) if form.quantize is not None else None
         indices = np.zeros(vectors.shape[:-1], np.uint8)
-        each = vectors.shape[-2] // groups[axis]
-        for group in range(groups[axis]):
-            part = (..., slice(group * each, (group + 1) * each))
-            points = torch.from_numpy(
-                vectors[(*part, slice(None))].reshape(-1, dimensions).astype(np.float32)
-            )
+        scale = np.ones(groups, np.float32) if form.quantize is not None else None
+        for group, block in palette_blocks(tuple(groups), indices.shape):
+            turned = np.moveaxis(vectors[block], axis, -2)
+            points = torch.from_numpy(turned.reshape(-1, dimensions).astype(np.float32))
             entries = lloyd.kmeans(points, 2**bits).numpy().astype(values.dtype)
-            at = tuple(group if dimension == axis else 0 for dimension in range(values.ndim))
             if scale is not None:
-                entries, scale[at] = _integers_of_palette(entries)
-            lut[at] = entries
-            looked_up = entries.astype(np.float32) * (1 if scale is None else scale[at])
+                entries, scale[group] = _integers_of_palette(entries)
+            lut[group] = entries
+            looked_up = entries.astype(np.float32) * (1 if scale is None else scale[group])
             found, _ = lloyd.nearest(points, torch.from_numpy(looked_up))
-            indices[part] = found.numpy().reshape(indices[part].shape)
-        stored = np.moveaxis(indices, -1, axis)
+            indices[block] = np.moveaxis(found.numpy().reshape(turned.shape[:-1]), -1, axis)
         return CompressedTensor(
-            stored, bits, None, lut if scale is None else lut.astype(np.int8), vector_axis=axis, scale=scale
+            indices, bits, None, lut if scale is None else lut.astype(np.int8), vector_axis=axis, scale=scale
         )
 
     def _quantized(

@@ -8,17 +8,12 @@ from __future__ import annotations
 
 from lightning_compress.dkm.native.attender import NativeAttender
 from lightning_compress.dkm.native.library import serves
-from lightning_compress.dkm.native.passes import chain, deposit, interpolate, masses
 from lightning_compress.dkm.native.scalars import serves_scalars
 from lightning_compress.dkm.native.vectors import assign, move_once, serves_vectors
 
 __all__ = [
     "NativeAttender",
     "assign",
-    "chain",
-    "deposit",
-    "interpolate",
-    "masses",
     "move_once",
     "serves",
     "serves_scalars",

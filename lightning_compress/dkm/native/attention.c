@@ -18,9 +18,7 @@ typedef struct {
     double *sums, *total, *on_points;
 } Attention;
 
-typedef enum { SUM_UP, EVALUATE, OUTPUT_GRADIENTS, UPDATE_GRADIENTS } Kind;
-
-INLINE void attend_group(const Attention *pass, Kind kind, int64_t part, int64_t group, double *soft, int64_t *seen)
+INLINE void attend_group(const Attention *pass, PassKind kind, int64_t part, int64_t group, double *soft, int64_t *seen)
 {
     const int64_t blocks = (pass->size + BLOCK - 1) / BLOCK, own = group * pass->clusters;
     const int64_t start = blocks * part / pass->parts, end = blocks * (part + 1) / pass->parts;
@@ -66,7 +64,7 @@ INLINE void attend_group(const Attention *pass, Kind kind, int64_t part, int64_t
     pass->total[part * pass->groups + group] += near;
 }
 
-INLINE void attend(Attention *pass, Kind kind)
+INLINE void attend(Attention *pass, PassKind kind)
 {
     double *soft = malloc((size_t)pass->clusters * BLOCK * sizeof(double));
     int64_t *seen = malloc((size_t)pass->clusters * sizeof(int64_t));

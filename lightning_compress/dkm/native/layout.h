@@ -6,7 +6,6 @@ themselves. As panels.py and grid.py. */
 
 #include "passes.h"
 
-#define POINTS 8             /* On a panel. */
 #define MOST_PANELS (1 << 14) /* More than this, or than a POINTS-th of the scalars, and these are taken one by one. */
 
 typedef enum { ONE_BY_ONE, EQUAL, STEEP } Kind;

@@ -11,18 +11,14 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from lightning_compress.dkm.clustering import Clustering
+
 _EXTENSION = "lightning_compress.dkm.native._passes"
 
 
 _SHAPE = "nn"
-_BINS = "ppn"
 _VECTORS, _PAID = "nnnnn", "dddnn"
 _SIGNATURES = {
-    "count_places": f"fn pp{_SHAPE}{_BINS}n p",
-    "interpolate": f"fn p{_SHAPE}{_BINS} ppp",
-    "chain": f"fn pp{_SHAPE}{_BINS} ppp",
-    "gather": "p nnn ppp p",
-    "chords": "p nnn ppp pp",
     "attend_points": f"fnn pp{_SHAPE} pppn ddd ppp",
     "cluster_scalars": f"fn p{_SHAPE} pp nnd {_PAID} pppp pppp p",
     "differentiate_scalars": f"fn pp{_SHAPE} n {_PAID} pppp pppp ppp",
@@ -84,6 +80,22 @@ def call(function: str, *arguments: Tensor | float | None) -> None:
     plain = [value.data_ptr() if isinstance(value, Tensor) else value for value in arguments]
     if getattr(library, function)(*plain):
         raise MemoryError(f"{function} found no memory")
+
+
+def attention_options(clustering: Clustering, skip_zeros: bool) -> tuple[float, ...]:
+    """How attention is paid, in the order in which functions that cluster take it."""
+    return (
+        clustering.temperature,
+        clustering.attention_floor,
+        clustering.zero_preference,
+        int(clustering.fix_zero),
+        int(skip_zeros),
+    )
+
+
+def early_stop(clustering: Clustering) -> float:
+    """The change of inertia to stop at; below 0 for no early stop."""
+    return -1.0 if clustering.epsilon is None else clustering.epsilon
 
 
 def parts_for(work: int, least: int) -> int:

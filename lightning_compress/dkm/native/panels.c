@@ -5,10 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define POINTS 8 /* Points on a panel, as in grid.py. */
-
 /* What lies in bins, with its moments, gathered on the points of their panels. at_edges: (POINTS, bins + 1). */
-FAST EXPORT int gather(const double *tables, int64_t groups, int64_t panels, int64_t bins, const double *starts,
+FAST int gather(const double *tables, int64_t groups, int64_t panels, int64_t bins, const double *starts,
                        const double *steps, const double *at_edges, double *points)
 {
     double *edges = malloc((size_t)(bins + 1) * sizeof(double));
@@ -39,7 +37,7 @@ FAST EXPORT int gather(const double *tables, int64_t groups, int64_t panels, int
 }
 
 /* Intercepts and slopes of a function's chords over all bins, from its values on the points. */
-FAST EXPORT int chords(const double *points, int64_t groups, int64_t panels, int64_t bins, const double *starts,
+FAST int chords(const double *points, int64_t groups, int64_t panels, int64_t bins, const double *starts,
                        const double *steps, const double *at_edges, float *intercepts, float *slopes)
 {
     double *values = malloc((size_t)(bins + 1) * sizeof(double));

@@ -41,19 +41,24 @@ typedef void (*Fork)(void (*task)(void *), void *data, unsigned threads, unsigne
 #define TAKE(next) (__atomic_fetch_add((next), 1, __ATOMIC_RELAXED))
 #endif
 
+#define POINTS 8 /* On a panel, as in grid.py. */
+
+/* What a pass over points or vectors does; the last two are of vectors alone. */
+typedef enum { SUM_UP, EVALUATE, OUTPUT_GRADIENTS, UPDATE_GRADIENTS, ASSIGN, LOOK_UP } PassKind;
+
 /* The passes over weights, of places.c, and between bins and points, of panels.c and attention.c. */
-EXPORT int count_places(Fork fork, int64_t parts, const float *places, const float *values, int64_t groups,
+int count_places(Fork fork, int64_t parts, const float *places, const float *values, int64_t groups,
                         int64_t count, const double *starts, const double *steps, int64_t size, int64_t skip_zeros,
                         double *tables);
-EXPORT int interpolate(Fork fork, int64_t parts, const float *places, int64_t groups, int64_t count,
+int interpolate(Fork fork, int64_t parts, const float *places, int64_t groups, int64_t count,
                        const double *starts, const double *steps, int64_t size, const float *intercepts,
                        const float *slopes, float *results);
-EXPORT int chain(Fork fork, int64_t parts, const float *places, const float *upstream, int64_t groups, int64_t count,
+int chain(Fork fork, int64_t parts, const float *places, const float *upstream, int64_t groups, int64_t count,
                  const double *starts, const double *steps, int64_t size, const float *intercepts,
                  const float *slopes, float *results);
-EXPORT int gather(const double *tables, int64_t groups, int64_t panels, int64_t bins, const double *starts,
+int gather(const double *tables, int64_t groups, int64_t panels, int64_t bins, const double *starts,
                   const double *steps, const double *at_edges, double *points);
-EXPORT int chords(const double *points, int64_t groups, int64_t panels, int64_t bins, const double *starts,
+int chords(const double *points, int64_t groups, int64_t panels, int64_t bins, const double *starts,
                   const double *steps, const double *at_edges, float *intercepts, float *slopes);
 EXPORT int attend_points(Fork fork, int64_t parts, int64_t kind, const double *points, const double *carried,
                          int64_t groups, int64_t size, const double *centroids, const double *first,

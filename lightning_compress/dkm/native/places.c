@@ -99,7 +99,7 @@ FAST static void pass_parts(void *data)
 }
 
 /* Sums over bins of values, or of ones, and of their products with places: tables (parts, G, size, 2), the first the result. */
-EXPORT int count_places(Fork fork, int64_t parts, const float *places, const float *values, int64_t groups,
+int count_places(Fork fork, int64_t parts, const float *places, const float *values, int64_t groups,
                          int64_t count, const double *starts, const double *steps, int64_t size, int64_t skip_zeros,
                          double *tables)
 {
@@ -113,7 +113,7 @@ EXPORT int count_places(Fork fork, int64_t parts, const float *places, const flo
 }
 
 /* A function known by its chords, at every place. */
-EXPORT int interpolate(Fork fork, int64_t parts, const float *places, int64_t groups, int64_t count,
+int interpolate(Fork fork, int64_t parts, const float *places, int64_t groups, int64_t count,
                         const double *starts, const double *steps, int64_t size, const float *intercepts,
                         const float *slopes, float *results)
 {
@@ -123,7 +123,7 @@ EXPORT int interpolate(Fork fork, int64_t parts, const float *places, int64_t gr
 }
 
 /* first * upstream + second at every place, of two functions known by their chords, (2, G, size). */
-EXPORT int chain(Fork fork, int64_t parts, const float *places, const float *upstream, int64_t groups, int64_t count,
+int chain(Fork fork, int64_t parts, const float *places, const float *upstream, int64_t groups, int64_t count,
                   const double *starts, const double *steps, int64_t size, const float *intercepts,
                   const float *slopes, float *results)
 {

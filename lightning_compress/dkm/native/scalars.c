@@ -14,8 +14,6 @@ of attention.py. */
 #define LEAST_WEIGHTS (1 << 15) /* Weights and elements of an attention matrix worth a thread. */
 #define LEAST_ATTENTION (1 << 13)
 
-enum { SUM_UP, EVALUATE, OUTPUT_GRADIENTS, UPDATE_GRADIENTS };
-
 /* A weight of `groups` times `count` scalars, and what is done with it. */
 typedef struct {
     Fork fork;

@@ -8,13 +8,11 @@ import torch
 from torch import Tensor
 
 from lightning_compress.dkm.clustering import Clustering
-from lightning_compress.dkm.native.library import call, has, threads
+from lightning_compress.dkm.grid import POINTS
+from lightning_compress.dkm.native.library import attention_options, call, early_stop, has, threads
 
 _MOST_PANELS = 1 << 14
 """Panels of a group, of many scalars."""
-
-_POINTS = 8
-"""Points of a panel."""
 
 _ONE_BY_ONE, _EQUAL, _STEEP = range(3)
 """Kinds of panels: none, without edges, with edges."""
@@ -22,7 +20,7 @@ _ONE_BY_ONE, _EQUAL, _STEEP = range(3)
 
 def serves_scalars(weight: Tensor) -> bool:
     """Whether a weight of scalars can be clustered in one call: single precision on a processor."""
-    return weight.device.type == "cpu" and weight.dtype == torch.float32 and has("cluster_scalars")
+    return weight.device.type == "cpu" and weight.dtype != torch.float64 and has("cluster_scalars")
 
 
 class ClusteredScalars(NamedTuple):
@@ -69,9 +67,9 @@ def cluster(
     iterations = clustering.iterations
     numbers = torch.empty((2 * iterations + 1) * groups * clusters + 2 * groups, dtype=torch.float64)
     # Room that is not touched costs nothing.
-    most = min(_MOST_PANELS, weight.shape[1] // _POINTS) + 2
+    most = min(_MOST_PANELS, weight.shape[1] // POINTS) + 2
     edges = torch.empty(groups * most, dtype=torch.float64)
-    masses = torch.empty(groups * most * _POINTS, dtype=torch.float64)
+    masses = torch.empty(groups * most * POINTS, dtype=torch.float64)
     sizes = [(iterations + 1) * groups * clusters, iterations * groups * clusters, groups, groups]
     trace, attended, starts, steps = torch.split(numbers, sizes)
     trace[: groups * clusters] = palettes.reshape(-1)
@@ -88,8 +86,8 @@ def cluster(
         high,
         clusters,
         iterations,
-        -1.0 if clustering.epsilon is None else clustering.epsilon,
-        *_options(clustering, skip_zeros),
+        early_stop(clustering),
+        *attention_options(clustering, skip_zeros),
         trace,
         attended,
         done,
@@ -103,7 +101,7 @@ def cluster(
     kind, panels, _ = shape.tolist()
     # Copies, so that what was not needed of the room is free again.
     edges = edges[: groups * (panels + 1) if kind == _STEEP else 0].clone()
-    masses = masses[: groups * panels * _POINTS if kind != _ONE_BY_ONE else 0].clone()
+    masses = masses[: groups * panels * POINTS if kind != _ONE_BY_ONE else 0].clone()
     return output, ClusteredScalars(
         trace.view(iterations + 1, groups, clusters),
         attended.view(iterations, groups, clusters),
@@ -145,7 +143,7 @@ def differentiate(
         upstream,
         *weight.shape,
         by_last.shape[1],
-        *_options(clustering, skip_zeros),
+        *attention_options(clustering, skip_zeros),
         trace,
         attended,
         done,
@@ -159,13 +157,3 @@ def differentiate(
         by_first,
     )
     return by_weight, by_first
-
-
-def _options(clustering: Clustering, skip_zeros: bool) -> tuple[float, ...]:
-    return (
-        clustering.temperature,
-        clustering.attention_floor,
-        clustering.zero_preference,
-        int(clustering.fix_zero),
-        int(skip_zeros),
-    )

@@ -207,7 +207,7 @@ INLINE void look_up(const VectorPass *pass, int64_t dimensions, int64_t first, P
             ((float *)(result + d))[lane] = pass->after[pass->indices[first + lane] * dimensions + d];
 }
 
-INLINE void pass_over_part(const VectorPass *pass, VectorKind kind, int64_t dimensions, int64_t part, const Room *room)
+INLINE void pass_over_part(const VectorPass *pass, PassKind kind, int64_t dimensions, int64_t part, const Room *room)
 {
     const int64_t count = pass->chunks * pass->row, size = pass->palette.clusters * (1 + 2 * dimensions);
     const int64_t blocks = (count + VECTORS - 1) / VECTORS, start = VECTORS * (blocks * part / pass->parts);
@@ -277,7 +277,7 @@ INLINE void pass_over_part(const VectorPass *pass, VectorKind kind, int64_t dime
     flush(room->running, size, pass->sums + part * size);
 }
 
-INLINE void pass_over(VectorPass *pass, VectorKind kind, int64_t dimensions)
+INLINE void pass_over(VectorPass *pass, PassKind kind, int64_t dimensions)
 {
     const size_t clusters = (size_t)pass->palette.clusters;
     const Room room = {malloc(clusters * sizeof(Pair)), malloc(clusters * sizeof(Pair)),
@@ -313,7 +313,7 @@ TASKS(look_up, LOOK_UP)
 static void (*const tasks[][4])(void *) = {ENTRIES(sum_up), ENTRIES(evaluate), ENTRIES(output),
                                            ENTRIES(update), ENTRIES(assign),   ENTRIES(look_up)};
 
-int run_vector_pass(Fork fork, VectorPass *pass, VectorKind kind)
+int run_vector_pass(Fork fork, VectorPass *pass, PassKind kind)
 {
     const int64_t size = pass->palette.clusters * (1 + 2 * pass->dimensions), totals = 2 + pass->dimensions;
     memset(pass->sums, 0, (size_t)(pass->parts * size) * sizeof(double));

@@ -5,8 +5,6 @@
 
 #include "vectors.h"
 
-typedef enum { SUM_UP, EVALUATE, OUTPUT_GRADIENTS, UPDATE_GRADIENTS, ASSIGN, LOOK_UP } VectorKind;
-
 /* A pass over the vectors of one group, which is (chunks, dimensions, row): channels that follow each other are the
 elements of a vector, and lie `row` apart. Palettes are (clusters, dimensions). What is not used is NULL.
 
@@ -29,6 +27,6 @@ typedef struct {
 
 /* Makes a pass of one kind; sums and totals of all parts come to lie in the first. Returns 1 where there was no
 memory. */
-int run_vector_pass(Fork fork, VectorPass *pass, VectorKind kind);
+int run_vector_pass(Fork fork, VectorPass *pass, PassKind kind);
 
 #endif

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_compress.dkm.clustering import Clustering
-from lightning_compress.dkm.native.library import call, has, parts_for, threads
+from lightning_compress.dkm.native.library import attention_options, call, early_stop, has, parts_for, threads
 from lightning_compress.dkm.vector_iterations import VectorIterations, VectorLayout
 
 _LEAST_PART = 1 << 14
@@ -45,8 +45,8 @@ def cluster(
         *layout,
         clusters,
         clustering.iterations,
-        -1.0 if clustering.epsilon is None else clustering.epsilon,
-        *_options(clustering, skip_zeros),
+        early_stop(clustering),
+        *attention_options(clustering, skip_zeros),
         trace,
         attended,
         done,
@@ -76,7 +76,7 @@ def differentiate(
         upstream,
         *layout,
         clusters,
-        *_options(clustering, skip_zeros),
+        *attention_options(clustering, skip_zeros),
         *iterations,
         by_last.to(torch.float64).contiguous(),
         by_weight,
@@ -136,16 +136,6 @@ def _assign(
         output,
     )
     return moved, inertia
-
-
-def _options(clustering: Clustering, skip_zeros: bool) -> tuple[float, ...]:
-    return (
-        clustering.temperature,
-        clustering.attention_floor,
-        clustering.zero_preference,
-        int(clustering.fix_zero),
-        int(skip_zeros),
-    )
 
 
 def _parts(layout: VectorLayout, clusters: int) -> int:
