@@ -48,8 +48,7 @@ typedef enum { SUM_UP, EVALUATE, OUTPUT_GRADIENTS, UPDATE_GRADIENTS, ASSIGN, LOO
 
 /* The passes over weights, of places.c, and between bins and points, of panels.c and attention.c. */
 int count_places(Fork fork, int64_t parts, const float *places, const float *values, int64_t groups,
-                        int64_t count, const double *starts, const double *steps, int64_t size, int64_t skip_zeros,
-                        double *tables);
+                        int64_t count, const double *starts, const double *steps, int64_t size, double *tables);
 int interpolate(Fork fork, int64_t parts, const float *places, int64_t groups, int64_t count,
                        const double *starts, const double *steps, int64_t size, const float *intercepts,
                        const float *slopes, float *results);

@@ -10,7 +10,7 @@
 typedef struct {
     int64_t next, parts;
     const float *places, *values;
-    int64_t groups, count, size, skip_zeros;
+    int64_t groups, count, size;
     const double *starts, *steps;
     double *tables;
     const float *intercepts, *slopes;
@@ -30,7 +30,7 @@ INLINE void find_bins(const float *places, int64_t count, float start, float sca
 
 /* One chunk of each kind of pass, its bins known. */
 
-INLINE void count_chunk(const Pass *pass, int64_t length, const float *own, const float *values, const int32_t *bins,
+INLINE void count_chunk(int64_t length, const float *own, const float *values, const int32_t *bins,
                         double *table)
 {
     if (values) {
@@ -38,12 +38,6 @@ INLINE void count_chunk(const Pass *pass, int64_t length, const float *own, cons
             double *entry = table + 2 * (int64_t)bins[i];
             entry[0] += values[i];
             entry[1] += (double)values[i] * own[i];
-        }
-    } else if (pass->skip_zeros) {
-        for (int64_t i = 0; i < length; i++) {
-            double *entry = table + 2 * (int64_t)bins[i];
-            entry[0] += own[i] != 0;
-            entry[1] += own[i];
         }
     } else {
         for (int64_t i = 0; i < length; i++) {
@@ -85,7 +79,7 @@ FAST static void pass_parts(void *data)
                 const float *own = pass->places + at, *values = pass->values ? pass->values + at : NULL;
                 find_bins(own, length, start, scale, (int32_t)pass->size, bins);
                 if (pass->tables)
-                    count_chunk(pass, length, own, values, bins,
+                    count_chunk(length, own, values, bins,
                                 pass->tables + 2 * (part * pass->groups * pass->size + table));
                 else if (values)
                     chain_chunk(length, own, values, bins, pass->intercepts + table, pass->slopes + table,
@@ -100,11 +94,10 @@ FAST static void pass_parts(void *data)
 
 /* Sums over bins of values, or of ones, and of their products with places: tables (parts, G, size, 2), the first the result. */
 int count_places(Fork fork, int64_t parts, const float *places, const float *values, int64_t groups,
-                         int64_t count, const double *starts, const double *steps, int64_t size, int64_t skip_zeros,
-                         double *tables)
+                         int64_t count, const double *starts, const double *steps, int64_t size, double *tables)
 {
     memset(tables, 0, (size_t)(2 * parts * groups * size) * sizeof(double));
-    Pass pass = {0, parts, places, values, groups, count, size, skip_zeros, starts, steps, tables, NULL, NULL, NULL};
+    Pass pass = {0, parts, places, values, groups, count, size, starts, steps, tables, NULL, NULL, NULL};
     run(fork, parts, pass_parts, &pass);
     for (int64_t part = 1; part < parts; part++)
         for (int64_t i = 0; i < 2 * groups * size; i++)
@@ -117,7 +110,7 @@ int interpolate(Fork fork, int64_t parts, const float *places, int64_t groups, i
                         const double *starts, const double *steps, int64_t size, const float *intercepts,
                         const float *slopes, float *results)
 {
-    Pass pass = {0, parts, places, NULL, groups, count, size, 0, starts, steps, NULL, intercepts, slopes, results};
+    Pass pass = {0, parts, places, NULL, groups, count, size, starts, steps, NULL, intercepts, slopes, results};
     run(fork, parts, pass_parts, &pass);
     return 0;
 }
@@ -127,7 +120,7 @@ int chain(Fork fork, int64_t parts, const float *places, const float *upstream, 
                   const double *starts, const double *steps, int64_t size, const float *intercepts,
                   const float *slopes, float *results)
 {
-    Pass pass = {0, parts, places, upstream, groups, count, size, 0, starts, steps, NULL, intercepts, slopes, results};
+    Pass pass = {0, parts, places, upstream, groups, count, size, starts, steps, NULL, intercepts, slopes, results};
     run(fork, parts, pass_parts, &pass);
     return 0;
 }

@@ -51,7 +51,7 @@ static int carry(const Scalars *scalars, const Panels *grid, const float *values
     }
     failed = failed ||
              count_places(scalars->fork, parts, grid->places ? grid->places : scalars->weight, own ? own : values,
-                          groups, scalars->count, grid->starts, grid->steps, size, 0, tables) ||
+                          groups, scalars->count, grid->starts, grid->steps, size, tables) ||
              gather(tables, groups, grid->panels, grid->bins, grid->starts, grid->steps, grid->at_edges, on_points);
     free(tables);
     free(own);
