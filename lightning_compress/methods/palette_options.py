@@ -10,6 +10,7 @@ from typing import Any
 from lightning_compress.dkm.clustering import ESTIMATORS, MODES
 from lightning_compress.dkm.weight_palette import LUT_DTYPES
 from lightning_compress.errors import ConfigurationError
+from lightning_compress.methods.annealing import Annealing, check_annealing
 from lightning_compress.methods.mechanism.configuration import Keys, unwrapped
 from lightning_compress.methods.mechanism.schedule import Point, check_point
 from lightning_compress.package.targets import PALETTE_BITS
@@ -31,7 +32,7 @@ _RENAMED = {"partition_size": "group_size", "cluster_dtype": "lut_dtype"}
 
 @dataclass(frozen=True)
 class PaletteOptions:
-    """The keys of coremltools' `ModuleDKMPalettizerConfig`, with their defaults, and four more.
+    """The keys of coremltools' `ModuleDKMPalettizerConfig`, with their defaults, and five more.
 
     Keys that say only how coremltools computes are accepted and do nothing: `palett_max_mem`, `palett_shard`,
     `palett_dist`, `palett_unique`, `palett_min_tsize`, `palett_batch_mode`, `kmeans_batch_threshold`, `kmeans_n_init`,
@@ -45,6 +46,8 @@ class PaletteOptions:
             for which more cost as much again and gain nothing: palettes go on from where the step before left them.
         indivisible: What becomes of a weight that vectors of `cluster_dim` channels do not divide, or that has fewer
             of them than the palette has entries: "refuse", or "scalars", a palette of as many bits a weight.
+        annealing: Lets the temperature fall from `palett_tau`, None for not: a mapping of the last one, `palett_tau`,
+            and of the points between which it falls, `begin_step` and `end_step`, by default the fit's.
         exact: Attend from every weight to every centroid instead of evaluating both on a grid of the weights' range.
         native: Let the passes written in C serve where they are built; otherwise torch does.
     """
@@ -88,6 +91,7 @@ class PaletteOptions:
     kmeans_error_bnd: float = 0.0
     estimator: str = "dkm"
     indivisible: str = "refuse"
+    annealing: Annealing | None = None
     exact: bool = False
     native: bool = True
 
@@ -97,6 +101,7 @@ class PaletteOptions:
         values = {key: unwrapped(value) for key, value in keys.items()}
         if values.get("cluster_permute") is not None:
             values["cluster_permute"] = tuple(values["cluster_permute"])
+        values["annealing"] = Annealing.of(values.get("annealing"))
         return cls(**values)
 
     @property
@@ -137,9 +142,10 @@ def check_options(keys: Keys, source: str) -> None:
             'converted; leave it out, and join LinearQuantization(weight_dtype="float32") to quantize activations'
         )
     for key, value in keys.items():
-        if key not in (*_CHOICES, *_COUNTS, "n_bits", "milestone", "cluster_permute"):
+        if key not in (*_CHOICES, *_COUNTS, "n_bits", "milestone", "cluster_permute", "annealing"):
             _check_type(key, value, source)
     _check_ranges(keys, source)
+    check_annealing(keys.get("annealing"), keys.get("palett_tau", PaletteOptions.palett_tau), source)
 
 
 def refuse_renamed(configuration: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_compress.dkm.weight_palette import Palettes, precision
 from lightning_compress.errors import ConfigurationError
+from lightning_compress.methods.annealing import Temperature
 from lightning_compress.methods.mechanism.configuration import Keys, Match, Schema, plain
 from lightning_compress.methods.mechanism.method import Method
 from lightning_compress.methods.mechanism.schedule import FitLength
@@ -37,7 +38,8 @@ class DKMPalettization(Method):
     `enable_per_channel_scale`, `cluster_dim`, `milestone` and the options of the algorithm among them, beside
     `module_type_configs` and `module_name_configs`; a list there holds configurations for weights above one
     `weight_threshold` or another. The milestone, where palettization begins, is an `int` of optimizer steps or a
-    `float` fraction of the fit. `PaletteOptions` says which keys do nothing here, and has two more: `exact`, `native`.
+    `float` fraction of the fit. `PaletteOptions` says which keys do nothing here, and has five more, `estimator` and
+    `annealing` among them.
 
     Args:
         configuration: The keys.
@@ -126,6 +128,9 @@ class Palette(Technique):
         self._rank = len(reference.shape)
         self._bits_by_default = options.n_bits is None
         self._milestone = options.milestone
+        self._annealing = options.annealing
+        self._first_temperature = options.palett_tau
+        self._temperature: Temperature | None = None
         self._begins_after: int | None = None
         if isinstance(options.milestone, int) and options.milestone > 0:
             self._begins_after = options.milestone + 1
@@ -166,6 +171,9 @@ class Palette(Technique):
 
     def resolve_schedule(self, length: FitLength) -> None:
         """Turn a milestone that is a fraction of the fit into steps."""
+        if self._annealing is not None:
+            source = f"the annealing of {self.tensor_name!r}"
+            self._temperature = self._annealing.resolve(self._first_temperature, length, source)
         if self._milestone == 0:
             return
         step = length.step_of(self._milestone, f"the palettization milestone of {self.tensor_name!r}")
@@ -190,9 +198,19 @@ class Palette(Technique):
 
     def advance(self, step: int, tensor: Callable[[], Tensor]) -> None:
         """Begin once the milestone is reached, or was passed."""
+        if self._temperature is not None:
+            self._attend_at(self._temperature.at(step))
         if not self.is_on("enabled") and self._begins_after is not None and step >= self._begins_after:
             self.switch("enabled", True)
             self.begin(tensor)
+
+    def progress(self) -> dict[str, Any]:
+        """The temperature, where it falls."""
+        return {} if self._annealing is None else {"temperature": self._form.clustering.temperature}
+
+    def restore(self, progress: Mapping[str, Any]) -> None:
+        """Attend at the temperature that was reached."""
+        self._attend_at(progress["temperature"])
 
     # Values.
 
@@ -249,6 +267,16 @@ class Palette(Technique):
             "palette": self._form.rounded(palettes.entries).values,
             "shares": self._form.shares(tensor, palettes),
         }
+
+    def evaluated(self, tensor: Tensor) -> Tensor | None:
+        """The tensor assigned to the palette, where training clusters it softly."""
+        if not self.is_on("initialised") or not tensor.numel():
+            return None
+        # A pass of training clusters around the palette that it proposes.
+        return self._form.assign(tensor, self._proposal or self._palettes(tensor))
+
+    def _attend_at(self, temperature: float) -> None:
+        self._form = replace(self._form, clustering=replace(self._form.clustering, temperature=temperature))
 
     def _palettes(self, tensor: Tensor) -> Palettes:
         if self.is_on("initialised"):
