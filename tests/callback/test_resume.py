@@ -50,7 +50,9 @@ METHODS = {
         )
     ],
     "palettization_annealed": lambda: [
-        DKMPalettization(n_bits=2, palett_tau=1e-3, annealing={"palett_tau": 1e-7, "begin_step": 0.2})
+        DKMPalettization(
+            n_bits=2, relative_tau=0.3, milestone=0.1, annealing={"factor": 0.01, "begin_step": 0.2}
+        )
     ],
     "weights": lambda: [LinearQuantization(activation_dtype="float32", milestones=[0, 0.2, 0.6, 0.7])],
     "weights_and_activations": lambda: [LinearQuantization(milestones=[0, 0.2, 0.4, 0.45])],
