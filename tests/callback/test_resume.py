@@ -49,11 +49,6 @@ METHODS = {
             n_bits=2, granularity="per_grouped_channel", group_size=8, module_name_configs={"head": None}
         )
     ],
-    "palettization_annealed": lambda: [
-        DKMPalettization(
-            n_bits=2, relative_tau=0.3, milestone=0.1, annealing={"factor": 0.01, "begin_step": 0.2}
-        )
-    ],
     "weights": lambda: [LinearQuantization(activation_dtype="float32", milestones=[0, 0.2, 0.6, 0.7])],
     "weights_and_activations": lambda: [LinearQuantization(milestones=[0, 0.2, 0.4, 0.45])],
     "learnable": lambda: [LinearQuantization(algorithm="learnable", milestones=[0, 0.1, 0.2, 0.8])],
