@@ -37,6 +37,7 @@ class Asked:
         steps: How often the size is bisected after training.
         fits: How many fits each rung may make.
         short: Share of the full length of a fit that a short one has.
+        together: How many candidates other processes are given at once.
     """
 
     max_drop: str | float | None = None
@@ -53,6 +54,7 @@ class Asked:
     steps: int = 6
     fits: int = 3
     short: float = 0.5
+    together: int = 3
 
     def __post_init__(self) -> None:
         """Refuse what no search could use.
@@ -77,7 +79,12 @@ class Asked:
                 )
         if not self.rungs:
             raise ConfigurationError(f"explore.rungs is empty; valid are {', '.join(RUNGS)}")
-        for key, value in (("samples", self.samples), ("steps", self.steps), ("fits", self.fits)):
+        for key, value in (
+            ("samples", self.samples),
+            ("steps", self.steps),
+            ("fits", self.fits),
+            ("together", self.together),
+        ):
             if type(value) is not int or value < 1:
                 raise ConfigurationError(f"explore.{key}={value!r} is no count from 1")
         for key, part in (("share", self.share), ("short", self.short)):
@@ -91,6 +98,10 @@ class Asked:
     def seconds(self) -> float | None:
         """The budget, None for none."""
         return None if self.budget is None else parse_duration(self.budget, "explore.budget")
+
+    def ahead(self) -> int:
+        """How many steps of a bisection hold as many candidates as are made at once."""
+        return (self.together + 1).bit_length() - 1
 
     def all_forms(self) -> list[Form]:
         """The forms, the dense one among them, each once."""

@@ -14,13 +14,15 @@ from lightning_compress.errors import ConfigurationError
 from lightning_compress.explore.allocation import smallest_bytes
 from lightning_compress.explore.compressing import (
     Compressed,
+    Compressing,
     compressed_after_training,
     compressed_by_data,
     compressed_with_feedback,
 )
 from lightning_compress.explore.forms import Form
+from lightning_compress.explore.importance_file import IMPORTANCE, ImportanceFile
 from lightning_compress.explore.limits import Limits
-from lightning_compress.explore.making import REFERENCE, Candidates, parsed, require_number
+from lightning_compress.explore.making import REFERENCE, Candidates, Elsewhere, parsed, require_number
 from lightning_compress.explore.parts import divided
 from lightning_compress.explore.planning import Plan, in_minutes, plan_of
 from lightning_compress.explore.projection import OutputProjection
@@ -61,6 +63,8 @@ class Search:
         folder: Where packages and records go.
         tell: Is told what happens, line by line.
         sensitivity: The sensitivity file of an earlier search of the same weights; None for none.
+        elsewhere: Makes candidates in other processes, each with `candidates.make_requested`; None for this process
+            alone.
 
     Raises:
         ConfigurationError: The validation data cannot be divided, or names and forms do not fit the network.
@@ -74,6 +78,7 @@ class Search:
         tell: Callable[[str], None] = print,
         *,
         sensitivity: Path | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         network = subject.network()
         asked.require_names(network)
@@ -83,7 +88,10 @@ class Search:
         self._folder = folder
         self._tell = tell
         self._part, self.judged = divided(subject.data, asked.share)
-        self.candidates = Candidates(subject, folder, self._part, tell)
+        self._elsewhere = elsewhere
+        self.candidates = Candidates(
+            subject, folder, self._part, tell, self._compressing, None if elsewhere is None else self._launch
+        )
         self._file = SensitivityFile(folder / FILE, self._digest(), sensitivity)
         self._records: list[TensorRecord] = []
         self._rungs: dict[str, RungRecord] = {}
@@ -150,8 +158,15 @@ class Search:
 
     @functools.cached_property
     def _importance(self) -> Mapping[str, Tensor]:
-        references = [searched.reference for searched in self._tensors]
-        return squared_gradients(references, self._projection, self._projection.calls)
+        kept = ImportanceFile(self._folder / IMPORTANCE, self._digest())
+        found = kept.read()
+        if found is None:
+            references = [searched.reference for searched in self._tensors]
+            found = squared_gradients(references, self._projection, self._projection.calls)
+            if self.candidates.is_elsewhere:
+                # All processes shall make the same of the same, whatever each would add up in which order.
+                kept.write(found)
+        return found
 
     @functools.cached_property
     def table(self) -> SensitivityTable:
@@ -177,12 +192,19 @@ class Search:
         """The network in the forms of a candidate, made again; None where it was trained."""
         if candidate.rung in TRAINED:
             return None
-        network, forms = self._subject.network(), parsed(candidate.forms)
-        if candidate.rung == "kmeans":
-            return compressed_after_training(network, forms)
-        if candidate.rung == "feedback":
-            return self.compressed_with_feedback(network, forms)
-        return self.compressed_by_data(network, forms)
+        return self._compressing(candidate.rung)(self._subject.network(), parsed(candidate.forms))
+
+    def _compressing(self, rung: str) -> Compressing:
+        """How a rung without training brings tensors into forms."""
+        if rung == "kmeans":
+            return compressed_after_training
+        return self.compressed_with_feedback if rung == "feedback" else self.compressed_by_data
+
+    def _launch(self, names: Sequence[str]) -> Mapping[str, str]:
+        """Make candidates in other processes, by the importance that this one has written down."""
+        assert self._elsewhere is not None
+        assert self._importance
+        return self._elsewhere(names)
 
     # Limits.
 
@@ -249,16 +271,13 @@ class Search:
             limits=self.limits,
             overhead=self._overhead,
             steps=self._asked.steps,
+            ahead=self._asked.ahead(),
             proceed=proceed,
         )
-        if rung == "kmeans":
-            uniform_rung(standing, rung, compressed_after_training, rung)
-        elif rung == "data":
-            uniform_rung(standing, rung, self.compressed_by_data, rung)
-        elif rung == "mixed":
-            mixed_rung(standing, rung, self.compressed_by_data, rung)
-        elif rung == "feedback":
-            mixed_rung(standing, rung, self.compressed_with_feedback, rung)
+        if rung in ("kmeans", "data"):
+            uniform_rung(standing, rung)
+        elif rung in ("mixed", "feedback"):
+            mixed_rung(standing, rung)
         elif rung == "short_fit":
             trained_rung(standing, rung, self._asked.short, self._asked.fits)
         else:
