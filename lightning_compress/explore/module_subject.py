@@ -13,7 +13,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchvision.utils import save_image
 
 from lightning_compress.callback import Compression
@@ -90,6 +90,10 @@ class ModuleSubject:
     def network(self) -> nn.Module:
         """A copy of the network."""
         return copy_whole(self._network(self._held)).float().eval()
+
+    def comparable(self, outputs: Sequence[Tensor]) -> list[Tensor]:
+        """As the task compares outputs."""
+        return self._task.comparable(outputs)
 
     def calls(self, data: L.LightningDataModule, batches: int) -> Sequence[Call]:
         """What the network is called with in validation."""

@@ -25,7 +25,7 @@ from lightning_compress.explore.limits import Limits
 from lightning_compress.explore.making import REFERENCE, Candidates, Elsewhere, parsed, require_number
 from lightning_compress.explore.parts import divided
 from lightning_compress.explore.planning import Plan, in_minutes, plan_of
-from lightning_compress.explore.projection import OutputProjection
+from lightning_compress.explore.projection import OutputProjection, usable
 from lightning_compress.explore.question import Asked
 from lightning_compress.explore.record import (
     Candidate,
@@ -42,9 +42,13 @@ from lightning_compress.explore.sensitivity_file import FILE, SensitivityFile
 from lightning_compress.explore.subject import Subject
 from lightning_compress.explore.verdict import jackknifed, standard_error
 from lightning_compress.methods.importance import squared_gradients
+from lightning_compress.methods.mechanism.agreement import Call
 from lightning_compress.nice_to_have import nice_to_have
 
 RECORD = "explore.json"
+
+_SHARE = 4
+"""Gradients of a quarter of the validation data take about as long as one evaluation of all of it."""
 
 
 class OutOfTimeError(Exception):
@@ -153,8 +157,16 @@ class Search:
 
     @functools.cached_property
     def _projection(self) -> OutputProjection:
+        every = self._part.samples + self.judged.samples
+        part = self._part.singly(min(self._asked.samples, max(1, every // _SHARE)))
+        calls = self._subject.calls(part.as_data(), part.samples)
+        return OutputProjection(self._network, calls, self._subject.comparable)
+
+    @functools.cached_property
+    def _calls(self) -> Sequence[Call]:
+        """Samples in batches, for what looks at the inputs of layers."""
         batches = self._part.batches_of(self._asked.samples)
-        return OutputProjection(self._network, self._subject.calls(self._part.as_data(), batches))
+        return usable(self._subject.calls(self._part.as_data(), batches))
 
     @functools.cached_property
     def _importance(self) -> Mapping[str, Tensor]:
@@ -162,6 +174,7 @@ class Search:
         found = kept.read()
         if found is None:
             references = [searched.reference for searched in self._tensors]
+            self._projection.begin(0)
             found = squared_gradients(references, self._projection, self._projection.calls)
             if self.candidates.is_elsewhere:
                 # All processes shall make the same of the same, whatever each would add up in which order.
@@ -174,7 +187,6 @@ class Search:
         return SensitivityTable(
             self._network,
             self._tensors,
-            lambda: self._importance,
             lambda: self._projection,
             target=self._asked.target,
             compress=self.compressed_by_data,
@@ -186,7 +198,7 @@ class Search:
 
     def compressed_with_feedback(self, network: nn.Module, forms: Mapping[str, Form]) -> Compressed:
         """The same, with the errors of columns made good for in those after them."""
-        return compressed_with_feedback(network, forms, self._importance, self._projection.calls)
+        return compressed_with_feedback(network, forms, self._importance, self._calls)
 
     def compressed(self, candidate: Candidate) -> Compressed | None:
         """The network in the forms of a candidate, made again; None where it was trained."""

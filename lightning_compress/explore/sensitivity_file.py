@@ -69,16 +69,14 @@ class SensitivityFile:
             table: Computes them.
             forms: The forms.
             measured: For which of them the outputs are really computed.
-            tell: Is told of each form.
+            tell: Is told of the forms that are computed.
         """
         began = time.monotonic()
         before = self._content.seconds
-        for form in forms:
-            if form.name in self._content.options:
-                continue
-            tell(form.name)
-            found = table.options(form, measures=form in measured)
-            options = {**self._content.options, form.name: found}
+        missing = [form for form in forms if form.name not in self._content.options]
+        for group in table.groups(missing):
+            tell(", ".join(form.name for form in group))
+            options = {**self._content.options, **table.options(group, measures=measured)}
             self._keep(options=options, seconds=round(before + time.monotonic() - began, 2))
         if self._content.inputs is None:
             tell("inputs of layers")

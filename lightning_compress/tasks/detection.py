@@ -17,6 +17,7 @@ from lightning_compress.coreml.export import CoreMLExport
 from lightning_compress.coreml.structure import take_apart
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.runtime import CoreMLPipeline
+from lightning_compress.tasks.classification import roots
 from lightning_compress.tasks.detections import DetectionThresholds, draw_detections, select_detections
 from lightning_compress.tasks.task import Task, then, with_labels, with_output_names
 
@@ -66,6 +67,14 @@ class Detection(Task):
     def restored(self, outputs: Mapping[str, Any], expected: Sequence[Tensor]) -> list[Tensor]:
         """Confidences and coordinates of all images; those with fewer boxes get some of no confidence."""
         return [_stacked(outputs[name]) for name in (CONFIDENCE, COORDINATES)]
+
+    def comparable(self, outputs: Sequence[Tensor]) -> list[Tensor]:
+        """Roots of confidences, and coordinates as far as anybody believes in their boxes."""
+        if len(outputs) != 2:
+            return super().comparable(outputs)
+        confidence, coordinates = outputs
+        believed = roots(confidence.detach().amax(dim=-1, keepdim=True))
+        return [roots(confidence), coordinates * believed]
 
     def pixel(self, export: CoreMLExport, size: tuple[int, int] | None) -> float | None:
         """One pixel in shares of the longer side."""

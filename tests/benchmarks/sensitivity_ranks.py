@@ -44,12 +44,13 @@ from lightning_compress.explore.question import Asked
 from lightning_compress.explore.record import write_record
 from lightning_compress.explore.searching import Search
 from lightning_compress.explore.subject import Subject
+from lightning_compress.tasks import Classification
 from lightning_compress.tasks.measuring import measure
 from tests.benchmarks.allocation import Bench
 from tests.benchmarks.fashion_network import fitted
 
 _FORMS = "palettize_3bit,palettize_2bit,prune_75"
-_LOSS_BATCHES = 10
+_LOSS_BATCHES = 4
 _STEPS = 1200
 _SEED = 0
 
@@ -133,7 +134,7 @@ def measured(network: Network, forms: Sequence[Form], folder: Path) -> Ranks:
     float_loss = loss(module)
     pairs = []
     for form in forms:
-        options = network.search.table.options(form, measures=True)
+        options = network.search.table.options([form], measures=[form])[form.name]
         compressed = network.search.compressed_by_data(
             subject.network(), dict.fromkeys(options, form)
         ).network
@@ -207,7 +208,7 @@ def _loss(network: Network) -> Callable[[L.LightningModule], float]:
 
 def _fashion(folder: Path, root: str | None) -> Network:
     module, data = fitted(root, _STEPS, _SEED, folder / "float.pt")
-    subject = ModuleSubject(module, data, "val/accuracy", network="model")
+    subject = ModuleSubject(module, data, "val/accuracy", network="model", task=Classification())
     search = Search(subject, Asked(max_drop=1), folder, lambda _: None)
     return Network(subject, search, module, "model", 1)
 

@@ -64,3 +64,12 @@ def test_other_outputs_are_no_boxes(tmp_path):
     export = Detection().interface(CoreMLExport(tmp_path / "net.mlpackage"), [])
     with pytest.raises(ConfigurationError, match=r"returns confidences.*returns \[\(1, 3\)\]"):
         export.run(nn.Linear(8, 3), torch.rand(1, 8))
+
+
+def test_where_a_box_is_matters_as_far_as_anybody_believes_in_it():
+    confidence = torch.tensor([[[0.81, 0.1], [0.0, 0.0]]])
+    coordinates = torch.rand(1, 2, 4)
+    certain, boxes = Detection().comparable([confidence, coordinates])
+    torch.testing.assert_close(certain, confidence.sqrt(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(boxes[0, 0], coordinates[0, 0] * 0.9)
+    torch.testing.assert_close(boxes[0, 1], torch.zeros(4), rtol=0, atol=1e-5)
