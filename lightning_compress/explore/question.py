@@ -10,7 +10,8 @@ from torch import nn
 from lightning_compress.counted import counted
 from lightning_compress.errors import ConfigurationError, did_you_mean
 from lightning_compress.explore.forms import Form, default_forms, needed_by
-from lightning_compress.explore.limits import Limits, parse_drop, parse_duration, parse_size
+from lightning_compress.explore.limits import Limits
+from lightning_compress.explore.quantities import check_limits, parse_drop, parse_duration, parse_size
 from lightning_compress.explore.record import Question
 from lightning_compress.explore.rungs import RUNGS
 from lightning_compress.methods.mechanism.tensors import find_tensors
@@ -62,14 +63,7 @@ class Asked:
         Raises:
             ConfigurationError: Naming the value and what is valid.
         """
-        if self.max_drop is None and self.max_size is None:
-            raise ConfigurationError(
-                "a search needs a limit: explore.max_drop, such as 0.01 or 1%, explore.max_size, such as 4MB, or both"
-            )
-        if self.max_drop is not None:
-            parse_drop(self.max_drop, 1.0, "explore.max_drop")
-        self.max_bytes()
-        self.seconds()
+        check_limits(self.max_drop, self.max_size, self.budget)
         if self.target is not None:
             resolve_target(self.target)
         for rung in self.rungs:

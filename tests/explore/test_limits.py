@@ -7,7 +7,8 @@ import math
 import pytest
 
 from lightning_compress.errors import ConfigurationError, TargetError
-from lightning_compress.explore.limits import Limits, parse_drop, parse_duration, parse_size
+from lightning_compress.explore.limits import Limits
+from lightning_compress.explore.quantities import parse_drop, parse_duration, parse_size
 from lightning_compress.explore.question import Asked
 from lightning_compress.explore.record import Candidate
 

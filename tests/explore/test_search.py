@@ -18,9 +18,12 @@ from torch.utils.data import Subset
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.explore import search
 from lightning_compress.explore.making import Candidates
+from lightning_compress.explore.module_subject import ModuleSubject
+from lightning_compress.explore.parts import divided
 from lightning_compress.explore.record import Exploration, read_record
 from lightning_compress.explore.searching import RECORD
 from lightning_compress.explore.verdict import standard_error
+from lightning_compress.tasks.measuring import measure
 from tests.conftest import DigitData, DigitModule
 
 _FEW = {"forms": ["palettize_4bit", "palettize_1bit"], "rungs": ["kmeans"], "metric": "accuracy"}
@@ -159,6 +162,30 @@ def test_training_goes_below_what_is_possible_without(explore: Callable[..., Exp
 
 
 @pytest.mark.slow
+def test_what_was_trained_is_judged_on_data_never_searched_with_all_that_was_trained_around_it(
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(0)
+    asked = {"max_drop": 2.0, "forms": ["palettize_2bit"], "rungs": ["full_fit"], "metric": "accuracy"}
+    module = _Shifted()
+    found = search(module, DigitData(), folder=tmp_path, **asked, subject={"network": "model", "steps": 40})
+    assert found.chosen is not None
+    assert found.candidate(found.chosen).rung == "full_fit"
+    _, judged = divided(DigitData(), 0.5)
+    subject = ModuleSubject(module, DigitData(), "accuracy", network="model")
+    placed, _ = subject.placed(tmp_path / (found.candidate(found.chosen).package or ""))
+    assert isinstance(placed, _Shifted)
+    assert placed.shift[3] < -50, "the shift was trained with the network"
+    assert module.shift[3] == 0
+    assert found.verdict is not None
+    assert found.verdict.samples == judged.samples == 100
+    alone = measure(placed, judged.as_data(), "accuracy", tmp_path, shows_progress=False)
+    assert found.verdict.value == pytest.approx(alone)
+    assert found.verdict.drop == pytest.approx(found.verdict.float_value - alone)
+    assert math.isfinite(found.verdict.drop_error)
+
+
+@pytest.mark.slow
 def test_with_both_limits_the_search_ends_at_the_first_rung_that_keeps_them(
     explore: Callable[..., Exploration],
 ) -> None:
@@ -187,7 +214,6 @@ def test_a_sensitivity_file_serves_the_next_search_and_none_of_other_weights(
     content = json.loads((tmp_path / "found" / "sensitivity.json").read_text())
     assert set(content["options"]) == {"dense", "palettize_4bit", "palettize_1bit"}
     from lightning_compress.explore.forms import parse_forms
-    from lightning_compress.explore.module_subject import ModuleSubject
     from lightning_compress.explore.question import Asked
     from lightning_compress.explore.searching import Search
 
@@ -204,6 +230,25 @@ def test_a_sensitivity_file_serves_the_next_search_and_none_of_other_weights(
         Search(
             ModuleSubject(other, DigitData(), "accuracy"), asked, tmp_path / "third", print, sensitivity=given
         )
+
+
+class _Shifted(DigitModule):
+    """What stands around the network is trained in great steps, so that nobody can take it for what it was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = torch.nn.Parameter(torch.zeros(10))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.model(images) + self.shift
+
+    def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
+        # Nobody draws a three.
+        return super().training_step(batch, batch_idx) + self.shift[3]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        groups = [{"params": self.model.parameters()}, {"params": [self.shift], "lr": 2.0}]
+        return torch.optim.Adam(groups, lr=self.learning_rate)
 
 
 class _FewDigits(DigitData):
