@@ -62,10 +62,6 @@ class Request:
         return self.rung if self.share is None else f"trained for {self.share:g}"
 
 
-Elsewhere = Callable[[Sequence[str]], Mapping[str, str]]
-"""Makes candidates of these names, all that can be, and returns what went wrong by name."""
-
-
 class Candidates:
     """Makes packages of the subject and measures them on the data of the search.
 
@@ -75,8 +71,8 @@ class Candidates:
         part: Of the validation data that the search looks at.
         tell: Is told of each candidate.
         compressing: How a rung without training brings tensors into forms, by the name of the rung.
-        elsewhere: Makes candidates in other processes, where requests lie in their folders; None where this process
-            makes them itself, one after the other.
+        elsewhere: Makes candidates of some names in other processes, where requests lie in their folders, and returns
+            what went wrong by name; None where this process makes them itself, one after the other.
 
     Attributes:
         found: Every candidate of this search, in the order in which it was asked for.
@@ -90,7 +86,7 @@ class Candidates:
         part: Part,
         tell: Callable[[str], None],
         compressing: Callable[[str], Compressing],
-        elsewhere: Elsewhere | None = None,
+        elsewhere: Callable[[Sequence[str]], Mapping[str, str]] | None = None,
     ) -> None:
         self.found: list[Candidate] = []
         self.limits: Limits | None = None
@@ -144,7 +140,12 @@ class Candidates:
         assert candidate.package is not None
         return self._folder / candidate.package
 
-    def _launched(self, elsewhere: Elsewhere, request: Request, beside: Iterable[Request]) -> Candidate:
+    def _launched(
+        self,
+        elsewhere: Callable[[Sequence[str]], Mapping[str, str]],
+        request: Request,
+        beside: Iterable[Request],
+    ) -> Candidate:
         asked = {found.name: found for found in [request, *beside] if self._kept(found) is None}
         for name, found in asked.items():
             self._of(name).mkdir(parents=True, exist_ok=True)

@@ -19,10 +19,11 @@ from lightning_compress.explore.compressing import (
     compressed_by_data,
     compressed_with_feedback,
 )
+from lightning_compress.explore.elsewhere import Elsewhere
 from lightning_compress.explore.forms import Form
 from lightning_compress.explore.importance_file import IMPORTANCE, ImportanceFile
 from lightning_compress.explore.limits import Limits
-from lightning_compress.explore.making import REFERENCE, Candidates, Elsewhere, parsed, require_number
+from lightning_compress.explore.making import REFERENCE, Candidates, parsed, require_number
 from lightning_compress.explore.parts import divided
 from lightning_compress.explore.planning import Plan, in_minutes, plan_of
 from lightning_compress.explore.projection import OutputProjection, usable
@@ -40,7 +41,7 @@ from lightning_compress.explore.rungs import RUNGS, TRAINED, Standing, mixed_run
 from lightning_compress.explore.sensitivity import Searched, SensitivityTable, searched_tensors
 from lightning_compress.explore.sensitivity_file import FILE, SensitivityFile
 from lightning_compress.explore.subject import Subject
-from lightning_compress.explore.verdict import jackknifed, standard_error
+from lightning_compress.explore.verdict import verdict_of
 from lightning_compress.methods.importance import squared_gradients
 from lightning_compress.methods.mechanism.agreement import Call
 from lightning_compress.nice_to_have import nice_to_have
@@ -67,8 +68,7 @@ class Search:
         folder: Where packages and records go.
         tell: Is told what happens, line by line.
         sensitivity: The sensitivity file of an earlier search of the same weights; None for none.
-        elsewhere: Makes candidates in other processes, each with `candidates.make_requested`; None for this process
-            alone.
+        elsewhere: Other processes that do parts of it; None for this process alone.
 
     Raises:
         ConfigurationError: The validation data cannot be divided, or names and forms do not fit the network.
@@ -94,7 +94,12 @@ class Search:
         self._part, self.judged = divided(subject.data, asked.share)
         self._elsewhere = elsewhere
         self.candidates = Candidates(
-            subject, folder, self._part, tell, self._compressing, None if elsewhere is None else self._launch
+            subject,
+            folder,
+            self._part,
+            tell,
+            self._compressing,
+            None if elsewhere is None else self._make_elsewhere,
         )
         self._file = SensitivityFile(folder / FILE, self._digest(), sensitivity)
         self._records: list[TensorRecord] = []
@@ -143,7 +148,8 @@ class Search:
 
     def sensitivity(self, forms: Sequence[Form]) -> list[TensorRecord]:
         """Every tensor with its forms; what the folder holds of them is not computed again."""
-        return self._file.records(self.table, forms, self._asked.measured, self._tell_form)
+        elsewhere = None if self._elsewhere is None else self._measure_elsewhere
+        return self._file.records(self.table, forms, self._asked.measured, self._tell_form, elsewhere)
 
     # What the network is.
 
@@ -212,11 +218,20 @@ class Search:
             return compressed_after_training
         return self.compressed_with_feedback if rung == "feedback" else self.compressed_by_data
 
-    def _launch(self, names: Sequence[str]) -> Mapping[str, str]:
-        """Make candidates in other processes, by the importance that this one has written down."""
+    def measure_form(self, form: Form) -> None:
+        """Measure what a form costs each tensor, for the process that has asked for it."""
+        self._file.measure(form, self.table)
+
+    def _make_elsewhere(self, names: Sequence[str]) -> Mapping[str, str]:
+        # By the importance that this process has written down.
         assert self._elsewhere is not None
         assert self._importance
-        return self._elsewhere(names)
+        return self._elsewhere.candidates(names)
+
+    def _measure_elsewhere(self, names: Sequence[str]) -> Mapping[str, str]:
+        assert self._elsewhere is not None
+        assert self._importance
+        return self._elsewhere.forms(names)
 
     # Limits.
 
@@ -322,31 +337,8 @@ class Search:
         return self._write(best, shown, verdict)
 
     def _verdict(self, chosen: Candidate) -> Verdict:
-        """Float and the chosen package on the data that the search has not seen."""
-        runs = {
-            candidate.name: jackknifed(
-                functools.partial(self._subject.placed, self.candidates.path(candidate)),
-                self.judged,
-                self._subject.metric,
-                self._folder,
-            )
-            for candidate in (self.candidates.found[0], chosen)
-        }
-        (float_value, float_groups), (value, groups) = runs.values()
-        drop = self.limits.drop(value) - self.limits.drop(float_value)
-        drops = [other - own for other, own in zip(float_groups, groups, strict=True)]
-        error = standard_error(drops)
-        allowed = self.limits.max_drop
-        return Verdict(
-            samples=self.judged.samples,
-            float_value=float_value,
-            float_error=standard_error(float_groups),
-            value=value,
-            error=standard_error(groups),
-            drop=drop,
-            drop_error=error,
-            holds=allowed is None or drop <= allowed + (error if error == error else 0.0),
-        )
+        reference, path = (self.candidates.path(found) for found in (self.candidates.found[0], chosen))
+        return verdict_of(self._subject, reference, path, self.judged, self.limits, self._folder)
 
     def _draw(self, chosen: Candidate) -> None:
         for candidate in (self.candidates.found[0], chosen):

@@ -220,6 +220,26 @@ def test_a_launcher_makes_the_candidates_and_the_answer_is_the_same(job, tmp_pat
 
 
 @pytest.mark.slow
+def test_a_launcher_measures_forms_with_the_same_table(tmp_path):
+    require_launcher("joblib")
+    words = ["explore", *WORDS, "explore.measured=[palettize_2bit]", "explore.rungs=[kmeans]"]
+    here, elsewhere = run_calls(
+        Call([*words, "hydra.run.dir=here"]),
+        Call([*words, "hydra.run.dir=run", "hydra/launcher=joblib", *LAUNCHERS["joblib"]]),
+        folder=tmp_path,
+    )
+    assert here.code == 0, here.output[-3000:]
+    assert elsewhere.code == 0, elsewhere.output[-3000:]
+    assert "1 form for hydra/launcher=joblib: palettize_2bit" in elsewhere.output
+    assert told(tmp_path / "run") == told(tmp_path / "here")
+    (measured, *_) = (
+        record.option("palettize_2bit").measured for record in exploration(tmp_path / "run").tensors
+    )
+    assert measured is not None
+    assert measured > 0
+
+
+@pytest.mark.slow
 def test_a_killed_worker_loses_its_candidate_alone_and_the_answer_is_the_same(job, tmp_path):
     require_launcher("submitit_local")
     launcher = ["hydra/launcher=submitit_local", *LAUNCHERS["submitit_local"]]

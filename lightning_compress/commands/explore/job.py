@@ -14,7 +14,7 @@ from lightning_compress.commands.explore.subject import RecipeSubject
 from lightning_compress.commands.jobs.building import COMPRESSED_FIT, FLOAT_FIT
 from lightning_compress.commands.jobs.folder import resume_command
 from lightning_compress.commands.jobs.job import Stage, say
-from lightning_compress.commands.jobs.launching import Launching, Parts, chosen_launcher
+from lightning_compress.commands.jobs.launching import chosen_launcher
 from lightning_compress.commands.jobs.part_job import PartJob
 from lightning_compress.commands.jobs.processes import is_first
 from lightning_compress.commands.jobs.rehearsal import rehearse_float, rehearse_trainers
@@ -22,9 +22,8 @@ from lightning_compress.commands.jobs.whole_job import WITHOUT_COMPRESSION, Whol
 from lightning_compress.commands.results import Result
 from lightning_compress.console import print_whole
 from lightning_compress.errors import ConfigurationError
-from lightning_compress.explore.forms import parse_forms
-from lightning_compress.explore.making import FOLDER, Elsewhere
-from lightning_compress.explore.making import RECORD as CANDIDATE
+from lightning_compress.explore.elsewhere import Elsewhere
+from lightning_compress.explore.forms import Form, parse_forms
 from lightning_compress.explore.question import Asked
 from lightning_compress.explore.record import Exploration, read_record
 from lightning_compress.explore.searching import RECORD, Search
@@ -32,8 +31,6 @@ from lightning_compress.stopping import Stops
 from lightning_compress.untrusted_text import plain_text
 
 SEARCH = "search"
-
-CANDIDATES = Parts("candidate", FOLDER, CANDIDATE)
 
 
 class ExploreJob(WholeJob):
@@ -101,11 +98,21 @@ class ExploreJob(WholeJob):
         Args:
             name: Of the candidate; what it is stands in its folder.
         """
+        self._part_of_search().candidates.make_requested(name)
+
+    def measure_form(self, name: str) -> None:
+        """Measure what a form costs each tensor, likewise.
+
+        Args:
+            name: Of the form.
+        """
+        self._part_of_search().measure_form(Form.parse(name))
+
+    def _part_of_search(self) -> Search:
         self._seed(SEARCH)
         self.building.data.prepare_data()
         self.building.data.setup("fit")
-        search, _ = self._searching(_run_alone)
-        search.candidates.make_requested(name)
+        return self._searching(_run_alone)[0]
 
     def _searching(
         self, run_fit: Callable[[PartJob], None], elsewhere: Elsewhere | None = None
@@ -120,9 +127,9 @@ class ExploreJob(WholeJob):
         if chosen_launcher() is None:
             return None
         # It makes jobs of this kind.
-        from lightning_compress.commands.explore.launched_candidate import run_candidate
+        from lightning_compress.commands.explore.launched import Launched
 
-        return Launching(self.folder, CANDIDATES, run_candidate).run
+        return Launched(self.folder)
 
     def _search(self) -> None:
         search, subject = self._searching(self.run_part, self._elsewhere())
