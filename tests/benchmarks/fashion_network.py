@@ -1,8 +1,9 @@
-"""A small residual network on Fashion-MNIST, with images in memory: 12 weights of 0.4 to 148 thousand elements."""
+"""Small networks on Fashion-MNIST, with images in memory: residual, and of depthwise and pointwise convolutions."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import lightning as L
@@ -50,20 +51,13 @@ class FashionNetwork(L.LightningModule):
     """Logs top-1 accuracy as `val/accuracy`.
 
     Args:
+        kind: A key of `NETWORKS`.
         steps: Of the one-cycle schedule.
     """
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, kind: str, steps: int) -> None:
         super().__init__()
-        self.model = nn.Sequential(
-            _convolution(1, _WIDTHS[0], 5),
-            *(_Stage(before, width) for before, width in itertools.pairwise(_WIDTHS)),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(_WIDTHS[-1], 64),
-            nn.ReLU(),
-            nn.Linear(64, 10),
-        )
+        self.model = NETWORKS[kind]()
         self.accuracy = MulticlassAccuracy(10, average="micro")
         self.example_input_array = torch.zeros(1, 1, 28, 28)
         self._steps = steps
@@ -104,18 +98,51 @@ class _Stage(nn.Module):
         return moved
 
 
-def _convolution(channels: int, width: int, kernel: int, stride: int = 1) -> nn.Sequential:
+def _residual() -> nn.Sequential:
+    """12 weights of 0.4 to 148 thousand elements."""
     return nn.Sequential(
-        nn.Conv2d(channels, width, kernel, stride, padding=kernel // 2, bias=False),
+        _convolution(1, _WIDTHS[0], 5),
+        *(_Stage(before, width) for before, width in itertools.pairwise(_WIDTHS)),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(_WIDTHS[-1], 64),
+        nn.ReLU(),
+        nn.Linear(64, 10),
+    )
+
+
+def _separable() -> nn.Sequential:
+    """12 weights of 0.3 to 26 thousand elements."""
+    widths = (32, 48, 96, 96, 160, 160)
+    strides = (1, 2, 1, 2, 1)
+    blocks: list[nn.Module] = []
+    for (before, width), stride in zip(itertools.pairwise(widths), strides, strict=True):
+        blocks += [_convolution(before, before, 3, stride, groups=before), _convolution(before, width, 1)]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 10)]
+    return nn.Sequential(_convolution(1, widths[0], 5, 2), *blocks, *head)
+
+
+def _convolution(channels: int, width: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, width, kernel, stride, padding=kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(width),
         nn.ReLU(),
     )
 
 
-def fitted(root: str | None, steps: int, seed: int, weights: Path) -> tuple[FashionNetwork, FashionImages]:
+NETWORKS: Mapping[str, Callable[[], nn.Sequential]] = {
+    "fashion_mnist": _residual,
+    "fashion_mnist_separable": _separable,
+}
+"""What makes each network."""
+
+
+def fitted(
+    kind: str, root: str | None, steps: int, seed: int, weights: Path
+) -> tuple[FashionNetwork, FashionImages]:
     """The network after a fit, and its data; a fit whose weights lie in the file is not repeated."""
     L.seed_everything(seed, verbose=False)
-    module, data = FashionNetwork(steps), FashionImages(root)
+    module, data = FashionNetwork(kind, steps), FashionImages(root)
     if weights.is_file():
         module.load_state_dict(torch.load(weights, weights_only=True))
         return module.eval(), data

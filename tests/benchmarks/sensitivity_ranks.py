@@ -1,9 +1,10 @@
 """How well scores rank what one tensor alone in a form costs, and what the table of scores takes.
 
     python -m tests.benchmarks.sensitivity_ranks FOLDER network=fashion_mnist [root=/folder/of/raw/files]
+    python -m tests.benchmarks.sensitivity_ranks FOLDER network=fashion_mnist_separable
     python -m tests.benchmarks.sensitivity_ranks FOLDER recipe=ssd_resnet18 weights=float.ckpt
 
-The first trains a small network before; the words of the second are those of `lightning-compress explore`. Beside
+The first two train a small network before; the words of the last are those of `lightning-compress explore`. Beside
 either, `forms=palettize_2bit,prune_75` names what is tried.
 
 One tensor after the other takes each form, as the search would bring it there, while all others stay as they are.
@@ -47,7 +48,7 @@ from lightning_compress.explore.subject import Subject
 from lightning_compress.tasks import Classification
 from lightning_compress.tasks.measuring import measure
 from tests.benchmarks.allocation import Bench
-from tests.benchmarks.fashion_network import fitted
+from tests.benchmarks.fashion_network import NETWORKS, fitted
 
 _FORMS = "palettize_3bit,palettize_2bit,prune_75"
 _LOSS_BATCHES = 4
@@ -206,8 +207,8 @@ def _loss(network: Network) -> Callable[[L.LightningModule], float]:
     return loss
 
 
-def _fashion(folder: Path, root: str | None) -> Network:
-    module, data = fitted(root, _STEPS, _SEED, folder / "float.pt")
+def _fashion(folder: Path, kind: str, root: str | None) -> Network:
+    module, data = fitted(kind, root, _STEPS, _SEED, folder / "float.pt")
     subject = ModuleSubject(module, data, "val/accuracy", network="model", task=Classification())
     search = Search(subject, Asked(max_drop=1), folder, lambda _: None)
     return Network(subject, search, module, "model", 1)
@@ -237,7 +238,11 @@ def main() -> None:
         else:
             words.append(word)
     folder.mkdir(parents=True, exist_ok=True)
-    network = _fashion(folder, own["root"]) if own["network"] == "fashion_mnist" else _recipe(folder, words)
+    network = (
+        _fashion(folder, str(own["network"]), own["root"])
+        if own["network"] in NETWORKS
+        else _recipe(folder, words)
+    )
     began = time.perf_counter()
     forms = [form for form in parse_forms(str(own["forms"]).split(","), "forms") if form != Form()]
     ranks = measured(network, forms, folder)
