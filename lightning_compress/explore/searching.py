@@ -48,8 +48,9 @@ from lightning_compress.nice_to_have import nice_to_have
 
 RECORD = "explore.json"
 
-_SHARE = 4
-"""Gradients of a quarter of the validation data take about as long as one evaluation of all of it."""
+_SHARE = 8
+"""Of so many samples of the validation data one tells how much weights matter: the whole table of scores shall take no
+more than three evaluations of all data, and each gradient, of single samples, is computed twice."""
 
 
 class OutOfTimeError(Exception):
