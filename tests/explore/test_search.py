@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ from torch.utils.data import Subset
 
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.explore import search
+from lightning_compress.explore.forms import Form, parse_forms
 from lightning_compress.explore.making import Candidates
 from lightning_compress.explore.module_subject import ModuleSubject
 from lightning_compress.explore.parts import divided
+from lightning_compress.explore.question import Asked
 from lightning_compress.explore.record import Exploration, read_record
-from lightning_compress.explore.searching import RECORD
+from lightning_compress.explore.searching import RECORD, Search
 from lightning_compress.explore.verdict import standard_error
 from lightning_compress.tasks.measuring import measure
 from tests.conftest import DigitData, DigitModule
@@ -102,6 +104,72 @@ def test_what_was_measured_once_is_not_measured_again(
     monkeypatch.setattr(Candidates, "_made", refuse)
     again = search(fitted, DigitData(), folder=folder, max_drop=0.02, **_FEW)
     assert dataclasses.replace(again, seconds={}) == dataclasses.replace(found, seconds={})
+
+
+class _Beside:
+    """Does parts of a search by another search in the same folder, as a job of a launcher does.
+
+    Args:
+        search: Makes one.
+        killed: Names of candidates that are not made.
+    """
+
+    def __init__(self, search: Callable[[], Search], killed: Sequence[str] = ()) -> None:
+        self.asked: list[list[str]] = []
+        self._search = search
+        self._killed = killed
+
+    def candidates(self, names: Sequence[str]) -> dict[str, str]:
+        self.asked.append(list(names))
+        for name in names:
+            if name not in self._killed:
+                self._search().candidates.make_requested(name)
+        return {name: "stopped by SIGKILL" for name in names if name in self._killed}
+
+    def forms(self, names: Sequence[str]) -> dict[str, str]:
+        self.asked.append(list(names))
+        for name in names:
+            self._search().measure_form(Form.parse(name))
+        return {}
+
+
+def _search(fitted: DigitModule, folder: Path, beside: _Beside | None = None, **asked: Any) -> Search:
+    folder.mkdir(exist_ok=True)
+    given = {"max_drop": 0.02, "rungs": ["kmeans"], "forms": parse_forms(_FEW["forms"], "forms"), **asked}
+    subject = ModuleSubject(fitted, DigitData(), "accuracy")
+    return Search(subject, Asked(**given), folder, lambda _: None, elsewhere=beside)
+
+
+def test_other_processes_make_what_may_come_next_and_a_killed_one_loses_its_candidate_alone(
+    fitted: DigitModule, searched: tuple[Exploration, Path], tmp_path: Path
+) -> None:
+    beside = _Beside(lambda: _search(fitted, tmp_path), killed=["kmeans_palettize_4bit"])
+    with pytest.raises(
+        ConfigurationError, match="kmeans_palettize_4bit did not end well: stopped by SIGKILL"
+    ):
+        _search(fitted, tmp_path, beside).run()
+    assert beside.asked == [["kmeans_palettize_4bit", "kmeans_palettize_1bit"]]
+    again = _Beside(lambda: _search(fitted, tmp_path))
+    found = _search(fitted, tmp_path, again).run()
+    assert again.asked == [["kmeans_palettize_4bit"]]
+    assert _told(found) == _told(searched[0])
+
+
+@pytest.mark.slow
+def test_other_processes_measure_forms_as_one_would(fitted: DigitModule, tmp_path: Path) -> None:
+    measured = parse_forms(["palettize_1bit"], "measured")
+    place = tmp_path / "beside"
+    beside = _Beside(lambda: _search(fitted, place, measured=measured))
+    found = _search(fitted, place, beside, measured=measured).run()
+    assert ["palettize_1bit"] in beside.asked
+    assert _told(found) == _told(_search(fitted, tmp_path / "alone", measured=measured).run())
+
+
+def _told(found: Exploration) -> Exploration:
+    """What was found, without what a clock has measured."""
+    candidates = [dataclasses.replace(candidate, seconds=0.0) for candidate in found.candidates]
+    rungs = [dataclasses.replace(rung, seconds=0.0) for rung in found.rungs]
+    return dataclasses.replace(found, seconds={}, candidates=candidates, rungs=rungs)
 
 
 @pytest.mark.slow
@@ -213,10 +281,6 @@ def test_a_sensitivity_file_serves_the_next_search_and_none_of_other_weights(
     explore(max_drop=0.05)
     content = json.loads((tmp_path / "found" / "sensitivity.json").read_text())
     assert set(content["options"]) == {"dense", "palettize_4bit", "palettize_1bit"}
-    from lightning_compress.explore.forms import parse_forms
-    from lightning_compress.explore.question import Asked
-    from lightning_compress.explore.searching import Search
-
     asked = Asked(max_drop=0.05, forms=parse_forms(["palettize_4bit"], "forms"), rungs=["kmeans"])
     given = tmp_path / "found" / "sensitivity.json"
     told: list[str] = []
