@@ -33,7 +33,7 @@ class Asked:
         rungs: Names of what may be tried, in any order.
         forms: What a tensor may become.
         measured: Those of the forms for which the outputs are really computed, with one tensor after the other in them.
-        samples: How many samples of the validation data tell how much each weight matters, an eighth of it at most.
+        samples: How many samples of the validation data tell how much each weight matters, a tenth of it at most.
         share: Of the validation data that the search looks at; the verdict is given by the rest.
         steps: How often the size is bisected after training.
         fits: How many fits each rung may make.

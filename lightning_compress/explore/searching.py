@@ -48,7 +48,7 @@ from lightning_compress.nice_to_have import nice_to_have
 
 RECORD = "explore.json"
 
-_SHARE = 8
+_SHARE = 10
 """Of so many samples of the validation data one tells how much weights matter: the whole table of scores shall take no
 more than three evaluations of all data, and each gradient, of single samples, is computed twice."""
 
@@ -164,10 +164,15 @@ class Search:
 
     @functools.cached_property
     def _projection(self) -> OutputProjection:
-        every = self._part.samples + self.judged.samples
-        part = self._part.singly(min(self._asked.samples, max(1, every // _SHARE)))
+        part = self._part.singly(self._examples)
         calls = self._subject.calls(part.as_data(), part.samples)
         return OutputProjection(self._network, calls, self._subject.comparable)
+
+    @property
+    def _examples(self) -> int:
+        """How many single samples tell how much weights matter, at most."""
+        every = self._part.samples + self.judged.samples
+        return min(self._asked.samples, max(1, every // _SHARE))
 
     @functools.cached_property
     def _calls(self) -> Sequence[Call]:
@@ -377,7 +382,8 @@ class Search:
 
     def _digest(self) -> str:
         """Of the weights, and of what the scores depend on beside them."""
-        content = f"{self._subject.digest} {self._asked.samples} {self._part.samples} {self._asked.target}"
+        of_scores = f"{self._asked.samples} {self._examples} {self._part.samples} {self._asked.target}"
+        content = f"{self._subject.digest} {of_scores}"
         return hashlib.sha256(content.encode()).hexdigest()
 
     def _tell_form(self, form: str) -> None:

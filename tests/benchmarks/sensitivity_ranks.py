@@ -50,7 +50,7 @@ from lightning_compress.tasks.measuring import measure
 from tests.benchmarks.allocation import Bench
 from tests.benchmarks.fashion_network import NETWORKS, fitted
 
-_FORMS = "palettize_3bit,palettize_2bit,prune_75"
+_FORMS = "palettize_3bit,palettize_2bit,palettize_1bit,prune_75"
 _LOSS_BATCHES = 4
 _STEPS = 1200
 _SEED = 0
