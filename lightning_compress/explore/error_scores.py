@@ -22,7 +22,7 @@ from lightning_compress.methods.mechanism.tensors import TensorReference
 def error_scores(
     references: Sequence[TensorReference],
     projection: OutputProjection,
-    errors: Mapping[str, Tensor],
+    errors: Mapping[str, Sequence[Tensor]],
     calls: Sequence[Call],
 ) -> dict[str, list[float]]:
     """The expected square of how far the outputs move.
@@ -30,7 +30,7 @@ def error_scores(
     Args:
         references: The tensors, of the network of the projection.
         projection: Of its outputs.
-        errors: By name of the tensor, several errors of it, each of which is scored: errors x elements.
+        errors: By name of the tensor, several errors of it, each of its shape, and each of which is scored.
         calls: Single examples; each is one projection, so that the score of n of them is known within a share of
             about sqrt(2 / n).
 
@@ -41,5 +41,8 @@ def error_scores(
     for call in calls:
         for name, gradient in example_gradients(references, projection, call):
             if name in sums:
-                sums[name] += (errors[name] @ gradient.flatten()).double().square()
+                flat = gradient.flatten()
+                # One by one: in a product of matrices the last bits of one would depend on how many others there are.
+                moved = torch.stack([torch.dot(error.flatten(), flat) for error in errors[name]])
+                sums[name] += moved.double().square()
     return {name: (total / len(calls)).tolist() for name, total in sums.items()}

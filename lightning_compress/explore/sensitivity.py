@@ -111,17 +111,15 @@ class SensitivityTable:
         for form in forms:
             found[form.name], of_form = self._unscored(form, measures=form in measures)
             for name, error in of_form.items():
-                errors.setdefault(name, []).append(error.flatten())
+                errors.setdefault(name, []).append(error)
                 scored.setdefault(name, []).append(form.name)
         if errors:
-            for name, scores in self._scores(
-                {name: torch.stack(errors.pop(name)) for name in scored}
-            ).items():
+            for name, scores in self._scores(errors).items():
                 for form_name, score in zip(scored[name], scores, strict=True):
                     found[form_name][name] = dataclasses.replace(found[form_name][name], score=score)
         return found
 
-    def _scores(self, errors: Mapping[str, Tensor]) -> dict[str, list[float]]:
+    def _scores(self, errors: Mapping[str, Sequence[Tensor]]) -> dict[str, list[float]]:
         projection = self._projection()
         # The same projections for all forms, whichever of them are computed at once.
         projection.begin(_SEED)

@@ -62,14 +62,14 @@ def test_the_score_of_errors_that_add_up_is_the_distance_too_where_importance_al
     references = find_tensors(network)
     importance = squared_gradients(references, projection, single)["2.weight"]
     # What comes out of a ReLU has one sign, so that what is added to every weight adds up.
-    errors = torch.stack([torch.full((4 * 32,), 1e-3), 1e-3 * torch.randn(4 * 32)])
+    errors = [torch.full((4, 32), 1e-3), 1e-3 * torch.randn(4, 32)]
     scores = error_scores(references, projection, {"2.weight": errors}, single)["2.weight"]
     for score, error in zip(scores, errors, strict=True):
         changed = copy.deepcopy(network)
         with torch.no_grad():
-            changed.get_parameter("2.weight").add_(error.reshape(4, 32))
+            changed.get_parameter("2.weight").add_(error)
         assert score == pytest.approx(projection.distance(changed), rel=0.25)
-    assert float((importance * errors[0].reshape(4, 32).square()).sum()) < scores[0] / 4
+    assert float((importance * errors[0].square()).sum()) < scores[0] / 4
 
 
 def test_projections_that_begin_alike_draw_the_same_signs() -> None:
