@@ -19,6 +19,7 @@ from lightning_compress.command_line.composing import FILLED_IN, Composition, le
 from lightning_compress.command_line.paths import check_paths
 from lightning_compress.command_line.values import as_typed
 from lightning_compress.errors import ConfigurationError
+from lightning_compress.explore.quantities import check_limits
 
 _CHECKED_BY_THEIR_CLASSES = ("compression", "callbacks", "logger")
 """Groups whose classes look at their arguments themselves, and take more than the type of the default."""
@@ -66,6 +67,7 @@ def check(command: str, composition: Composition) -> None:
     _check_ranges(composition.config)
     _check_given(command, composition)
     check_paths(command, composition.config)
+    _check_question(command, composition.config)
     _check_written(composition.config)
 
 
@@ -163,6 +165,12 @@ def _check_given(command: str, composition: Composition) -> None:
             comment = comments_of(command, composition.choices).get(key, "")
             told = f": {comment[:1].lower()}{comment[1:]}" if comment else ""
             raise ConfigurationError(f"{key} has no default; give {key}=…{told}")
+
+
+def _check_question(command: str, config: DictConfig) -> None:
+    """Refuse a search without a limit, unless it is one that goes on with its own."""
+    if command == "explore" and OmegaConf.is_missing(config, "resume"):
+        check_limits(config.explore.max_drop, config.explore.max_size, config.explore.budget)
 
 
 def _check_written(config: DictConfig) -> None:

@@ -1,8 +1,10 @@
 """The search for the smallest package that still does the job.
 
-- `question`, `limits`: what is asked; `subject`: what is searched, `module_subject` where it is given as objects.
+- `question`, `quantities`, `limits`: what is asked; `subject`: what is searched, `module_subject` where it is given as
+  objects.
 - `forms`, `sizes`: how a tensor can be stored, and what it takes then.
-- `projection`, `sensitivity`, `sensitivity_file`: what each form costs the outputs.
+- `projection`, `error_scores`, `sensitivity`: what each form costs the outputs; `sensitivity_file`, `importance_file`
+  keep it.
 - `allocation`: a form for each tensor; `rungs`: what is tried; `making`: packages, made and measured.
 - `parts`, `verdict`: the data of the search and those of the verdict.
 - `searching`: all of it in order; `planning`: how long that takes; `record`: what is left behind.

@@ -22,7 +22,10 @@ _STEPS = 255
 
 
 def input_scores(
-    network: nn.Module, references: Sequence[TensorReference], projection: OutputProjection
+    network: nn.Module,
+    references: Sequence[TensorReference],
+    projection: OutputProjection,
+    calls: Sequence[Call],
 ) -> dict[str, float]:
     """How far the outputs are expected to move where the inputs of one layer are rounded to int8.
 
@@ -31,7 +34,8 @@ def input_scores(
     Args:
         network: The one that the projection is of.
         references: Its tensors.
-        projection: Of its outputs, with its calls.
+        projection: Of its outputs.
+        calls: Examples.
 
     Returns:
         By name of the tensor of the layer; layers without inputs that Core ML computes with in integers are left out,
@@ -44,11 +48,11 @@ def input_scores(
     }
     ranges: dict[nn.Module, tuple[float, float]] = {}
     with _watched(layers, _ranging(ranges)), torch.no_grad():
-        for call in projection.calls:
+        for call in calls:
             projection(call)
     scores = dict.fromkeys(layers, 0.0)
     names = {layer: name for name, layer in layers.items()}
-    for call in projection.calls:
+    for call in calls:
         seen, value = _seen(layers, projection, call)
         if not seen:
             continue
@@ -56,9 +60,7 @@ def input_scores(
         for (layer, tensor), gradient in zip(seen, gradients, strict=True):
             if gradient is not None:
                 error = _rounding_error(tensor.detach(), ranges[layer])
-                scores[names[layer]] += float((gradient.double() * error).square().sum()) / len(
-                    projection.calls
-                )
+                scores[names[layer]] += float((gradient.double() * error).square().sum()) / len(calls)
     return {name: score for name, score in scores.items() if layers[name] in ranges}
 
 

@@ -8,7 +8,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from lightning_compress.errors import CompressionError, ConfigurationError
@@ -30,8 +31,35 @@ FOLDER = "candidates"
 FIT = "fit"
 """The folder of a candidate's fit, beside its package."""
 
-_RECORD = "candidate.json"
+RECORD = "candidate.json"
+"""The file in the folder of a candidate with what was measured of it."""
+
+_REQUEST = "request.json"
 _KEY = "made_of"
+
+
+@dataclass(frozen=True)
+class Request:
+    """A candidate before it is made.
+
+    Attributes:
+        name: Of the candidate.
+        rung: What asks for it; without a share, the way in which tensors are brought into forms.
+        forms: By name of the tensor.
+        expected: The sum of their scores.
+        share: Of the full length of the fit that trains the float weights in these forms; None for no fit.
+    """
+
+    name: str
+    rung: str
+    forms: Mapping[str, str]
+    expected: float | None
+    share: float | None = None
+
+    @property
+    def how(self) -> str:
+        """The way in which it is made, so that what was made in another is not taken for the same."""
+        return self.rung if self.share is None else f"trained for {self.share:g}"
 
 
 class Candidates:
@@ -42,133 +70,152 @@ class Candidates:
         folder: Of the search.
         part: Of the validation data that the search looks at.
         tell: Is told of each candidate.
+        compressing: How a rung without training brings tensors into forms, by the name of the rung.
+        elsewhere: Makes candidates of some names in other processes, where requests lie in their folders, and returns
+            what went wrong by name; None where this process makes them itself, one after the other.
 
     Attributes:
         found: Every candidate of this search, in the order in which it was asked for.
         limits: Tells what satisfies; None until float was measured.
     """
 
-    def __init__(self, subject: Subject, folder: Path, part: Part, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        folder: Path,
+        part: Part,
+        tell: Callable[[str], None],
+        compressing: Callable[[str], Compressing],
+        elsewhere: Callable[[Sequence[str]], Mapping[str, str]] | None = None,
+    ) -> None:
         self.found: list[Candidate] = []
         self.limits: Limits | None = None
         self._subject = subject
         self._folder = folder
         self._part = part
         self._tell = tell
+        self._compressing = compressing
+        self._elsewhere = elsewhere
+        self._new: set[str] = set()
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether other processes make candidates, so that several at once take no longer than one."""
+        return self._elsewhere is not None
 
     def reference(self) -> Candidate:
         """The float16 package, against which all others are measured."""
+        request = Request(REFERENCE, REFERENCE, {}, 0.0)
+        return self._counted(request, self._kept(request) or self._made(request))
 
-        def make(path: Path) -> Path:
-            return self._subject.export(Compressed(self._subject.network()), path, verifies=False).path
-
-        return self._candidate(REFERENCE, REFERENCE, {}, 0.0, make, REFERENCE)
-
-    def after_training(
-        self,
-        name: str,
-        rung: str,
-        forms: Mapping[str, str],
-        expected: float | None,
-        compress: Compressing,
-        how: str,
-    ) -> Candidate:
-        """A package of the float weights.
+    def make(self, request: Request, beside: Iterable[Request] = ()) -> Candidate:
+        """Make and measure a candidate, unless the folder holds it.
 
         Args:
-            name: Of the candidate.
-            rung: What asks for it.
-            forms: By name of the tensor.
-            expected: The sum of their scores.
-            compress: Brings tensors into forms.
-            how: Names `compress`, so that what was made in another way is not taken for the same.
+            request: What is asked for.
+            beside: What will perhaps be asked for next: other processes make it at the same time.
+
+        Raises:
+            ConfigurationError: Another process did not come to its end with it.
         """
+        kept = self._kept(request)
+        if kept is None and self._elsewhere is not None:
+            kept = self._launched(self._elsewhere, request, beside)
+        return self._counted(request, kept or self._made(request))
 
-        def make(path: Path) -> Path:
-            compressed = compress(self._subject.network(), parsed(forms))
-            return self._subject.export(compressed, path, verifies=False).path
-
-        return self._candidate(name, rung, forms, expected, make, how)
-
-    def trained(
-        self, name: str, rung: str, forms: Mapping[str, str], expected: float | None, share: float
-    ) -> Candidate:
-        """A package of weights that were trained in their forms, from the float weights.
+    def make_requested(self, name: str) -> Candidate:
+        """Make what another process has asked for, unless the folder holds it.
 
         Args:
-            name: Of the candidate.
-            rung: What asks for it.
-            forms: By name of the tensor.
-            expected: The sum of the scores after training.
-            share: Of the full length of a fit.
+            name: Of the candidate, in whose folder the request lies.
+
+        Raises:
+            CompressionError: There is no such request.
         """
-
-        def make(path: Path) -> Path:
-            fitted = self._subject.fit(name, parsed(forms), share, path.parent / FIT)
-            # A package of its own beside what the fit needs to go on.
-            if path.exists():
-                shutil.rmtree(path)
-            shutil.copytree(fitted, path)
-            return path
-
-        return self._candidate(name, rung, forms, expected, make, f"trained for {share:g}")
+        request = read_record(Request, self._of(name) / _REQUEST)
+        return self._kept(request) or self._made(request)
 
     def path(self, candidate: Candidate) -> Path:
         """Of its package."""
         assert candidate.package is not None
         return self._folder / candidate.package
 
-    def _candidate(
+    def _launched(
         self,
-        name: str,
-        rung: str,
-        forms: Mapping[str, str],
-        expected: float | None,
-        make: Callable[[Path], Path],
-        how: str,
+        elsewhere: Callable[[Sequence[str]], Mapping[str, str]],
+        request: Request,
+        beside: Iterable[Request],
     ) -> Candidate:
-        folder = self._folder / FOLDER / name
-        key = self._key(forms, how)
-        candidate = self._kept(folder, key)
-        if candidate is None:
-            candidate = self._made(name, rung, forms, expected, make, folder)
-            (folder / _KEY).write_text(key, encoding="utf-8")
-            write_record(candidate, folder / _RECORD)
-            self._tell(
-                f"  {name}: {in_megabytes(candidate.package_bytes)}, {self._subject.metric} {candidate.value:.4f}"
+        asked = {found.name: found for found in [request, *beside] if self._kept(found) is None}
+        for name, found in asked.items():
+            self._of(name).mkdir(parents=True, exist_ok=True)
+            write_record(found, self._of(name) / _REQUEST)
+        errors = elsewhere(list(asked))
+        self._new.update(asked)
+        made = self._kept(request)
+        if made is None:
+            raise ConfigurationError(
+                f"{request.name} did not end well: {errors.get(request.name, 'it ended without a word')}. What it has "
+                f"said is in its folder under {str(self._folder / FOLDER)!r}; all others are kept"
             )
-        candidate = self._judged(dataclasses.replace(candidate, rung=rung))
-        self.found = [other for other in self.found if other.name != name] + [candidate]
-        return candidate
+        return made
 
-    def _made(
-        self,
-        name: str,
-        rung: str,
-        forms: Mapping[str, str],
-        expected: float | None,
-        make: Callable[[Path], Path],
-        folder: Path,
-    ) -> Candidate:
+    def _made(self, request: Request) -> Candidate:
         began = time.monotonic()
+        folder = self._of(request.name)
         folder.mkdir(parents=True, exist_ok=True)
-        path = make(folder / f"{name}.mlpackage")
+        # What lies there is not what was asked for, or not whole.
+        (folder / _KEY).unlink(missing_ok=True)
+        path = self._package(request, folder)
         module, _ = self._subject.placed(path)
         value = measure(module, self._part.as_data(), self._subject.metric, folder, shows_progress=False)
         weights = sum(file.stat().st_size for file in path.rglob("weights/*") if file.is_file())
-        return Candidate(
-            name=name,
-            rung=rung,
-            forms=dict(forms),
+        candidate = Candidate(
+            name=request.name,
+            rung=request.rung,
+            forms=dict(request.forms),
             package=Path(os.path.relpath(path, self._folder)).as_posix(),
             package_bytes=package_bytes(path),
             weight_bytes=weights,
             value=value,
             drop=0.0,
             satisfies=False,
-            expected=expected,
+            expected=request.expected,
             seconds=round(time.monotonic() - began, 2),
         )
+        write_record(candidate, folder / RECORD)
+        # Last: what this says is there is whole, whenever the process is killed.
+        (folder / _KEY).write_text(self._key(request), encoding="utf-8")
+        self._new.add(request.name)
+        return candidate
+
+    def _package(self, request: Request, folder: Path) -> Path:
+        path = folder / f"{request.name}.mlpackage"
+        if request.share is None:
+            compressed = (
+                self._compressing(request.rung)(self._subject.network(), parsed(request.forms))
+                if request.forms
+                else Compressed(self._subject.network())
+            )
+            return self._subject.export(compressed, path, verifies=False).path
+        fitted = self._subject.fit(request.name, parsed(request.forms), request.share, folder / FIT)
+        # A package of its own beside what the fit needs to go on.
+        if path.exists():
+            shutil.rmtree(path)
+        shutil.copytree(fitted, path)
+        return path
+
+    def _counted(self, request: Request, candidate: Candidate) -> Candidate:
+        """A candidate of this search, judged by its limits."""
+        if candidate.name in self._new:
+            self._new.discard(candidate.name)
+            self._tell(
+                f"  {candidate.name}: {in_megabytes(candidate.package_bytes)}, {self._subject.metric} "
+                f"{candidate.value:.4f}"
+            )
+        candidate = self._judged(dataclasses.replace(candidate, rung=request.rung))
+        self.found = [other for other in self.found if other.name != candidate.name] + [candidate]
+        return candidate
 
     def _judged(self, candidate: Candidate) -> Candidate:
         limits = self.limits
@@ -180,18 +227,24 @@ class Candidates:
             satisfies=limits.allow(candidate.value, candidate.package_bytes),
         )
 
-    def _kept(self, folder: Path, key: str) -> Candidate | None:
+    def _kept(self, request: Request) -> Candidate | None:
+        folder = self._of(request.name)
         try:
-            if (folder / _KEY).read_text(encoding="utf-8") != key:
+            if (folder / _KEY).read_text(encoding="utf-8") != self._key(request):
                 return None
-            candidate = read_record(Candidate, folder / _RECORD)
+            candidate = read_record(Candidate, folder / RECORD)
         except (OSError, CompressionError):
             return None
         is_there = candidate.package is not None and package_bytes(self._folder / candidate.package)
         return candidate if is_there == candidate.package_bytes else None
 
-    def _key(self, forms: Mapping[str, str], how: str) -> str:
-        content = json.dumps([self._subject.digest, self._part.samples, sorted(forms.items()), how])
+    def _of(self, name: str) -> Path:
+        return self._folder / FOLDER / name
+
+    def _key(self, request: Request) -> str:
+        content = json.dumps(
+            [self._subject.digest, self._part.samples, sorted(request.forms.items()), request.how]
+        )
         return hashlib.sha256(content.encode()).hexdigest()
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchvision.utils import save_image
 
 from lightning_compress.callback import Compression
@@ -23,6 +23,7 @@ from lightning_compress.copying import copy_whole
 from lightning_compress.coreml.export import CoreMLExport, ExportedPackage
 from lightning_compress.explore.compressing import Compressed
 from lightning_compress.explore.forms import Form, methods_of
+from lightning_compress.explore.making import FIT
 from lightning_compress.explore.subject import FitLength
 from lightning_compress.methods.mechanism.agreement import Call
 from lightning_compress.runtime import load
@@ -33,6 +34,9 @@ from lightning_compress.tasks.putting import network_inputs, put_in_place
 
 _SAMPLES = 4
 """In a picture."""
+
+_OUTSIDE = "outside_of_network.pt"
+"""The file in the folder of a fit with what was trained beside the network."""
 
 MakeTrainer = Callable[[int, Sequence[L.Callback]], L.Trainer]
 """Makes the Trainer of a fit of so many steps, with some callbacks."""
@@ -91,6 +95,10 @@ class ModuleSubject:
         """A copy of the network."""
         return copy_whole(self._network(self._held)).float().eval()
 
+    def comparable(self, outputs: Sequence[Tensor]) -> list[Tensor]:
+        """As the task compares outputs."""
+        return self._task.comparable(outputs)
+
     def calls(self, data: L.LightningDataModule, batches: int) -> Sequence[Call]:
         """What the network is called with in validation."""
         module = self._copy()
@@ -111,6 +119,10 @@ class ModuleSubject:
     def placed(self, package: Path) -> tuple[L.LightningModule, InPlace]:
         """A copy of the module in which a package stands for the network, and what stands there."""
         module = self._copy()
+        outside = package.parent / FIT / _OUTSIDE
+        if outside.is_file():
+            # What stands around the network was trained with it.
+            module.load_state_dict(torch.load(outside, weights_only=True), strict=False)
         network = self._network(module)
         loaded = load(package, precision="float16")
         return module, put_in_place(module, self._path, network, loaded, self._task, self._export.image)
@@ -134,6 +146,11 @@ class ModuleSubject:
         compression = Compression(*methods_of(forms), module=self._path, export=export, rehearse=False)
         module = copy_whole(self._held).train()
         self._make_trainer(length.steps, [compression]).fit(module, datamodule=self.data)
+        within = f"{self._path}."
+        state = module.state_dict()
+        torch.save(
+            {name: value for name, value in state.items() if not name.startswith(within)}, folder / _OUTSIDE
+        )
         return path
 
     def draw(self, package: Path, picture: Path) -> bool:

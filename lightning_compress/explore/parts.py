@@ -48,6 +48,22 @@ class Part:
         first = next(iter(self._batches.values()))[0]
         return max(1, -(-samples // len(first[0])))
 
+    def singly(self, most: int) -> Part:
+        """Samples of this part, evenly from all of it, each a batch of its own.
+
+        Args:
+            most: How many of each loader.
+        """
+        chosen = {}
+        for name, loaders in self._batches.items():
+            samples = [[index for batch in batches for index in batch] for batches in loaders]
+            chosen[name] = [
+                [[found[place * len(found) // count]] for place in range(count)]
+                for found in samples
+                for count in [min(most, len(found))]
+            ]
+        return Part(self._data, chosen)
+
     def as_data(self) -> L.LightningDataModule:
         """A data module that validates, and tests, with this part; all else is as in the original."""
         return self._with(self._batches)

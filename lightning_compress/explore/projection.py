@@ -9,7 +9,7 @@ a minimum outweighs all else, and it needs no labels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -29,8 +29,8 @@ class OutputProjection:
 
     Args:
         network: In evaluation mode and full precision.
-        calls: What it is called with.
-        seed: Of the signs.
+        calls: What it is called with, best single examples: the derivatives of all in one call share a projection.
+        comparable: Takes outputs into a measure in which equal distances matter equally.
 
     Attributes:
         calls: What the network is called with.
@@ -39,11 +39,17 @@ class OutputProjection:
         ConfigurationError: None of its outputs varies from call to call.
     """
 
-    def __init__(self, network: nn.Module, calls: Sequence[Call], seed: int = 0) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        calls: Sequence[Call],
+        comparable: Callable[[Sequence[Tensor]], list[Tensor]] = list,
+    ) -> None:
         self._network = network
-        # Validation runs in inference mode, whose tensors no gradient may pass.
-        self.calls = [Call(_cloned(call.arguments), _cloned(call.keywords)) for call in calls]
-        self._generator = torch.Generator().manual_seed(seed)
+        self._comparable = comparable
+        self.calls = usable(calls)
+        self._generator = torch.Generator()
+        self.begin(0)
         with torch.no_grad():
             self._returned = [self._outputs(network, call) for call in self.calls]
         self._variances = [
@@ -56,6 +62,10 @@ class OutputProjection:
                 f"no output of {type(network).__name__} varies on {len(calls)} inputs of the validation data; there is "
                 "nothing that could tell how much each weight matters"
             )
+
+    def begin(self, seed: int) -> None:
+        """Draw signs from here on as anybody who begins with the same seed does."""
+        self._generator.manual_seed(seed)
 
     def __call__(self, call: Call) -> Tensor:
         """The projection of what the network returns; its squared gradient has the mean square over the variance."""
@@ -80,12 +90,15 @@ class OutputProjection:
                     total += float((tensor - expected).double().square().mean() / variance) / len(self.calls)
         return total
 
-    @staticmethod
-    def _outputs(network: nn.Module, call: Call) -> list[Tensor]:
+    def _outputs(self, network: nn.Module, call: Call) -> list[Tensor]:
         returned: Any = network(*call.arguments, **call.keywords)
-        return [
-            tensor for tensor in take_apart(returned, type(network).__name__) if tensor.is_floating_point()
-        ]
+        tensors = take_apart(returned, type(network).__name__)
+        return self._comparable([tensor for tensor in tensors if tensor.is_floating_point()])
+
+
+def usable(calls: Sequence[Call]) -> list[Call]:
+    """Calls that gradients may pass, which those of a validation may not: it runs in inference mode."""
+    return [Call(_cloned(call.arguments), _cloned(call.keywords)) for call in calls]
 
 
 def _cloned(inputs: Any) -> Any:

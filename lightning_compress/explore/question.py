@@ -10,7 +10,8 @@ from torch import nn
 from lightning_compress.counted import counted
 from lightning_compress.errors import ConfigurationError, did_you_mean
 from lightning_compress.explore.forms import Form, default_forms, needed_by
-from lightning_compress.explore.limits import Limits, parse_drop, parse_duration, parse_size
+from lightning_compress.explore.limits import Limits
+from lightning_compress.explore.quantities import check_limits, parse_drop, parse_duration, parse_size
 from lightning_compress.explore.record import Question
 from lightning_compress.explore.rungs import RUNGS
 from lightning_compress.methods.mechanism.tensors import find_tensors
@@ -32,11 +33,12 @@ class Asked:
         rungs: Names of what may be tried, in any order.
         forms: What a tensor may become.
         measured: Those of the forms for which the outputs are really computed, with one tensor after the other in them.
-        samples: How many samples of the validation data tell how much each weight matters.
+        samples: How many samples of the validation data tell how much each weight matters, a tenth of it at most.
         share: Of the validation data that the search looks at; the verdict is given by the rest.
         steps: How often the size is bisected after training.
         fits: How many fits each rung may make.
         short: Share of the full length of a fit that a short one has.
+        together: How many candidates other processes are given at once.
     """
 
     max_drop: str | float | None = None
@@ -53,6 +55,7 @@ class Asked:
     steps: int = 6
     fits: int = 3
     short: float = 0.5
+    together: int = 3
 
     def __post_init__(self) -> None:
         """Refuse what no search could use.
@@ -60,14 +63,7 @@ class Asked:
         Raises:
             ConfigurationError: Naming the value and what is valid.
         """
-        if self.max_drop is None and self.max_size is None:
-            raise ConfigurationError(
-                "a search needs a limit: explore.max_drop, such as 0.01 or 1%, explore.max_size, such as 4MB, or both"
-            )
-        if self.max_drop is not None:
-            parse_drop(self.max_drop, 1.0, "explore.max_drop")
-        self.max_bytes()
-        self.seconds()
+        check_limits(self.max_drop, self.max_size, self.budget)
         if self.target is not None:
             resolve_target(self.target)
         for rung in self.rungs:
@@ -77,7 +73,12 @@ class Asked:
                 )
         if not self.rungs:
             raise ConfigurationError(f"explore.rungs is empty; valid are {', '.join(RUNGS)}")
-        for key, value in (("samples", self.samples), ("steps", self.steps), ("fits", self.fits)):
+        for key, value in (
+            ("samples", self.samples),
+            ("steps", self.steps),
+            ("fits", self.fits),
+            ("together", self.together),
+        ):
             if type(value) is not int or value < 1:
                 raise ConfigurationError(f"explore.{key}={value!r} is no count from 1")
         for key, part in (("share", self.share), ("short", self.short)):
@@ -91,6 +92,10 @@ class Asked:
     def seconds(self) -> float | None:
         """The budget, None for none."""
         return None if self.budget is None else parse_duration(self.budget, "explore.budget")
+
+    def ahead(self) -> int:
+        """How many steps of a bisection hold as many candidates as are made at once."""
+        return (self.together + 1).bit_length() - 1
 
     def all_forms(self) -> list[Form]:
         """The forms, the dense one among them, each once."""

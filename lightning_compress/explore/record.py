@@ -193,6 +193,8 @@ class Exploration:
         verdict: On the other part of the data; None before.
         seconds: Time spent, by what on.
         pictures: Files of sample outputs below the folder of the search, by name of the candidate.
+        delivered: Path of the chosen package as it is handed over, below the folder of the search; None where that is
+            the candidate's.
     """
 
     question: Question
@@ -205,6 +207,7 @@ class Exploration:
     verdict: Verdict | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     pictures: Mapping[str, str] = field(default_factory=dict)
+    delivered: str | None = None
 
     @property
     def reference(self) -> Candidate:
@@ -214,6 +217,12 @@ class Exploration:
     def candidate(self, name: str) -> Candidate:
         """A candidate by its name."""
         return next(candidate for candidate in self.candidates if candidate.name == name)
+
+    def path(self, candidate: Candidate) -> str | None:
+        """Where the package of a candidate lies, below the folder of the search; None where it was not kept."""
+        if candidate.name == self.chosen and self.delivered is not None:
+            return self.delivered
+        return candidate.package
 
 
 def write_record(record: Any, path: Path) -> None:

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lightning_compress.explore.allocation import Allocation, allocate, smallest_bytes, uniform
-from lightning_compress.explore.compressing import Compressing
 from lightning_compress.explore.forms import DENSE, Form
 from lightning_compress.explore.limits import Limits
-from lightning_compress.explore.making import Candidates
+from lightning_compress.explore.making import Candidates, Request
 from lightning_compress.explore.record import Candidate, TensorRecord
 
 CLOSE = 1.03
 """Two sizes that are nearer than this ratio are the same: what lies between them is noise of the metric."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A candidate between two bounds, and what the bounds are after it.
+
+    Attributes:
+        request: Of the candidate.
+        if_good: The bounds where its metric is good enough.
+        if_bad: The bounds where it is not.
+    """
+
+    request: Request
+    if_good: tuple[int, int]
+    if_bad: tuple[int, int]
 
 
 @dataclass
@@ -27,6 +42,7 @@ class Standing:
         limits: What is asked for.
         overhead: Bytes of a package beside those of its tensors.
         steps: How often a size is bisected at most.
+        ahead: How many steps of a bisection are made at once, where other processes make candidates.
         proceed: Asked before each candidate; raises where time is up.
     """
 
@@ -35,6 +51,7 @@ class Standing:
     limits: Limits
     overhead: int
     steps: int
+    ahead: int
     proceed: Callable[[], None]
 
     def upper(self) -> int:
@@ -60,14 +77,12 @@ class Standing:
         return smallest_bytes(self.records)
 
 
-def uniform_rung(standing: Standing, rung: str, compress: Compressing, how: str) -> None:
+def uniform_rung(standing: Standing, rung: str) -> None:
     """One width for all tensors: the smallest that is good enough, or the largest that is small enough.
 
     Args:
         standing: Of the search.
         rung: Its name.
-        compress: Brings tensors into forms.
-        how: Names that.
     """
     widths = sorted({form for record in standing.records for form in _palettes(record)}, key=_bits)
     allocations = {form: uniform(standing.records, form) for form in widths}
@@ -77,71 +92,94 @@ def uniform_rung(standing: Standing, rung: str, compress: Compressing, how: str)
     if standing.limits.max_drop is None:
         # More bits are better: the most that the size allows.
         widths = widths[-1:]
-    low, high = 0, len(widths)
-    while low < high:
+
+    def attempt(low: int, high: int) -> Attempt | None:
+        if low >= high:
+            return None
         middle = (low + high) // 2
-        form = widths[middle]
-        standing.proceed()
-        found = _after_training(standing, f"{rung}_{form}", rung, allocations[form], compress, how)
-        if standing.limits.allows_value(found.value):
-            high = middle
-        else:
-            low = middle + 1
+        request = _request(f"{rung}_{widths[middle]}", rung, allocations[widths[middle]])
+        return Attempt(request, if_good=(low, middle), if_bad=(middle + 1, high))
+
+    _halve(standing, attempt, (0, len(widths)), len(widths))
 
 
-def mixed_rung(standing: Standing, rung: str, compress: Compressing, how: str) -> None:
+def mixed_rung(standing: Standing, rung: str) -> None:
     """Each tensor in a form of its own: the number of bytes is bisected against the metric of real packages."""
-
-    def attempt(most: int) -> Candidate:
-        allocation = allocate(standing.records, most)
-        name = f"{rung}_{allocation.bytes // 1000}kB"
-        return _after_training(standing, name, rung, allocation, compress, how)
-
-    _bisect(standing, attempt, standing.steps)
+    _bisect(standing, rung, standing.steps, None)
 
 
 def trained_rung(standing: Standing, rung: str, share: float, fits: int) -> None:
     """The forms of the integer program, trained from the float weights."""
-
-    def attempt(most: int) -> Candidate:
-        allocation = allocate(standing.records, most)
-        name = f"{rung}_{allocation.bytes // 1000}kB"
-        return standing.candidates.trained(name, rung, allocation.compressed, allocation.expected, share)
-
-    _bisect(standing, attempt, fits)
+    _bisect(standing, rung, fits, share)
 
 
-def _bisect(standing: Standing, attempt: Callable[[int], Candidate], steps: int) -> None:
+def _bisect(standing: Standing, rung: str, steps: int, share: float | None) -> None:
     """Make packages between the smallest possible and the smallest that is known to be good."""
     low, high = standing.lower(), standing.upper()
     if standing.limits.max_drop is None:
         most = standing.limits.max_bytes
         for _ in range(max(steps, 2)):
             standing.proceed()
-            found = attempt(max(high, low))
+            found = standing.candidates.make(_sized(standing, rung, max(high, low), share)[0])
             if most is None or found.package_bytes <= most or high <= low:
                 return
             # This package has told what its program takes; another allocation's may take a little more.
             high = min(standing.upper(), high - 1)
         return
-    for _ in range(steps):
+
+    @functools.cache
+    def attempt(low: int, high: int) -> Attempt | None:
         if high < low * CLOSE:
-            return
+            return None
         middle = round(math.sqrt(low * high))
+        request, taken = _sized(standing, rung, middle, share)
+        return Attempt(request, if_good=(low, min(middle, taken)), if_bad=(middle, high))
+
+    _halve(standing, attempt, (low, high), steps)
+
+
+def _halve(
+    standing: Standing, attempt: Callable[[int, int], Attempt | None], bounds: tuple[int, int], steps: int
+) -> None:
+    """Narrow two bounds, attempt by attempt.
+
+    Which attempts there are follows from how those before them ended. Where other processes make candidates, the ones
+    that may come next are made at the same time; how the search goes is the same, and those that it does not come to
+    do not count.
+    """
+    for step in range(steps):
+        following = attempt(*bounds)
+        if following is None:
+            return
         standing.proceed()
-        found = attempt(middle)
-        if standing.limits.allows_value(found.value):
-            high = min(middle, found.package_bytes - standing.overhead)
-        else:
-            low = middle
+        depth = min(standing.ahead, steps - step)
+        beside = _reachable(attempt, bounds, depth) if standing.candidates.is_elsewhere else []
+        found = standing.candidates.make(following.request, beside)
+        bounds = following.if_good if standing.limits.allows_value(found.value) else following.if_bad
 
 
-def _after_training(
-    standing: Standing, name: str, rung: str, allocation: Allocation, compress: Compressing, how: str
-) -> Candidate:
-    return standing.candidates.after_training(
-        name, rung, allocation.compressed, allocation.expected, compress, how
-    )
+def _reachable(
+    attempt: Callable[[int, int], Attempt | None], bounds: tuple[int, int], depth: int
+) -> list[Request]:
+    """What may be asked for in so many steps."""
+    following = attempt(*bounds) if depth else None
+    if following is None:
+        return []
+    return [
+        following.request,
+        *_reachable(attempt, following.if_good, depth - 1),
+        *_reachable(attempt, following.if_bad, depth - 1),
+    ]
+
+
+def _sized(standing: Standing, rung: str, most: int, share: float | None) -> tuple[Request, int]:
+    """The forms of the integer program within some bytes, and the bytes that they take."""
+    allocation = allocate(standing.records, most)
+    return _request(f"{rung}_{allocation.bytes // 1000}kB", rung, allocation, share), allocation.bytes
+
+
+def _request(name: str, rung: str, allocation: Allocation, share: float | None = None) -> Request:
+    return Request(name, rung, allocation.compressed, allocation.expected, share)
 
 
 def _palettes(record: TensorRecord) -> list[str]:

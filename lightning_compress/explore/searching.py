@@ -14,16 +14,19 @@ from lightning_compress.errors import ConfigurationError
 from lightning_compress.explore.allocation import smallest_bytes
 from lightning_compress.explore.compressing import (
     Compressed,
+    Compressing,
     compressed_after_training,
     compressed_by_data,
     compressed_with_feedback,
 )
+from lightning_compress.explore.elsewhere import Elsewhere
 from lightning_compress.explore.forms import Form
+from lightning_compress.explore.importance_file import IMPORTANCE, ImportanceFile
 from lightning_compress.explore.limits import Limits
 from lightning_compress.explore.making import REFERENCE, Candidates, parsed, require_number
 from lightning_compress.explore.parts import divided
 from lightning_compress.explore.planning import Plan, in_minutes, plan_of
-from lightning_compress.explore.projection import OutputProjection
+from lightning_compress.explore.projection import OutputProjection, usable
 from lightning_compress.explore.question import Asked
 from lightning_compress.explore.record import (
     Candidate,
@@ -38,11 +41,16 @@ from lightning_compress.explore.rungs import RUNGS, TRAINED, Standing, mixed_run
 from lightning_compress.explore.sensitivity import Searched, SensitivityTable, searched_tensors
 from lightning_compress.explore.sensitivity_file import FILE, SensitivityFile
 from lightning_compress.explore.subject import Subject
-from lightning_compress.explore.verdict import jackknifed, standard_error
+from lightning_compress.explore.verdict import verdict_of
 from lightning_compress.methods.importance import squared_gradients
+from lightning_compress.methods.mechanism.agreement import Call
 from lightning_compress.nice_to_have import nice_to_have
 
 RECORD = "explore.json"
+
+_SHARE = 10
+"""Of so many samples of the validation data one tells how much weights matter: the whole table of scores shall take no
+more than three evaluations of all data, and each gradient, of single samples, is computed twice."""
 
 
 class OutOfTimeError(Exception):
@@ -61,6 +69,7 @@ class Search:
         folder: Where packages and records go.
         tell: Is told what happens, line by line.
         sensitivity: The sensitivity file of an earlier search of the same weights; None for none.
+        elsewhere: Other processes that do parts of it; None for this process alone.
 
     Raises:
         ConfigurationError: The validation data cannot be divided, or names and forms do not fit the network.
@@ -74,6 +83,7 @@ class Search:
         tell: Callable[[str], None] = print,
         *,
         sensitivity: Path | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         network = subject.network()
         asked.require_names(network)
@@ -83,7 +93,15 @@ class Search:
         self._folder = folder
         self._tell = tell
         self._part, self.judged = divided(subject.data, asked.share)
-        self.candidates = Candidates(subject, folder, self._part, tell)
+        self._elsewhere = elsewhere
+        self.candidates = Candidates(
+            subject,
+            folder,
+            self._part,
+            tell,
+            self._compressing,
+            None if elsewhere is None else self._make_elsewhere,
+        )
         self._file = SensitivityFile(folder / FILE, self._digest(), sensitivity)
         self._records: list[TensorRecord] = []
         self._rungs: dict[str, RungRecord] = {}
@@ -131,7 +149,8 @@ class Search:
 
     def sensitivity(self, forms: Sequence[Form]) -> list[TensorRecord]:
         """Every tensor with its forms; what the folder holds of them is not computed again."""
-        return self._file.records(self.table, forms, self._asked.measured, self._tell_form)
+        elsewhere = None if self._elsewhere is None else self._measure_elsewhere
+        return self._file.records(self.table, forms, self._asked.measured, self._tell_form, elsewhere)
 
     # What the network is.
 
@@ -145,13 +164,34 @@ class Search:
 
     @functools.cached_property
     def _projection(self) -> OutputProjection:
+        part = self._part.singly(self._examples)
+        calls = self._subject.calls(part.as_data(), part.samples)
+        return OutputProjection(self._network, calls, self._subject.comparable)
+
+    @property
+    def _examples(self) -> int:
+        """How many single samples tell how much weights matter, at most."""
+        every = self._part.samples + self.judged.samples
+        return min(self._asked.samples, max(1, every // _SHARE))
+
+    @functools.cached_property
+    def _calls(self) -> Sequence[Call]:
+        """Samples in batches, for what looks at the inputs of layers."""
         batches = self._part.batches_of(self._asked.samples)
-        return OutputProjection(self._network, self._subject.calls(self._part.as_data(), batches))
+        return usable(self._subject.calls(self._part.as_data(), batches))
 
     @functools.cached_property
     def _importance(self) -> Mapping[str, Tensor]:
-        references = [searched.reference for searched in self._tensors]
-        return squared_gradients(references, self._projection, self._projection.calls)
+        kept = ImportanceFile(self._folder / IMPORTANCE, self._digest())
+        found = kept.read()
+        if found is None:
+            references = [searched.reference for searched in self._tensors]
+            self._projection.begin(0)
+            found = squared_gradients(references, self._projection, self._projection.calls)
+            if self.candidates.is_elsewhere:
+                # All processes shall make the same of the same, whatever each would add up in which order.
+                kept.write(found)
+        return found
 
     @functools.cached_property
     def table(self) -> SensitivityTable:
@@ -159,7 +199,6 @@ class Search:
         return SensitivityTable(
             self._network,
             self._tensors,
-            lambda: self._importance,
             lambda: self._projection,
             target=self._asked.target,
             compress=self.compressed_by_data,
@@ -171,18 +210,34 @@ class Search:
 
     def compressed_with_feedback(self, network: nn.Module, forms: Mapping[str, Form]) -> Compressed:
         """The same, with the errors of columns made good for in those after them."""
-        return compressed_with_feedback(network, forms, self._importance, self._projection.calls)
+        return compressed_with_feedback(network, forms, self._importance, self._calls)
 
     def compressed(self, candidate: Candidate) -> Compressed | None:
         """The network in the forms of a candidate, made again; None where it was trained."""
         if candidate.rung in TRAINED:
             return None
-        network, forms = self._subject.network(), parsed(candidate.forms)
-        if candidate.rung == "kmeans":
-            return compressed_after_training(network, forms)
-        if candidate.rung == "feedback":
-            return self.compressed_with_feedback(network, forms)
-        return self.compressed_by_data(network, forms)
+        return self._compressing(candidate.rung)(self._subject.network(), parsed(candidate.forms))
+
+    def _compressing(self, rung: str) -> Compressing:
+        """How a rung without training brings tensors into forms."""
+        if rung == "kmeans":
+            return compressed_after_training
+        return self.compressed_with_feedback if rung == "feedback" else self.compressed_by_data
+
+    def measure_form(self, form: Form) -> None:
+        """Measure what a form costs each tensor, for the process that has asked for it."""
+        self._file.measure(form, self.table)
+
+    def _make_elsewhere(self, names: Sequence[str]) -> Mapping[str, str]:
+        # By the importance that this process has written down.
+        assert self._elsewhere is not None
+        assert self._importance
+        return self._elsewhere.candidates(names)
+
+    def _measure_elsewhere(self, names: Sequence[str]) -> Mapping[str, str]:
+        assert self._elsewhere is not None
+        assert self._importance
+        return self._elsewhere.forms(names)
 
     # Limits.
 
@@ -249,16 +304,13 @@ class Search:
             limits=self.limits,
             overhead=self._overhead,
             steps=self._asked.steps,
+            ahead=self._asked.ahead(),
             proceed=proceed,
         )
-        if rung == "kmeans":
-            uniform_rung(standing, rung, compressed_after_training, rung)
-        elif rung == "data":
-            uniform_rung(standing, rung, self.compressed_by_data, rung)
-        elif rung == "mixed":
-            mixed_rung(standing, rung, self.compressed_by_data, rung)
-        elif rung == "feedback":
-            mixed_rung(standing, rung, self.compressed_with_feedback, rung)
+        if rung in ("kmeans", "data"):
+            uniform_rung(standing, rung)
+        elif rung in ("mixed", "feedback"):
+            mixed_rung(standing, rung)
         elif rung == "short_fit":
             trained_rung(standing, rung, self._asked.short, self._asked.fits)
         else:
@@ -291,31 +343,8 @@ class Search:
         return self._write(best, shown, verdict)
 
     def _verdict(self, chosen: Candidate) -> Verdict:
-        """Float and the chosen package on the data that the search has not seen."""
-        runs = {
-            candidate.name: jackknifed(
-                functools.partial(self._subject.placed, self.candidates.path(candidate)),
-                self.judged,
-                self._subject.metric,
-                self._folder,
-            )
-            for candidate in (self.candidates.found[0], chosen)
-        }
-        (float_value, float_groups), (value, groups) = runs.values()
-        drop = self.limits.drop(value) - self.limits.drop(float_value)
-        drops = [other - own for other, own in zip(float_groups, groups, strict=True)]
-        error = standard_error(drops)
-        allowed = self.limits.max_drop
-        return Verdict(
-            samples=self.judged.samples,
-            float_value=float_value,
-            float_error=standard_error(float_groups),
-            value=value,
-            error=standard_error(groups),
-            drop=drop,
-            drop_error=error,
-            holds=allowed is None or drop <= allowed + (error if error == error else 0.0),
-        )
+        reference, path = (self.candidates.path(found) for found in (self.candidates.found[0], chosen))
+        return verdict_of(self._subject, reference, path, self.judged, self.limits, self._folder)
 
     def _draw(self, chosen: Candidate) -> None:
         for candidate in (self.candidates.found[0], chosen):
@@ -353,7 +382,8 @@ class Search:
 
     def _digest(self) -> str:
         """Of the weights, and of what the scores depend on beside them."""
-        content = f"{self._subject.digest} {self._asked.samples} {self._part.samples} {self._asked.target}"
+        of_scores = f"{self._asked.samples} {self._examples} {self._part.samples} {self._asked.target}"
+        content = f"{self._subject.digest} {of_scores}"
         return hashlib.sha256(content.encode()).hexdigest()
 
     def _tell_form(self, form: str) -> None:

@@ -1,9 +1,8 @@
 """How far the outputs are expected to move where a tensor takes a form, for every tensor and every form.
 
-The importance of each element (`lightning_compress.explore.projection`) times its squared error. The errors are those
-of the values that would be stored, by the methods that would store them. Errors of neighbouring weights are taken for
-independent by this, which they are not; so for some forms the outputs are really computed with one tensor after the
-other in this form.
+To first order (`lightning_compress.explore.error_scores`), by the errors of the values that would be stored, by the
+methods that would store them. For some forms the outputs are really computed with one tensor after the other in this
+form: what is large is not of first order alone.
 """
 
 from __future__ import annotations
@@ -17,11 +16,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lightning_compress.explore.compressing import Compressing, compressed_after_training
+from lightning_compress.explore.error_scores import error_scores
 from lightning_compress.explore.forms import Form, needed_by
 from lightning_compress.explore.input_scores import input_scores
 from lightning_compress.explore.projection import OutputProjection
 from lightning_compress.explore.record import Option, TensorRecord
 from lightning_compress.explore.sizes import dense_bytes, stored_bytes
+from lightning_compress.methods.mechanism.agreement import Call
 from lightning_compress.methods.mechanism.copies import copy_module
 from lightning_compress.methods.mechanism.stored import read_stored
 from lightning_compress.methods.mechanism.tensors import TensorReference, find_tensors
@@ -29,6 +30,15 @@ from lightning_compress.package.targets import Capability, resolve_target
 
 LEAST_ELEMENTS = 256
 """Smaller tensors stay dense: a palette and its header take what they would win."""
+
+_MOST_ERRORS = 1 << 28
+"""Errors that are held at once, in single precision: 1 GiB."""
+
+_EXAMPLES_OF_INPUTS = 16
+"""Those of the scores of inputs, each a sum over so many inputs that few examples do."""
+
+_SEED = 1
+"""Of the projections of scores; not that of the importance, by which errors were made small."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +70,7 @@ class SensitivityTable:
     Args:
         network: In full precision and evaluation mode, with the float weights; it is not changed.
         tensors: As `searched_tensors` finds them in it.
-        importance: Tells, by name, the importance of each element; asked for once a form is computed.
-        projection: Tells how far outputs have moved; likewise.
+        projection: Tells how far outputs move; asked for once a form is computed.
         target: The deployment target, which may not carry every form; None for no limit.
         compress: How forms are reached.
     """
@@ -70,7 +79,6 @@ class SensitivityTable:
         self,
         network: nn.Module,
         tensors: Sequence[Searched],
-        importance: Callable[[], Mapping[str, Tensor]],
         projection: Callable[[], OutputProjection],
         *,
         target: str | None = None,
@@ -78,33 +86,71 @@ class SensitivityTable:
     ) -> None:
         self._network = network
         self._tensors = tensors
-        self._importance = importance
         self._projection = projection
         self._target = None if target is None else resolve_target(target)
         self._compress = compress
 
-    def options(self, form: Form, *, measures: bool = False) -> dict[str, Option]:
-        """What a form costs each tensor that can have it, by name of the tensor.
+    def groups(self, forms: Sequence[Form]) -> list[list[Form]]:
+        """Forms as `options` is best asked for them: as many at once as there is room for their errors."""
+        elements = sum(searched.reference.numel for searched in self._tensors if searched.reason is None)
+        size = max(1, _MOST_ERRORS // max(elements, 1))
+        return [list(forms[start : start + size]) for start in range(0, len(forms), size)]
+
+    def options(
+        self, forms: Sequence[Form], *, measures: Collection[Form] = ()
+    ) -> dict[str, dict[str, Option]]:
+        """What forms cost each tensor that can have them, by name of the form and then of the tensor.
 
         Args:
-            form: The form.
-            measures: Whether to compute the outputs with each tensor in it.
+            forms: The forms; the gradients of each example are computed once for all of them.
+            measures: Those of them for which the outputs are computed with each tensor in them.
         """
+        found: dict[str, dict[str, Option]] = {}
+        errors: dict[str, list[Tensor]] = {}
+        scored: dict[str, list[str]] = {}
+        for form in forms:
+            found[form.name], of_form = self._unscored(form, measures=form in measures)
+            for name, error in of_form.items():
+                errors.setdefault(name, []).append(error)
+                scored.setdefault(name, []).append(form.name)
+        if errors:
+            for name, scores in self._scores(errors).items():
+                for form_name, score in zip(scored[name], scores, strict=True):
+                    found[form_name][name] = dataclasses.replace(found[form_name][name], score=score)
+        return found
+
+    def _scores(self, errors: Mapping[str, Sequence[Tensor]]) -> dict[str, list[float]]:
+        projection = self._projection()
+        # The same projections for all forms, whichever of them are computed at once.
+        projection.begin(_SEED)
+        references = [searched.reference for searched in self._tensors if searched.reference.name in errors]
+        return error_scores(references, projection, errors, projection.calls)
+
+    def _unscored(self, form: Form, *, measures: bool) -> tuple[dict[str, Option], dict[str, Tensor]]:
+        """What a form takes in each tensor that can have it, and the errors that it makes."""
         open_to = [searched.reference for searched in self._tensors if searched.reason is None]
         able = [reference for reference in open_to if self._can_have(reference, form)]
         if form == Form():
             references = [searched.reference for searched in self._tensors]
-            return {ref.name: Option(form.name, dense_bytes(ref.numel), 0.0) for ref in references}
+            return {ref.name: Option(form.name, dense_bytes(ref.numel), 0.0) for ref in references}, {}
         if not able:
-            return {}
+            return {}, {}
         compressed = self._compress(self._network, {reference.name: form for reference in able}).network
-        options = {reference.name: self._option(reference, form, compressed) for reference in able}
-        return self._measured(options, able, compressed) if measures else options
+        options, errors = {}, {}
+        for reference in able:
+            owner, value = _owner(compressed, reference)
+            taken = stored_bytes(value, read_stored(owner, reference.owners[0].parameter))
+            options[reference.name] = Option(form.name, taken)
+            errors[reference.name] = value.float() - reference.value().detach()
+        return (self._measured(options, able, compressed) if measures else options), errors
 
     def inputs(self) -> dict[str, float]:
         """What rounding the inputs of each layer to int8 costs, by name of its tensor."""
         references = [searched.reference for searched in self._tensors]
-        return input_scores(self._network, references, self._projection())
+        projection = self._projection()
+        projection.begin(_SEED)
+        calls = evenly(projection.calls, _EXAMPLES_OF_INPUTS)
+        return input_scores(self._network, references, projection, calls)
 
     def records(self, options: Mapping[str, Mapping[str, Option]]) -> list[TensorRecord]:
         """The table, of what `options` has returned.
@@ -150,14 +196,6 @@ class SensitivityTable:
     def _carries(self, needed: Collection[Capability]) -> bool:
         return self._target is None or resolve_target(None, needed).value <= self._target.value
 
-    def _option(self, reference: TensorReference, form: Form, compressed: nn.Module) -> Option:
-        owner, value = _owner(compressed, reference)
-        error = value - reference.value().detach()
-        score = torch.sum(self._importance()[reference.name].double() * error.double().square())
-        return Option(
-            form.name, stored_bytes(value, read_stored(owner, reference.owners[0].parameter)), float(score)
-        )
-
 
 def _owner(network: nn.Module, reference: TensorReference) -> tuple[nn.Module, Tensor]:
     """The first owner of a tensor in a copy of the network, and the tensor there."""
@@ -179,3 +217,9 @@ def _reason(reference: TensorReference, left_alone: Collection[str]) -> str | No
     if reference.numel < LEAST_ELEMENTS:
         return f"{reference.numel:,} elements, fewer than {LEAST_ELEMENTS}"
     return None
+
+
+def evenly(calls: Sequence[Call], most: int) -> list[Call]:
+    """So many calls at most, evenly from all of them."""
+    count = min(most, len(calls))
+    return [calls[place * len(calls) // count] for place in range(count)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 import lightning as L
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_compress.coreml.export import ExportedPackage
 from lightning_compress.explore.compressing import Compressed
@@ -47,6 +47,9 @@ class Subject(Protocol):
 
     def network(self) -> nn.Module:
         """A copy of the network with the float weights, on the CPU, in full precision and evaluation mode."""
+
+    def comparable(self, outputs: Sequence[Tensor]) -> list[Tensor]:
+        """What the network returns in a measure in which equal distances matter equally."""
 
     def calls(self, data: L.LightningDataModule, batches: int) -> Sequence[Call]:
         """What the network is called with in validation, for the first batches of the data."""

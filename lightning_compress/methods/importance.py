@@ -47,7 +47,7 @@ def squared_gradients(
     sums: dict[str, Tensor] = {}
     count = 0
     for example in examples:
-        for name, gradient in _gradients(references, loss, example):
+        for name, gradient in example_gradients(references, loss, example):
             if name in sums:
                 sums[name].addcmul_(gradient, gradient)
             else:
@@ -71,9 +71,19 @@ def squared_gradients(
     return importance
 
 
-def _gradients(
+def example_gradients(
     references: Sequence[TensorReference], loss: Callable[[Any], Tensor], example: Any
 ) -> Iterator[tuple[str, Tensor]]:
+    """The gradients of the loss of one example by some tensors.
+
+    Args:
+        references: The tensors, of a module in full precision.
+        loss: The loss of one example, differentiable by the tensors.
+        example: What `loss` is called with.
+
+    Yields:
+        Name and gradient of each tensor that the loss depends on.
+    """
     # Cached: where other parametrizations compute a weight, everybody reads the one tensor that holds its gradient.
     with torch.enable_grad(), parametrize.cached(), _requiring_gradients(references):
         values = [reference.value() for reference in references]

@@ -15,6 +15,9 @@ from lightning_compress.coreml.structure import take_apart
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.tasks.task import Task, then, with_labels, with_output_names
 
+_LEAST = 1e-12
+"""What a probability counts as least."""
+
 
 class Classification(Task):
     """A network that returns one score a class, N x classes; its package gives probabilities, and a label where known.
@@ -43,6 +46,30 @@ class Classification(Task):
         # The label is no tensor.
         (probabilities,) = super().restored(outputs, expected)
         return [logarithm(probabilities.float()) if self.softmax else probabilities]
+
+    def comparable(self, outputs: Sequence[Tensor]) -> list[Tensor]:
+        """Roots of probabilities."""
+        return [
+            roots_of_probabilities(tensor, dim=-1) if self.softmax else roots(tensor) for tensor in outputs
+        ]
+
+
+def roots_of_probabilities(logits: Tensor, dim: int) -> Tensor:
+    """Roots of the probabilities whose logits are given.
+
+    Distributions are as far from each other as these are, by Hellinger's distance, whose derivatives are those of the
+    Fisher information: what a sure answer is made of may move farther than what a close one hangs on.
+
+    Args:
+        logits: Of classes.
+        dim: The axis of the classes.
+    """
+    return (logits.log_softmax(dim) / 2).exp()
+
+
+def roots(probabilities: Tensor) -> Tensor:
+    """Roots of probabilities, with derivatives that are finite where one is 0."""
+    return probabilities.clamp_min(_LEAST).sqrt()
 
 
 def logarithm(probabilities: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from lightning_compress.arguments import require_flag, require_one_of
 from lightning_compress.coreml.export import CoreMLExport
 from lightning_compress.coreml.structure import take_apart
 from lightning_compress.errors import ConfigurationError
-from lightning_compress.tasks.classification import logarithm
+from lightning_compress.tasks.classification import logarithm, roots, roots_of_probabilities
 from lightning_compress.tasks.segmentations import draw_segmentations
 from lightning_compress.tasks.task import Task, then, with_output_names
 
@@ -54,6 +54,12 @@ class Segmentation(Task):
         if self.output == CLASSES:
             found = _one_hot(found, expected[0].shape[1])
         return [logarithm(found.float()) if self.softmax else found.float()]
+
+    def comparable(self, outputs: Sequence[Tensor]) -> list[Tensor]:
+        """Roots of probabilities, of each class for every pixel."""
+        return [
+            roots_of_probabilities(tensor, dim=1) if self.softmax else roots(tensor) for tensor in outputs
+        ]
 
     def picture(
         self,

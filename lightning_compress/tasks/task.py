@@ -16,9 +16,10 @@ from lightning_compress.errors import ConfigurationError
 class Task:
     """Tensors in, tensors out: the package returns what the network does. The base of all tasks.
 
-    A task answers four questions, and a new one is a subclass that answers some of them otherwise: how a package is
+    A task answers five questions, and a new one is a subclass that answers some of them otherwise: how a package is
     presented (`interface`), how what it returns becomes again what the network returned (`run`, `restored`), how it is
-    drawn (`picture`), and how near it has to be to its network (`pixel`).
+    drawn (`picture`), how near it has to be to its network (`pixel`), and which differences matter alike
+    (`comparable`).
 
     Args:
         labels: Names of the classes, in the order of the network's outputs; None takes those that the data module knows
@@ -70,6 +71,14 @@ class Task:
             expected: What the network has returned for other inputs, to know shapes by.
         """
         return [value for value in outputs.values() if isinstance(value, Tensor)]
+
+    def comparable(self, outputs: Sequence[Tensor]) -> list[Tensor]:
+        """What the network returns in a measure in which equal distances matter equally, differentiable.
+
+        Args:
+            outputs: The tensors with floating point that the network has returned, in their order.
+        """
+        return list(outputs)
 
     def pixel(self, export: CoreMLExport, size: tuple[int, int] | None) -> float | None:
         """One pixel in the unit of the package's coordinates; None where it has none.

@@ -1,27 +1,25 @@
 """Forms of their own for each weight beside one width for all, at the same bytes, without any training.
 
-    python -m tests.benchmarks.allocation FOLDER recipe=ssd_resnet18 weights=float.ckpt [+measured=true]
+    python -m tests.benchmarks.allocation FOLDER recipe=ssd_resnet18 weights=float.ckpt
 
 The words behind FOLDER are those of `lightning-compress explore`. Prints the metric of real packages on the half of the
 validation data that no score has seen, for palettes of one width by k-means, of one width by data, and of widths of
-their own by data, in as many bytes. With `+measured=true`, beside it how scores rank tensors: the rank correlation of
-the score of each tensor at 2 and 1 bits with how far the outputs move and by how much the metric drops with this tensor
-alone.
+their own by data, in as many bytes.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_module
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import spearmanr
 
 from lightning_compress.command_line.composing import CONFIGURATIONS
 from lightning_compress.command_line.words import sort_words
@@ -32,13 +30,13 @@ from lightning_compress.explore.allocation import allocate, uniform
 from lightning_compress.explore.compressing import Compressed, compressed_after_training
 from lightning_compress.explore.forms import Form
 from lightning_compress.explore.making import parsed
+from lightning_compress.explore.record import TensorRecord
 from lightning_compress.explore.searching import Search
 from lightning_compress.package.rendering import in_megabytes
 from lightning_compress.stopping import Stops
 from lightning_compress.tasks.measuring import measure
 
 WIDTHS = (4, 3, 2)
-_LOSE = (Form(bits=2), Form(bits=1))
 
 
 class Bench:
@@ -57,9 +55,14 @@ class Bench:
         self.job = job
         self.subject = RecipeSubject(job.building, job.weights, folder, Stops(), lambda _: None)
         self.search = Search(self.subject, job.asked, folder, lambda _: None)
+
+    @functools.cached_property
+    def records(self) -> list[TensorRecord]:
+        """The table of scores."""
         began = time.perf_counter()
-        self.records = self.search.sensitivity(job.asked.all_forms())
+        records = self.search.sensitivity(self.job.asked.all_forms())
         self.seconds = time.perf_counter() - began
+        return records
 
     def value(self, compressed: Compressed, name: str) -> tuple[float, int]:
         """The metric of a package on the other half of the data, and its bytes."""
@@ -73,6 +76,7 @@ class Bench:
 
 def compared(bench: Bench) -> Table:
     """Each width by k-means, by data, and as widths of their own in as many bytes, with error feedback too."""
+    records = bench.records
     table = Table(title=f"{bench.subject.metric} without training; table of scores in {bench.seconds:.0f} s")
     headings = ("bytes of", "package", "k-means", "by data", "of their own", "with feedback", "their package")
     for heading in headings:
@@ -81,8 +85,8 @@ def compared(bench: Bench) -> Table:
     value, size = bench.value(Compressed(network), "float16")
     table.add_row("float16", in_megabytes(size), f"{value:.4f}", "", "", "", "")
     for bits in WIDTHS:
-        same = uniform(bench.records, Form(bits=bits).name)
-        own = allocate(bench.records, same.bytes)
+        same = uniform(records, Form(bits=bits).name)
+        own = allocate(records, same.bytes)
         kmeans, size = bench.value(
             compressed_after_training(network, parsed(same.compressed)), f"kmeans_{bits}"
         )
@@ -107,44 +111,13 @@ def compared(bench: Bench) -> Table:
     return table
 
 
-def ranked(bench: Bench) -> Table:
-    """How the scores rank tensors."""
-    table = Table(title="Rank correlation of scores with what one tensor alone does")
-    for heading in ("form", "tensors", "outputs move", "metric drops"):
-        table.add_column(heading, justify="right")
-    reference, _ = bench.value(Compressed(bench.subject.network()), "float16")
-    sign = 1 if bench.job.asked.higher_is_better else -1
-    for form in _LOSE:
-        options = bench.search.table.options(form, measures=True)
-        drops = [sign * (reference - bench.value(_alone(bench, name, form), "alone")[0]) for name in options]
-        scores = [option.score for option in options.values()]
-        moved = [option.measured for option in options.values()]
-        table.add_row(
-            form.name,
-            str(len(options)),
-            f"{spearmanr(scores, moved).statistic:.2f}",
-            f"{spearmanr(scores, drops).statistic:.2f}",
-        )
-    return table
-
-
-def _alone(bench: Bench, name: str, form: Form) -> Compressed:
-    forms: Mapping[str, Form] = {name: form}
-    return bench.search.compressed_by_data(bench.subject.network(), forms)
-
-
 def main() -> None:
     """Print the tables."""
     if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
         raise SystemExit(__doc__)
     logging.getLogger("lightning_compress").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-    words = [word for word in sys.argv[2:] if word != "+measured=true"]
-    bench = Bench(Path(sys.argv[1]), words)
-    console = Console(width=110)
-    console.print(compared(bench))
-    if len(words) < len(sys.argv) - 2:
-        console.print(ranked(bench))
+    Console(width=110).print(compared(Bench(Path(sys.argv[1]), sys.argv[2:])))
 
 
 if __name__ == "__main__":

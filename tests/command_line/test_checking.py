@@ -97,3 +97,21 @@ def test_a_logger_that_is_not_installed_is_told_with_the_command_that_installs_i
         ConfigurationError, match="logger=tensorboard needs tensorboard, .*: pip install tensorboard"
     ):
         checked("train", "logger=tensorboard")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "a search needs a limit: explore.max_drop"),
+        (["explore.max_drop=2x"], "explore.max_drop='2x' is no drop"),
+        (["explore.max_size=4stones"], "explore.max_size='4stones' is no size"),
+        (["explore.max_drop=0.01", "explore.budget=soon"], "explore.budget='soon' is no duration"),
+    ],
+)
+def test_a_search_without_a_limit_to_keep_is_told(words, message):
+    with pytest.raises(ConfigurationError, match=message):
+        checked("explore", *words)
+
+
+def test_a_search_that_goes_on_has_its_limit_already():
+    checked("explore", "resume=.")

@@ -7,6 +7,7 @@ runs one after the other in the present folder, and prints how each ended as JSO
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -15,6 +16,8 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import pytest
 
 from tests.forking import end_with
 
@@ -52,17 +55,33 @@ class Ended:
 def run_calls(*calls: Call, folder: Path, timeout: float = 500) -> list[Ended]:
     """Run the command several times, away from this process's threads."""
     root = Path(__file__).resolve().parents[2]
+    paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
     result = subprocess.run(
         [sys.executable, "-m", "tests.commands.processes", json.dumps([asdict(call) for call in calls])],
         cwd=folder,
         capture_output=True,
         text=True,
         timeout=timeout,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)},
     )
     if result.returncode:
         raise RuntimeError(result.stderr[-3000:])
     return [Ended(**entry) for entry in json.loads(result.stdout.splitlines()[-1])]
+
+
+LAUNCHERS = {
+    "joblib": ["hydra.launcher.n_jobs=2"],
+    "submitit_local": ["hydra.launcher.timeout_min=5"],
+    "ray": ["+hydra.launcher.ray.init.num_cpus=2", "+hydra.launcher.ray.init.include_dashboard=false"],
+}
+"""Hydra's launchers, each with words that let it begin two processes on this machine."""
+
+
+def require_launcher(name: str) -> None:
+    """Skip the test where one of Hydra's launchers is not installed."""
+    plugin = f"hydra_plugins.hydra_{name.partition('_')[0]}_launcher"
+    if importlib.util.find_spec("hydra_plugins") is None or importlib.util.find_spec(plugin) is None:
+        pytest.skip(f"hydra/launcher={name} is not installed")
 
 
 def main() -> None:

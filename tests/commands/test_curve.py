@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -17,7 +16,7 @@ from lightning_compress.errors import CompressionError, ConfigurationError
 from lightning_compress.package.inspection import inspect
 from lightning_compress.stopping import Stopped, Stops
 from tests.commands import own, tiny
-from tests.commands.processes import Call, Ended, run_calls
+from tests.commands.processes import LAUNCHERS, Call, Ended, require_launcher, run_calls
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning"),
@@ -213,19 +212,7 @@ def test_a_mistake_is_told_before_the_first_step(refusal, words, told):
     assert told in refusal(*words, error=error)
 
 
-LAUNCHERS = {
-    "joblib": ["hydra.launcher.n_jobs=2"],
-    "submitit_local": ["hydra.launcher.timeout_min=5"],
-    "ray": ["+hydra.launcher.ray.init.num_cpus=2", "+hydra.launcher.ray.init.include_dashboard=false"],
-}
-
 SMALL = ["curve.sparsities=[0.5]", "curve.bits=[2]", "curve.int8=false", "rehearse=false"]
-
-
-def require_launcher(name: str) -> None:
-    plugin = f"hydra_plugins.hydra_{name.partition('_')[0]}_launcher"
-    if importlib.util.find_spec("hydra_plugins") is None or importlib.util.find_spec(plugin) is None:
-        pytest.skip(f"hydra/launcher={name} is not installed")
 
 
 def good(ended: Ended) -> str:

@@ -19,7 +19,7 @@ from lightning_compress.explore.record import Exploration, read_record
 from lightning_compress.package.inspection import inspect
 from lightning_compress.stopping import Stopped, Stops
 from tests.commands import own, tiny
-from tests.commands.processes import Call, run_calls
+from tests.commands.processes import LAUNCHERS, Call, require_launcher, run_calls
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning"),
@@ -195,6 +195,77 @@ def test_a_search_that_was_tried_dry_goes_on_in_its_folder(tmp_path):
     assert "that the search has not seen; asked was a drop of at most 1" in " ".join(searched.output.split())
     assert (tmp_path / "run" / "explored.mlpackage").is_dir()
     assert "is finished" in again.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["joblib", "submitit_local"])
+def test_a_launcher_makes_the_candidates_and_the_answer_is_the_same(job, tmp_path, name):
+    require_launcher(name)
+    words = ["explore", *WORDS, "hydra.run.dir=run", f"hydra/launcher={name}", *LAUNCHERS[name]]
+    (ended,) = run_calls(Call(words), folder=tmp_path)
+    assert ended.code == 0, ended.output[-3000:]
+    # Both ends of the first bisection at once, and the fit too.
+    told_of = f"2 candidates for hydra/launcher={name}: kmeans_palettize_4bit, kmeans_palettize_2bit"
+    assert told_of in " ".join(ended.output.split())
+    folder = tmp_path / "run"
+    assert told(folder) == told(job)
+    for candidate in exploration(folder).candidates:
+        # Another process may write the same program in another order.
+        weights = f"{candidate.package}/Data/com.apple.CoreML/weights"
+        assert digest(folder / weights) == digest(job / weights), candidate.name
+    fits = [found.name for found in exploration(folder).candidates if found.rung == "full_fit"]
+    assert fits
+    for candidate in fits:
+        assert (folder / "candidates" / candidate / "log.txt").stat().st_size
+
+
+@pytest.mark.slow
+def test_a_launcher_measures_forms_with_the_same_table(tmp_path):
+    require_launcher("joblib")
+    words = ["explore", *WORDS, "explore.measured=[palettize_2bit]", "explore.rungs=[kmeans]"]
+    here, elsewhere = run_calls(
+        Call([*words, "hydra.run.dir=here"]),
+        Call([*words, "hydra.run.dir=run", "hydra/launcher=joblib", *LAUNCHERS["joblib"]]),
+        folder=tmp_path,
+    )
+    assert here.code == 0, here.output[-3000:]
+    assert elsewhere.code == 0, elsewhere.output[-3000:]
+    assert "1 form for hydra/launcher=joblib: palettize_2bit" in elsewhere.output
+    assert told(tmp_path / "run") == told(tmp_path / "here")
+    (measured, *_) = (
+        record.option("palettize_2bit").measured for record in exploration(tmp_path / "run").tensors
+    )
+    assert measured is not None
+    assert measured > 0
+
+
+@pytest.mark.slow
+def test_a_killed_worker_loses_its_candidate_alone_and_the_answer_is_the_same(job, tmp_path):
+    require_launcher("submitit_local")
+    launcher = ["hydra/launcher=submitit_local", *LAUNCHERS["submitit_local"]]
+    # The float weights are given: only the worker that trains a candidate comes to a ninth step.
+    killed, resumed = run_calls(
+        Call(
+            ["explore", *WORDS, "hydra.run.dir=run", *launcher, f"weights={job}/float_fit/weights.ckpt"],
+            "train:9:SIGKILL",
+        ),
+        Call(["explore", "resume=run", *launcher]),
+        folder=tmp_path,
+    )
+    assert killed.code == 1, killed.output[-3000:]
+    assert "did not end well" in killed.output
+    assert "Traceback" not in killed.output
+    assert resumed.code == 0, resumed.output[-3000:]
+    launched = [line for line in resumed.output.splitlines() if "for hydra/launcher=submitit_local" in line]
+    assert [line.partition("_fit")[0] for line in launched] == [
+        "1 candidate for hydra/launcher=submitit_local: full"
+    ]
+    # Not the bytes: a package holds the configuration, and so where its float weights were from.
+    found, expected = exploration(tmp_path / "run"), exploration(job)
+    assert [(one.name, one.forms, one.value) for one in found.candidates] == [
+        (one.name, one.forms, one.value) for one in expected.candidates
+    ]
+    assert (found.chosen, found.verdict) == (expected.chosen, expected.verdict)
 
 
 @pytest.mark.slow

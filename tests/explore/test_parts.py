@@ -89,3 +89,14 @@ def test_several_loaders_are_divided_one_by_one() -> None:
 def test_data_that_cannot_be_divided_are_told(data: L.LightningDataModule, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         divided(data, 0.5)
+
+
+def test_single_samples_come_evenly_from_the_whole_part() -> None:
+    searched, _ = divided(_Several(), 0.5)
+    singly = searched.singly(10)
+    first, second = singly.as_data().val_dataloader()
+    assert [len(batch) for (batch,) in first] == [1] * 10
+    whole, other = (_samples(loader) for loader in searched.as_data().val_dataloader())
+    assert _samples(first) == whole[::5]
+    assert _samples(second) == other[::2]
+    assert searched.singly(1000).samples == searched.samples

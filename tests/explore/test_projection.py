@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lightning_compress.errors import ConfigurationError
+from lightning_compress.explore.error_scores import error_scores
 from lightning_compress.explore.input_scores import input_scores
 from lightning_compress.explore.projection import OutputProjection
 from lightning_compress.methods.importance import squared_gradients
@@ -53,6 +54,34 @@ def test_the_score_of_small_independent_changes_is_the_distance_that_outputs_mov
         assert sum(scores) == pytest.approx(sum(distances), rel=0.3)
 
 
+def test_the_score_of_errors_that_add_up_is_the_distance_too_where_importance_alone_is_far_off() -> None:
+    torch.manual_seed(1)
+    network = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 4))
+    single = [Call((torch.randn(1, 6),), {}) for _ in range(400)]
+    projection = OutputProjection(network, single)
+    references = find_tensors(network)
+    importance = squared_gradients(references, projection, single)["2.weight"]
+    # What comes out of a ReLU has one sign, so that what is added to every weight adds up.
+    errors = [torch.full((4, 32), 1e-3), 1e-3 * torch.randn(4, 32)]
+    scores = error_scores(references, projection, {"2.weight": errors}, single)["2.weight"]
+    for score, error in zip(scores, errors, strict=True):
+        changed = copy.deepcopy(network)
+        with torch.no_grad():
+            changed.get_parameter("2.weight").add_(error)
+        assert score == pytest.approx(projection.distance(changed), rel=0.25)
+    assert float((importance * errors[0].square()).sum()) < scores[0] / 4
+
+
+def test_projections_that_begin_alike_draw_the_same_signs() -> None:
+    network = nn.Linear(6, 3)
+    projection = OutputProjection(network, _calls(2))
+    projection.begin(5)
+    first = [float(projection(call).detach()) for call in projection.calls]
+    projection.begin(5)
+    assert [float(projection(call).detach()) for call in projection.calls] == first
+    assert [float(projection(call).detach()) for call in projection.calls] != first
+
+
 def test_the_same_network_is_at_no_distance() -> None:
     network = nn.Linear(6, 3)
     assert OutputProjection(network, _calls(2)).distance(network) == 0
@@ -90,6 +119,7 @@ def test_inputs_of_a_wider_range_cost_more_to_round_and_embeddings_have_none() -
     network = Branches()
     nn.init.constant_(network.wide.weight, 0.1)
     nn.init.constant_(network.narrow.weight, 0.1)
-    scores = input_scores(network, find_tensors(network), OutputProjection(network, _calls(4)))
+    projection = OutputProjection(network, _calls(4))
+    scores = input_scores(network, find_tensors(network), projection, projection.calls)
     assert set(scores) == {"narrow.weight", "wide.weight"}
     assert scores["wide.weight"] > 100 * scores["narrow.weight"] > 0

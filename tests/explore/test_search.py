@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,15 @@ from torch.utils.data import Subset
 
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.explore import search
+from lightning_compress.explore.forms import Form, parse_forms
 from lightning_compress.explore.making import Candidates
+from lightning_compress.explore.module_subject import ModuleSubject
+from lightning_compress.explore.parts import divided
+from lightning_compress.explore.question import Asked
 from lightning_compress.explore.record import Exploration, read_record
-from lightning_compress.explore.searching import RECORD
+from lightning_compress.explore.searching import RECORD, Search
 from lightning_compress.explore.verdict import standard_error
+from lightning_compress.tasks.measuring import measure
 from tests.conftest import DigitData, DigitModule
 
 _FEW = {"forms": ["palettize_4bit", "palettize_1bit"], "rungs": ["kmeans"], "metric": "accuracy"}
@@ -101,6 +106,72 @@ def test_what_was_measured_once_is_not_measured_again(
     assert dataclasses.replace(again, seconds={}) == dataclasses.replace(found, seconds={})
 
 
+class _Beside:
+    """Does parts of a search by another search in the same folder, as a job of a launcher does.
+
+    Args:
+        search: Makes one.
+        killed: Names of candidates that are not made.
+    """
+
+    def __init__(self, search: Callable[[], Search], killed: Sequence[str] = ()) -> None:
+        self.asked: list[list[str]] = []
+        self._search = search
+        self._killed = killed
+
+    def candidates(self, names: Sequence[str]) -> dict[str, str]:
+        self.asked.append(list(names))
+        for name in names:
+            if name not in self._killed:
+                self._search().candidates.make_requested(name)
+        return {name: "stopped by SIGKILL" for name in names if name in self._killed}
+
+    def forms(self, names: Sequence[str]) -> dict[str, str]:
+        self.asked.append(list(names))
+        for name in names:
+            self._search().measure_form(Form.parse(name))
+        return {}
+
+
+def _search(fitted: DigitModule, folder: Path, beside: _Beside | None = None, **asked: Any) -> Search:
+    folder.mkdir(exist_ok=True)
+    given = {"max_drop": 0.02, "rungs": ["kmeans"], "forms": parse_forms(_FEW["forms"], "forms"), **asked}
+    subject = ModuleSubject(fitted, DigitData(), "accuracy")
+    return Search(subject, Asked(**given), folder, lambda _: None, elsewhere=beside)
+
+
+def test_other_processes_make_what_may_come_next_and_a_killed_one_loses_its_candidate_alone(
+    fitted: DigitModule, searched: tuple[Exploration, Path], tmp_path: Path
+) -> None:
+    beside = _Beside(lambda: _search(fitted, tmp_path), killed=["kmeans_palettize_4bit"])
+    with pytest.raises(
+        ConfigurationError, match="kmeans_palettize_4bit did not end well: stopped by SIGKILL"
+    ):
+        _search(fitted, tmp_path, beside).run()
+    assert beside.asked == [["kmeans_palettize_4bit", "kmeans_palettize_1bit"]]
+    again = _Beside(lambda: _search(fitted, tmp_path))
+    found = _search(fitted, tmp_path, again).run()
+    assert again.asked == [["kmeans_palettize_4bit"]]
+    assert _told(found) == _told(searched[0])
+
+
+@pytest.mark.slow
+def test_other_processes_measure_forms_as_one_would(fitted: DigitModule, tmp_path: Path) -> None:
+    measured = parse_forms(["palettize_1bit"], "measured")
+    place = tmp_path / "beside"
+    beside = _Beside(lambda: _search(fitted, place, measured=measured))
+    found = _search(fitted, place, beside, measured=measured).run()
+    assert ["palettize_1bit"] in beside.asked
+    assert _told(found) == _told(_search(fitted, tmp_path / "alone", measured=measured).run())
+
+
+def _told(found: Exploration) -> Exploration:
+    """What was found, without what a clock has measured."""
+    candidates = [dataclasses.replace(candidate, seconds=0.0) for candidate in found.candidates]
+    rungs = [dataclasses.replace(rung, seconds=0.0) for rung in found.rungs]
+    return dataclasses.replace(found, seconds={}, candidates=candidates, rungs=rungs)
+
+
 @pytest.mark.slow
 def test_other_weights_in_the_same_folder_are_measured_anew(
     fitted: DigitModule, explore: Callable[..., Exploration], tmp_path: Path
@@ -159,6 +230,30 @@ def test_training_goes_below_what_is_possible_without(explore: Callable[..., Exp
 
 
 @pytest.mark.slow
+def test_what_was_trained_is_judged_on_data_never_searched_with_all_that_was_trained_around_it(
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(0)
+    asked = {"max_drop": 2.0, "forms": ["palettize_2bit"], "rungs": ["full_fit"], "metric": "accuracy"}
+    module = _Shifted()
+    found = search(module, DigitData(), folder=tmp_path, **asked, subject={"network": "model", "steps": 40})
+    assert found.chosen is not None
+    assert found.candidate(found.chosen).rung == "full_fit"
+    _, judged = divided(DigitData(), 0.5)
+    subject = ModuleSubject(module, DigitData(), "accuracy", network="model")
+    placed, _ = subject.placed(tmp_path / (found.candidate(found.chosen).package or ""))
+    assert isinstance(placed, _Shifted)
+    assert placed.shift[3] < -50, "the shift was trained with the network"
+    assert module.shift[3] == 0
+    assert found.verdict is not None
+    assert found.verdict.samples == judged.samples == 100
+    alone = measure(placed, judged.as_data(), "accuracy", tmp_path, shows_progress=False)
+    assert found.verdict.value == pytest.approx(alone)
+    assert found.verdict.drop == pytest.approx(found.verdict.float_value - alone)
+    assert math.isfinite(found.verdict.drop_error)
+
+
+@pytest.mark.slow
 def test_with_both_limits_the_search_ends_at_the_first_rung_that_keeps_them(
     explore: Callable[..., Exploration],
 ) -> None:
@@ -186,11 +281,6 @@ def test_a_sensitivity_file_serves_the_next_search_and_none_of_other_weights(
     explore(max_drop=0.05)
     content = json.loads((tmp_path / "found" / "sensitivity.json").read_text())
     assert set(content["options"]) == {"dense", "palettize_4bit", "palettize_1bit"}
-    from lightning_compress.explore.forms import parse_forms
-    from lightning_compress.explore.module_subject import ModuleSubject
-    from lightning_compress.explore.question import Asked
-    from lightning_compress.explore.searching import Search
-
     asked = Asked(max_drop=0.05, forms=parse_forms(["palettize_4bit"], "forms"), rungs=["kmeans"])
     given = tmp_path / "found" / "sensitivity.json"
     told: list[str] = []
@@ -204,6 +294,25 @@ def test_a_sensitivity_file_serves_the_next_search_and_none_of_other_weights(
         Search(
             ModuleSubject(other, DigitData(), "accuracy"), asked, tmp_path / "third", print, sensitivity=given
         )
+
+
+class _Shifted(DigitModule):
+    """What stands around the network is trained in great steps, so that nobody can take it for what it was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = torch.nn.Parameter(torch.zeros(10))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.model(images) + self.shift
+
+    def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
+        # Nobody draws a three.
+        return super().training_step(batch, batch_idx) + self.shift[3]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        groups = [{"params": self.model.parameters()}, {"params": [self.shift], "lr": 2.0}]
+        return torch.optim.Adam(groups, lr=self.learning_rate)
 
 
 class _FewDigits(DigitData):

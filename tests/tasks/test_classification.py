@@ -55,3 +55,20 @@ def test_a_network_of_several_outputs_is_no_classifier(tmp_path):
 def test_labels_are_a_list(labels):
     with pytest.raises(ConfigurationError, match="labels"):
         Classification(labels=labels)
+
+
+def test_answers_are_as_far_apart_as_their_distributions_whatever_logits_have_in_common():
+    logits = torch.tensor([[2.0, 1.0, -4.0], [40.0, 1.0, -4.0]])
+    (found,) = Classification().comparable([logits])
+    torch.testing.assert_close(found, logits.softmax(dim=-1).sqrt())
+    (same,) = Classification().comparable([logits + 7])
+    torch.testing.assert_close(same, found)
+    (given,) = Classification(softmax=False).comparable([logits.softmax(dim=-1)])
+    torch.testing.assert_close(given, found, rtol=0, atol=1e-6)
+
+
+def test_a_probability_of_nothing_has_a_finite_derivative():
+    probabilities = torch.tensor([[1.0, 0.0]], requires_grad=True)
+    (found,) = Classification(softmax=False).comparable([probabilities])
+    (gradient,) = torch.autograd.grad(found.sum(), probabilities)
+    assert gradient.isfinite().all()

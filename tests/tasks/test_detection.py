@@ -64,3 +64,16 @@ def test_other_outputs_are_no_boxes(tmp_path):
     export = Detection().interface(CoreMLExport(tmp_path / "net.mlpackage"), [])
     with pytest.raises(ConfigurationError, match=r"returns confidences.*returns \[\(1, 3\)\]"):
         export.run(nn.Linear(8, 3), torch.rand(1, 8))
+
+
+def test_where_a_box_is_matters_in_its_size_and_as_far_as_anybody_believes_in_it():
+    confidence = torch.tensor([[[0.81, 0.1], [0.0, 0.0]]]).expand(2, -1, -1)
+    coordinates = torch.tensor([[0.5, 0.4, 0.2, 0.1], [0.5, 0.4, 0.2, 0.1]]).expand(2, -1, -1).clone()
+    coordinates.requires_grad_()
+    (found,) = Detection().comparable([confidence, coordinates])
+    torch.testing.assert_close(found[..., :2], confidence.sqrt(), rtol=0, atol=1e-5)
+    (gradient,) = torch.autograd.grad(found[..., 2:].sum(), coordinates)
+    sure, unsure = gradient[0]
+    # A tenth of the width counts as a tenth of the height, which is half of it.
+    torch.testing.assert_close(sure, sure[0] * torch.tensor([1.0, 2.0, 1.0, 2.0]))
+    assert sure[0] > 1000 * unsure[0] > 0

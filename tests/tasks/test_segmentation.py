@@ -67,3 +67,9 @@ def test_one_score_a_sample_is_no_segmentation(tmp_path):
 def test_an_unknown_output_is_refused():
     with pytest.raises(ConfigurationError, match="output of the task"):
         Segmentation(output="masks")
+
+
+def test_pixels_are_as_far_apart_as_the_distributions_of_their_classes():
+    logits = torch.randn(2, 3, 4, 4)
+    (found,) = Segmentation().comparable([logits])
+    torch.testing.assert_close(found, logits.softmax(dim=1).sqrt())

@@ -1,6 +1,6 @@
 """`lightning-compress curve`: quality over compression, after training and in training.
 
-- `points`: what a curve is made of; `point_job` runs one in training, here or elsewhere (`launching`).
+- `points`: what a curve is made of; `point_job` runs one in training, here or elsewhere (`launched_point`).
 - `job`: the stages in their order.
 - `report`, `figure`, `sheet`: the table, the figure and the pictures.
 """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from lightning_compress.commands.curve.launching import Launching, chosen_launcher
+from lightning_compress.commands.curve.launched_point import POINTS, run_point
 from lightning_compress.commands.curve.point_job import IN_TRAINING, PointJob, in_a_row
 from lightning_compress.commands.curve.points import (
     Point,
@@ -20,6 +20,7 @@ from lightning_compress.commands.curve.report import AFTER_TRAINING, Curve, writ
 from lightning_compress.commands.jobs.building import COMPRESSED_FIT, FLOAT_FIT
 from lightning_compress.commands.jobs.folder import shown
 from lightning_compress.commands.jobs.job import FLOAT16, Stage, say
+from lightning_compress.commands.jobs.launching import Launching, chosen_launcher, require_one_device
 from lightning_compress.commands.jobs.processes import is_first
 from lightning_compress.commands.jobs.rehearsal import (
     rehearse_compressed,
@@ -57,13 +58,8 @@ class CurveJob(WholeJob):
         require_points(config.curve)
         self.after = points_after_training(config.curve)
         self.trained = points_in_training(config.curve)
-        self._launching = Launching(folder) if chosen_launcher() is not None else None
-        if self._launching is not None and (config.trainer.devices != 1 or config.trainer.num_nodes != 1):
-            raise ConfigurationError(
-                f"hydra/launcher={chosen_launcher()} gives each point a process and a device of its own; "
-                f"trainer.devices={config.trainer.devices} and trainer.num_nodes={config.trainer.num_nodes} must be 1 "
-                "then"
-            )
+        require_one_device(config.trainer, POINTS.noun)
+        self._launching = Launching(folder, POINTS, run_point) if chosen_launcher() is not None else None
         super().__init__(with_compression(config, WITHOUT_COMPRESSION), folder, stops, is_resumed=is_resumed)
 
     def stages(self) -> list[Stage]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ from lightning_compress.commands.explore.subject import RecipeSubject
 from lightning_compress.commands.jobs.building import COMPRESSED_FIT, FLOAT_FIT
 from lightning_compress.commands.jobs.folder import resume_command
 from lightning_compress.commands.jobs.job import Stage, say
+from lightning_compress.commands.jobs.launching import chosen_launcher
+from lightning_compress.commands.jobs.part_job import PartJob
 from lightning_compress.commands.jobs.processes import is_first
 from lightning_compress.commands.jobs.rehearsal import rehearse_float, rehearse_trainers
 from lightning_compress.commands.jobs.whole_job import WITHOUT_COMPRESSION, WholeJob, with_compression
 from lightning_compress.commands.results import Result
 from lightning_compress.console import print_whole
 from lightning_compress.errors import ConfigurationError
-from lightning_compress.explore.forms import parse_forms
+from lightning_compress.explore.elsewhere import Elsewhere
+from lightning_compress.explore.forms import Form, parse_forms
 from lightning_compress.explore.question import Asked
 from lightning_compress.explore.record import Exploration, read_record
 from lightning_compress.explore.searching import RECORD, Search
@@ -88,16 +92,47 @@ class ExploreJob(WholeJob):
     def write(self) -> None:
         """The search writes what it finds."""
 
-    def _search(self) -> None:
-        subject = RecipeSubject(self.building, self.weights, self.folder, self.stops, self.run_part)
+    def make_candidate(self, name: str) -> None:
+        """Make what the search asks for, in a process that it has given this to.
+
+        Args:
+            name: Of the candidate; what it is stands in its folder.
+        """
+        self._part_of_search().candidates.make_requested(name)
+
+    def measure_form(self, name: str) -> None:
+        """Measure what a form costs each tensor, likewise.
+
+        Args:
+            name: Of the form.
+        """
+        self._part_of_search().measure_form(Form.parse(name))
+
+    def _part_of_search(self) -> Search:
+        self._seed(SEARCH)
+        self.building.data.prepare_data()
+        self.building.data.setup("fit")
+        return self._searching(_run_alone)[0]
+
+    def _searching(
+        self, run_fit: Callable[[PartJob], None], elsewhere: Elsewhere | None = None
+    ) -> tuple[Search, RecipeSubject]:
+        subject = RecipeSubject(self.building, self.weights, self.folder, self.stops, run_fit)
         given = self.config.explore.sensitivity
-        search = Search(
-            subject,
-            self.asked,
-            self.folder,
-            say,
-            sensitivity=None if given is None else Path(str(given)).expanduser(),
-        )
+        sensitivity = None if given is None else Path(str(given)).expanduser()
+        search = Search(subject, self.asked, self.folder, say, sensitivity=sensitivity, elsewhere=elsewhere)
+        return search, subject
+
+    def _elsewhere(self) -> Elsewhere | None:
+        if chosen_launcher() is None:
+            return None
+        # It makes jobs of this kind.
+        from lightning_compress.commands.explore.launched import Launched
+
+        return Launched(self.folder)
+
+    def _search(self) -> None:
+        search, subject = self._searching(self.run_part, self._elsewhere())
         plan = search.plan()
         print_whole(plan.table())
         if self.config.explore.dry_run:
@@ -109,6 +144,10 @@ class ExploreJob(WholeJob):
         exploration = search.run()
         leave_outcome(self.building, subject, search, exploration, self.folder)
         self.finish(SEARCH, lambda: ([self.folder / RECORD], results_of(exploration, self.folder)))
+
+
+def _run_alone(part: PartJob) -> None:
+    part.run()
 
 
 def _unknown() -> None:
@@ -126,7 +165,7 @@ def asked(explore: DictConfig) -> Asked:
         key: settings[key]
         for key in (
             *("max_drop", "max_size", "budget", "higher_is_better", "target"),
-            *("samples", "share", "steps", "fits", "short"),
+            *("samples", "share", "steps", "fits", "short", "together"),
         )
     }
     given |= {key: _as_list(settings[key], key) for key in ("leave", "rungs")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -14,8 +15,8 @@ from lightning_compress.commands.jobs.building import Building
 from lightning_compress.coreml.card import METRICS
 from lightning_compress.coreml.metadata import add_metadata
 from lightning_compress.explore.making import parsed
-from lightning_compress.explore.record import Candidate, Exploration
-from lightning_compress.explore.searching import Search
+from lightning_compress.explore.record import Candidate, Exploration, write_record
+from lightning_compress.explore.searching import RECORD, Search
 from lightning_compress.nice_to_have import nice_to_have
 from lightning_compress.package.save import write_whole
 
@@ -44,6 +45,8 @@ def leave_outcome(
     if name is not None:
         _write_package(building, subject, search, exploration, folder)
         _write_compression(building, exploration.candidate(name), folder)
+        exploration = dataclasses.replace(exploration, delivered=building.package(NAME).name)
+        write_record(exploration, folder / RECORD)
     with nice_to_have("the report"):
         write_report(exploration, folder)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import lightning as L
 import torch
 from omegaconf import OmegaConf
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_compress.commands.explore.fit import fit_job
 from lightning_compress.commands.explore.step_timing import seconds_of_step
@@ -87,6 +87,10 @@ class RecipeSubject:
     def network(self) -> nn.Module:
         """A copy of the network with the float weights."""
         return self._recipe.network_copy(self._module()).float()
+
+    def comparable(self, outputs: Sequence[Tensor]) -> list[Tensor]:
+        """As the task compares outputs."""
+        return self._recipe.task.comparable(outputs)
 
     def calls(self, data: L.LightningDataModule, batches: int) -> Sequence[Call]:
         """What the network is called with in validation."""

@@ -12,6 +12,7 @@ from lightning_compress.explore.front import front, shortlist
 from lightning_compress.explore.record import Option, TensorRecord
 from lightning_compress.explore.report import answer, exploration_table, write_report
 from lightning_compress.explore.report.outcome import asked
+from lightning_compress.explore.report.page import page
 from lightning_compress.explore.report.tensors import sensitivity, tensor_rows
 from tests.explore.explorations import exploration, timings
 
@@ -173,3 +174,14 @@ def test_tensors_are_compared_in_one_form_that_most_of_them_can_have(whole):
 )
 def test_what_was_asked_is_said(whole, limits, words):
     assert asked(dataclasses.replace(whole.question, **limits)) == words
+
+
+def test_the_package_that_is_handed_over_is_named_as_it_can_be_copied(whole, tmp_path):
+    handed_over = dataclasses.replace(whole, delivered="to_ship.mlpackage")
+    text = markdown(handed_over, tmp_path)
+    assert "| `to_ship.mlpackage` |" in text
+    assert f"`{whole.candidate(whole.chosen).package}`" not in text
+    others = [one for one in whole.candidates if one.name != whole.chosen]
+    assert all(f"`{one.package}`" in text for one in others)
+    assert "<code>to_ship.mlpackage</code>" in page(handed_over, tmp_path)
+    assert f"`{whole.candidate(whole.chosen).package}`" in markdown(whole, tmp_path)
