@@ -53,14 +53,19 @@ class FashionNetwork(L.LightningModule):
     Args:
         kind: A key of `NETWORKS`.
         steps: Of the one-cycle schedule.
+        learning_rate: Its peak.
+        weight_decay: Of all weights.
     """
 
-    def __init__(self, kind: str, steps: int) -> None:
+    def __init__(
+        self, kind: str, steps: int, learning_rate: float = 3e-3, weight_decay: float = 1e-4
+    ) -> None:
         super().__init__()
         self.model = NETWORKS[kind]()
         self.accuracy = MulticlassAccuracy(10, average="micro")
         self.example_input_array = torch.zeros(1, 1, 28, 28)
         self._steps = steps
+        self._learning_rate, self._weight_decay = learning_rate, weight_decay
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, N x 10."""
@@ -78,8 +83,10 @@ class FashionNetwork(L.LightningModule):
 
     def configure_optimizers(self) -> dict[str, object]:
         """AdamW under a one-cycle schedule."""
-        optimizer = torch.optim.AdamW(self.parameters(), weight_decay=1e-4)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=self._steps)
+        optimizer = torch.optim.AdamW(self.parameters(), weight_decay=self._weight_decay)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, self._learning_rate, total_steps=self._steps
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
