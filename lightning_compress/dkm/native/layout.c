@@ -165,7 +165,7 @@ static int64_t find_edges(const Needs *needs, int64_t group, int64_t most, doubl
 static int choose_steep(const Needs *needs, Panels *grid)
 {
     const int64_t all = (needs->clusters - 1) * needs->known, places = MOST_PLACES + 2 * STEPS * all;
-    const int64_t most = needs->count / POINTS < MOST_PANELS ? needs->count / POINTS : MOST_PANELS;
+    const int64_t most = most_panels(needs->count);
     double *room = malloc((size_t)(2 * all + needs->clusters + 2 * places) * sizeof(double));
     int64_t panels[2] = {0, 0};
     if (!room)

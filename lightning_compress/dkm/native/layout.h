@@ -28,6 +28,9 @@ typedef struct {
     double temperature;
 } Needs;
 
+/* Panels that so many scalars of a group are worth. */
+INLINE int64_t most_panels(int64_t count) { return count / POINTS < MOST_PANELS ? count / POINTS : MOST_PANELS; }
+
 /* Chooses kind, panels, bins, and edges or starts and steps, for which there must be room: for two more edges than panels
 that scalars are worth, of each group. Returns 1 where there was no memory. */
 int choose_panels(const Needs *needs, Panels *grid);
