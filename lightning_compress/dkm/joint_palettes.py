@@ -1,4 +1,4 @@
-"""Palettes of many weights, clustered softly in one go: the same as one after another, without the price of each call."""
+"""Palettes of many weights, clustered softly in one go, to the same bits as one after another."""
 
 from __future__ import annotations
 

@@ -250,13 +250,22 @@ static void find_nodes(double *nodes)
 /* Lagrange polynomials of a panel's points at the edges of its bins, (POINTS, bins + 1). */
 static void find_polynomials(int64_t bins, const double *nodes, double *at_edges)
 {
-    for (int k = 0; k < POINTS; k++)
-        for (int64_t edge = 0; edge <= bins; edge++) {
-            double product = 1;
-            for (int j = 0; j < POINTS; j++)
-                product *= j == k ? 1 : ((double)edge / (double)bins - nodes[j]) / (nodes[k] - nodes[j]);
-            at_edges[k * (bins + 1) + edge] = product;
+    double weights[POINTS];
+    for (int k = 0; k < POINTS; k++) {
+        weights[k] = 1;
+        for (int j = 0; j < POINTS; j++)
+            weights[k] /= j == k ? 1 : nodes[k] - nodes[j];
+    }
+    for (int64_t edge = 0; edge <= bins; edge++) {
+        double above[POINTS + 1], below = 1;
+        above[POINTS] = 1;
+        for (int k = POINTS - 1; k > 0; k--)
+            above[k] = above[k + 1] * ((double)edge / (double)bins - nodes[k]);
+        for (int k = 0; k < POINTS; k++) {
+            at_edges[k * (bins + 1) + edge] = weights[k] * below * above[k + 1];
+            below *= (double)edge / (double)bins - nodes[k];
         }
+    }
 }
 
 #define CELLS 4096 /* Equal parts of a range, of which each knows its first panel. */

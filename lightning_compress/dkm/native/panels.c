@@ -36,9 +36,10 @@ FAST int gather(const double *tables, int64_t groups, int64_t panels, int64_t bi
     return 0;
 }
 
-/* Intercepts and slopes of a function's chords over all bins, from its values on the points. */
-FAST int chords(const double *points, int64_t groups, int64_t panels, int64_t bins, const double *starts,
-                       const double *steps, const double *at_edges, float *intercepts, float *slopes)
+/* Intercepts and slopes of a function's chords over all bins, from its values on the points; those of the next bin come
+`stride` floats after. */
+FAST int find_chords(const double *points, int64_t groups, int64_t panels, int64_t bins, const double *starts,
+                     const double *steps, const double *at_edges, int64_t stride, float *chords)
 {
     double *values = malloc((size_t)(bins + 1) * sizeof(double));
     if (!values)
@@ -47,8 +48,7 @@ FAST int chords(const double *points, int64_t groups, int64_t panels, int64_t bi
         const double start = starts[group], step = steps[group], scale = 1 / step;
         for (int64_t panel = 0; panel < panels; panel++) {
             const int64_t first = panel * bins;
-            float *intercept = intercepts + (group * panels + panel) * bins;
-            float *slope = slopes + (group * panels + panel) * bins;
+            float *chord = chords + (group * panels + panel) * bins * stride;
             memset(values, 0, (size_t)(bins + 1) * sizeof(double));
             for (int k = 0; k < POINTS; k++) {
                 const double *at = at_edges + k * (bins + 1), point = points[(group * panels + panel) * POINTS + k];
@@ -57,8 +57,8 @@ FAST int chords(const double *points, int64_t groups, int64_t panels, int64_t bi
             }
             for (int64_t bin = 0; bin < bins; bin++) {
                 const double steepness = (values[bin + 1] - values[bin]) * scale;
-                slope[bin] = (float)steepness;
-                intercept[bin] = (float)(values[bin] - steepness * (start + step * (double)(first + bin)));
+                chord[bin * stride] = (float)(values[bin] - steepness * (start + step * (double)(first + bin)));
+                chord[bin * stride + 1] = (float)steepness;
             }
         }
     }

@@ -140,21 +140,20 @@ static int look_up_weights(const Scalars *scalars, const Panels *grid, const dou
     const float *places = grid->places ? grid->places : scalars->weight;
     int failed = 0;
     if (grid->kind != ONE_BY_ONE) {
-        const int64_t parts = parts_for(scalars->threads, all, LEAST_WEIGHTS), functions = second ? 2 : 1;
-        float *intercepts = malloc((size_t)(2 * functions * groups * size) * sizeof(float));
-        float *slopes = intercepts + functions * groups * size;
-        failed = !intercepts || chords(first, groups, grid->panels, grid->bins, grid->starts, grid->steps,
-                                       grid->at_edges, intercepts, slopes);
+        const int64_t parts = parts_for(scalars->threads, all, LEAST_WEIGHTS), stride = second ? 4 : 2;
+        float *chords = malloc((size_t)(stride * groups * size) * sizeof(float));
+        failed = !chords || find_chords(first, groups, grid->panels, grid->bins, grid->starts, grid->steps,
+                                        grid->at_edges, stride, chords);
         if (second)
-            failed = failed || chords(second, groups, grid->panels, grid->bins, grid->starts, grid->steps,
-                                      grid->at_edges, intercepts + groups * size, slopes + groups * size);
+            failed = failed || find_chords(second, groups, grid->panels, grid->bins, grid->starts, grid->steps,
+                                           grid->at_edges, stride, chords + 2);
         if (second)
-            failed = failed || chain(scalars->fork, parts, places, upstream, groups, scalars->count,
-                                     grid->starts, grid->steps, size, intercepts, slopes, results);
+            failed = failed || chain(scalars->fork, parts, places, upstream, groups, scalars->count, grid->starts,
+                                     grid->steps, size, chords, results);
         else
-            failed = failed || interpolate(scalars->fork, parts, places, groups, scalars->count,
-                                           grid->starts, grid->steps, size, intercepts, slopes, results);
-        free(intercepts);
+            failed = failed || interpolate(scalars->fork, parts, places, groups, scalars->count, grid->starts,
+                                           grid->steps, size, chords, results);
+        free(chords);
     } else
         for (int64_t i = 0; i < all; i++)
             results[i] = (float)(second ? first[i] * upstream[i] + second[i] : first[i]);
