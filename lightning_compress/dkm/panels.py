@@ -30,7 +30,7 @@ _MOST_UNIFORM_PANELS = 512
 _MOST_PANELS = 1 << 14
 """More panels than this, and weights are evaluated one by one."""
 
-_STEEP_BINS = 128
+_STEEP_BINS = 64
 """Bins on each panel that was laid out around a switch."""
 
 _MOST_PLACES = 1 << 13

@@ -75,7 +75,7 @@ static int carry(const Scalars *scalars, const Panels *grid, const float *values
             own[i] = scalars->weight[i] == 0 ? 0 : values ? values[i] : 1;
     }
     failed = failed ||
-             count_places(scalars->fork, parts, grid->places ? grid->places : scalars->weight, own ? own : values,
+             count_places(scalars->fork, parts, grid->kind == STEEP ? grid->places : scalars->weight, own ? own : values,
                           groups, scalars->count, grid->starts, grid->steps, size, tables) ||
              gather(tables, groups, grid->panels, grid->bins, grid->starts, grid->steps, grid->at_edges, on_points);
     free(tables);
@@ -137,7 +137,7 @@ static int look_up_weights(const Scalars *scalars, const Panels *grid, const dou
                            const float *upstream, float *results)
 {
     const int64_t groups = scalars->groups, all = groups * scalars->count, size = grid->panels * grid->bins;
-    const float *places = grid->places ? grid->places : scalars->weight;
+    const float *places = grid->kind == STEEP ? grid->places : scalars->weight;
     int failed = 0;
     if (grid->kind != ONE_BY_ONE) {
         const int64_t parts = parts_for(scalars->threads, all, LEAST_WEIGHTS), stride = second ? 4 : 2;
@@ -216,13 +216,13 @@ Status cluster_layer(Fork fork, int64_t threads, Layer *layer)
     double *planned = sums + threads * (2 * clusters + 1);
     int failed = !sums, enough = 0;
     for (int layout = 0; layout <= MOST_LAYOUTS && !enough && !failed; layout++) {
-        Panels grid = {ONE_BY_ONE, 0, 0, 0, at.starts, at.steps, edges, NULL, NULL, NULL};
+        Panels grid = {ONE_BY_ONE, 0, 0, 0, at.starts, at.steps, edges, NULL, NULL, layer->places};
         const int64_t planned_known = needs.known;
         memcpy(planned, at.trace, (size_t)(palettes - groups * clusters) * sizeof(double));
         /* Palettes that move away from those that panels were laid out for are laid out for anew; in the end scalars
         are taken one by one. */
         failed = layout < MOST_LAYOUTS && choose_panels(&needs, &grid);
-        failed = failed || fill_panels(fork, parts, layer->weight, groups, count, &grid);
+        failed = failed || fill_panels(fork, parts, layer->weight, groups, count, 0, &grid);
         const int64_t all = groups * grid.points_size;
         /* Of scalars one by one there may be more than panels have points. */
         const int64_t own = grid.kind == ONE_BY_ONE ? all : 0;
@@ -260,8 +260,9 @@ Status differentiate_layer(Fork fork, int64_t threads, Layer *layer)
     const int64_t groups = layer->groups, count = layer->count, clusters = layer->clusters;
     const int64_t stride = groups * clusters, parts = parts_for(threads, groups * count, LEAST_WEIGHTS);
     const double *masses = layer->room + (layer->kind == STEEP ? groups * (layer->panels + 1) : 0);
-    Panels grid = {(Kind)layer->kind, layer->panels, layer->bins, 0, at.starts, at.steps, layer->room, NULL, NULL, NULL};
-    int failed = fill_panels(fork, parts, layer->weight, groups, count, &grid);
+    Panels grid = {(Kind)layer->kind, layer->panels, layer->bins, 0, at.starts, at.steps, layer->room, NULL, NULL,
+                   layer->places};
+    int failed = fill_panels(fork, parts, layer->weight, groups, count, 1, &grid);
     const int64_t size = grid.points_size, all = groups * size;
     double *room = malloc((size_t)(5 * all + threads * (2 * clusters + 1) + 3 * clusters) * sizeof(double));
     if (failed || !room) {

@@ -16,14 +16,14 @@ typedef enum { DONE, NO_MEMORY, NOT_FINITE } Status;
 palettes: (groups, clusters), the first. updated: the last. numbers: the palettes before the first update and after each,
 (iterations + 1, groups, clusters), the attention that each update paid, (iterations, groups, clusters), and of each
 group where its bins begin, how wide they are, and its range, (4, groups). updates: those made before an early stop,
-(groups). room: for `room_for` numbers; what is left in it, `kept` of them, is edges of STEEP panels, (groups, panels + 1),
-and masses on the points, (groups, panels * POINTS). Derivatives take the same with what is kept in `room`. */
+(groups). places: of the scalars on STEEP panels. room: for `room_for` numbers; what is left in it, `kept` of them, is edges of STEEP panels, (groups, panels + 1),
+and masses on the points, (groups, panels * POINTS). Derivatives take the same, with what is kept in `room`. */
 typedef struct {
     const float *weight;
     const double *palettes;
     double *numbers, *room, *updated;
     int64_t *updates;
-    float *output;
+    float *places, *output;
     const float *upstream;
     const double *by_updated;
     float *by_weight;

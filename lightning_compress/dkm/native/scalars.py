@@ -18,6 +18,9 @@ from lightning_compress.errors import WeightError
 _MOST_PANELS = 1 << 14
 """Panels of a group, of many scalars."""
 
+_STEEP = 2
+"""The kind of panels that were laid out around steep switches."""
+
 _DONE, _NO_MEMORY, _NOT_FINITE = range(3)
 """What a clustering ended with."""
 
@@ -33,7 +36,7 @@ class _Layer(ctypes.Structure):
     _fields_ = [
         *(
             (name, ctypes.c_void_p)
-            for name in ("weight", "palettes", "numbers", "room", "updated", "updates", "output")
+            for name in ("weight", "palettes", "numbers", "room", "updated", "updates", "places", "output")
         ),
         *((name, ctypes.c_void_p) for name in ("upstream", "by_updated", "by_weight", "by_palettes")),
         *(
@@ -79,6 +82,7 @@ class ClusteredScalars:
         self._weights = list(weights)
         self._layers = (_Layer * len(weights))()
         self._outputs = [torch.empty_like(each.weight) for each in weights]
+        self._places: list[Tensor | None] = [torch.empty_like(each.weight) for each in weights]
         self._updated = torch.empty_like(palettes)
         rooms = [_room(each) for each in weights]
         numbers = [_numbers(each) for each in weights]
@@ -87,14 +91,19 @@ class ClusteredScalars:
         # Room that is not touched costs nothing.
         room = torch.empty(sum(rooms), dtype=torch.float64)
         at = _Addresses(palettes, self._updated, self._numbers, self._updates, room)
-        for layer, each, output, own_room, own_numbers in zip(
-            self._layers, weights, self._outputs, rooms, numbers, strict=True
+        for layer, each, output, places, own_room, own_numbers in zip(
+            self._layers, weights, self._outputs, self._places, rooms, numbers, strict=True
         ):
+            assert places is not None
             _describe(layer, each)
             own_palettes = layer.groups * layer.clusters
             layer.palettes, layer.updated = at.take(0, own_palettes), at.take(1, own_palettes)
             layer.numbers, layer.updates = at.take(2, own_numbers), at.take(3, layer.groups)
-            layer.room, layer.output = at.take(4, own_room), output.data_ptr()
+            layer.room, layer.places, layer.output = (
+                at.take(4, own_room),
+                places.data_ptr(),
+                output.data_ptr(),
+            )
         self._call("cluster_scalars", self._layers)
         # A copy, so that what was not needed of the room is free again.
         self._kept = torch.cat(
@@ -104,8 +113,10 @@ class ClusteredScalars:
             ]
         )
         kept = _Addresses(self._kept)
-        for layer in self._layers:
+        for index, layer in enumerate(self._layers):
             layer.room = kept.take(0, layer.kept)
+            if layer.kind != _STEEP:
+                self._places[index] = layer.places = None
             # What is not read again need not be there any more.
             layer.palettes = layer.updated = layer.output = None
 
