@@ -75,12 +75,12 @@ def cluster_together(weights: Sequence[PalettizedWeight]) -> list[tuple[Tensor, 
             [_scalars(weights[index]) for index in order],
         )
     updated: list[Tensor] = []
-    parts = values.detach().split([entries.numel() for entries in free])
+    parts = torch.split(values.detach(), [entries.numel() for entries in free])
     for indices, entries, own, part in zip(alike.values(), spread, free, parts, strict=True):
         improved = part.to(entries.dtype).view_as(own)
         if own.shape != entries.shape:
             improved = torch.cat((torch.zeros_like(entries[:, :1]), improved), dim=1)
-        updated += improved.split([weights[index].entries.shape[0] for index in indices])
+        updated += torch.split(improved, [weights[index].entries.shape[0] for index in indices])
     results: list[tuple[Tensor, Tensor]] = [None] * len(weights)  # type: ignore[list-item]
     for index, output, improved in zip(order, outputs, updated, strict=True):
         results[index] = (weights[index].form.stored_softly(output), improved)

@@ -81,18 +81,18 @@ class ClusteredScalars:
     def __init__(self, weights: Sequence[ScalarWeight], palettes: Tensor) -> None:
         self._weights = list(weights)
         self._layers = (_Layer * len(weights))()
-        self._outputs = [torch.empty_like(each.weight) for each in weights]
+        outputs = [torch.empty_like(each.weight) for each in weights]
         self._places: list[Tensor | None] = [torch.empty_like(each.weight) for each in weights]
-        self._updated = torch.empty_like(palettes)
+        updated = torch.empty_like(palettes)
         rooms = [_room(each) for each in weights]
         numbers = [_numbers(each) for each in weights]
         self._numbers = torch.empty(sum(numbers), dtype=torch.float64)
         self._updates = torch.empty(sum(each.weight.shape[0] for each in weights), dtype=torch.int64)
         # Room that is not touched costs nothing.
         room = torch.empty(sum(rooms), dtype=torch.float64)
-        at = _Addresses(palettes, self._updated, self._numbers, self._updates, room)
+        at = _Addresses(palettes, updated, self._numbers, self._updates, room)
         for layer, each, output, places, own_room, own_numbers in zip(
-            self._layers, weights, self._outputs, self._places, rooms, numbers, strict=True
+            self._layers, weights, outputs, self._places, rooms, numbers, strict=True
         ):
             assert places is not None
             _describe(layer, each)
@@ -105,6 +105,7 @@ class ClusteredScalars:
                 output.data_ptr(),
             )
         self._call("cluster_scalars", self._layers)
+        self._results: tuple[list[Tensor], Tensor] | None = (outputs, updated)
         # A copy, so that what was not needed of the room is free again.
         self._kept = torch.cat(
             [
@@ -121,10 +122,11 @@ class ClusteredScalars:
             layer.palettes = layer.updated = layer.output = None
 
     def take(self) -> tuple[list[Tensor], Tensor]:
-        """The clustered weights, (G, N) each, and the improved palettes, as the first, which are held no longer."""
-        outputs, self._outputs = self._outputs, []
-        updated, self._updated = self._updated, self._updated[:0]
-        return outputs, updated
+        """The clustered weights, (G, N) each, and the improved palettes, as the first; called once."""
+        # Who keeps this for the derivatives of what is taken must not keep that too.
+        results, self._results = self._results, None
+        assert results is not None
+        return results
 
     def differentiate(
         self, upstream: Sequence[Tensor | None], by_updated: Tensor | None
