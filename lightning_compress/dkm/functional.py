@@ -118,7 +118,7 @@ def palettize(
         mode,
         estimator,
         exact,
-        native and path in ("auto", "host"),
+        native,
         path,
     )
     with torch.autocast(device_type=weight.device.type, enabled=False):

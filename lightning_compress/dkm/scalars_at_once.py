@@ -34,7 +34,7 @@ class Scalars(NamedTuple):
 
 def serves(weight: Tensor, clustering: Clustering) -> bool:
     """Whether a weight of scalars is a case for C."""
-    return clustering.native and not clustering.exact and native.serves_scalars(weight)
+    return clustering.in_c and not clustering.exact and native.serves_scalars(weight)
 
 
 def palettize_at_once(
@@ -70,8 +70,9 @@ class _Clustered(torch.autograd.Function):
         ctx: Any, scalars: tuple[Scalars, ...], centroids: Tensor, *weights: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        ctx.scalars, ctx.weights = scalars, [weight.detach() for weight in weights]
-        ctx.versions = [weight._version for weight in weights]
+        ctx.scalars = scalars
+        ctx.weights = [weight.detach() for weight in weights]
+        ctx.versions = [_version(weight) for weight in ctx.weights]
         ctx.clustered = ClusteredScalars(
             [
                 ScalarWeight(
@@ -106,17 +107,24 @@ class _Clustered(torch.autograd.Function):
         for gradient, weight, version, each in zip(
             upstream, ctx.weights, ctx.versions, ctx.scalars, strict=True
         ):
-            if gradient is None and by_updated is not None:
-                gradient = torch.zeros_like(weight)
-            if gradient is not None and weight._version != version:
+            if gradient is None and by_updated is None:
+                prepared.append(None)
+                continue
+            if _version(weight) != version:
                 raise RuntimeError(
                     f"{each.name} was modified in place after it was clustered: it is at version {weight._version}, "
                     f"and its gradient needs version {version}; take gradients first"
                 )
-            prepared.append(None if gradient is None else precise(gradient).view(each.groups, -1))
+            gradient = torch.zeros_like(weight) if gradient is None else gradient
+            prepared.append(precise(gradient).view(each.groups, -1))
         by_weights, by_centroids = ctx.clustered.differentiate(prepared, by_updated)
         results = [
             None if result is None else result.to(weight.dtype).view_as(weight)
             for result, weight in zip(by_weights, ctx.weights, strict=True)
         ]
         return (None, by_centroids if ctx.needs_input_grad[1] else None, *results)
+
+
+def _version(weight: Tensor) -> int:
+    # Nothing that was made in inference mode has a version, or a backward pass.
+    return 0 if weight.is_inference() else weight._version

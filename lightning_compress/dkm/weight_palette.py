@@ -178,6 +178,7 @@ class WeightPalette:
                 estimator=clustering.estimator,
                 exact=clustering.exact,
                 native=clustering.native,
+                path=clustering.path,
             )
         except WeightError as error:
             raise WeightError(f"{self.name}: {error}") from None

@@ -154,7 +154,6 @@ def test_what_is_no_case_for_one_call_does_not_join():
     weight = torch.zeros(8, 400)
     assert joins(form(), weight)
     assert not joins(form(), weight.double())
-    assert not joins(form(), weight.to("meta"))
     assert not joins(form(), weight[:0])
     assert not joins(form(cluster_dim=2), weight)
     assert not joins(form(axes=(1, 0)), weight)

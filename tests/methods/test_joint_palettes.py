@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -216,6 +217,31 @@ def test_frozen_weights_stay_frozen():
         return [*gradients(preparation.module), palette_of(preparation.module, "2").palette]
 
     assert same(*both(run))
+
+
+def on_a_device(preparation):
+    """Let palettes be computed as on a device."""
+    for technique in preparation.techniques():
+        form = technique._form
+        technique._form = replace(form, clustering=replace(form.clustering, path="device"))
+    return preparation
+
+
+@pytest.mark.parametrize("use_reentrant", [None, True, False])
+def test_on_a_device_a_step_is_as_if_each_were_by_itself(use_reentrant):
+    def run(preparation):
+        images = batch(0).requires_grad_(use_reentrant is True)
+        if use_reentrant is None:
+            images = preparation.module(images)
+        else:
+            for layer in preparation.module:
+                images = checkpoint(layer, images, use_reentrant=use_reentrant)
+        images.square().sum().backward()
+        preparation.step()
+        return [*gradients(preparation.module), *preparation.module.buffers()]
+
+    for one, other in zip(*both(run, lambda: on_a_device(ready(n_bits=4))), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
 
 
 def test_parts_in_evaluation_are_assigned_and_the_others_clustered():
