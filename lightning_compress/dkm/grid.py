@@ -20,10 +20,10 @@ POINTS = 8
 PART = 8
 """Panels whose points single precision takes together."""
 
-_USUAL_BINS = 1 << 14
+USUAL_BINS = 1 << 14
 """Bins that a processor's nearest caches hold with their tables."""
 
-_LEAST_BINS, _MOST_BINS = 64, 512
+LEAST_BINS, _MOST_BINS = 64, 512
 """Bins on a panel: chords of what a panel's polynomials can follow are good to 1e-5 and to 1e-6 of it."""
 
 _NARROWEST = 2.0**-20
@@ -42,8 +42,8 @@ class Resolution:
     @classmethod
     def for_panels(cls, panels: int, weights: int) -> Resolution:
         """As many bins for each of `panels` panels as stay cheap beside the `weights` of a group."""
-        most = min(_USUAL_BINS, max(weights, 1))
-        return cls(panels, max(_LEAST_BINS, min(_MOST_BINS, most // panels)))
+        most = min(USUAL_BINS, max(weights, 1))
+        return cls(panels, max(LEAST_BINS, min(_MOST_BINS, most // panels)))
 
 
 class Grid:

@@ -9,6 +9,7 @@
 #define USUAL_BINS 16384
 #define LEAST_BINS 64
 #define MOST_BINS 512
+#define WEIGHTS_OF_BIN 4
 #define NARROWEST (1.0 / (1 << 20))
 #define UNIFORM_SIZE (1 << 19)
 #define MOST_UNIFORM_PANELS 512
@@ -198,7 +199,10 @@ int choose_panels(const Needs *needs, Panels *grid)
     grid->kind = ONE_BY_ONE;
     if (!(width > 1e-30 && width < 1e30))
         return 0;
-    if (!(panels <= fmin(MOST_UNIFORM_PANELS, (double)UNIFORM_SIZE / (double)(POINTS * needs->clusters))))
+    /* A bin costs as much as the search for the panels, around switches, of a few weights. */
+    const double worth = fmax((double)needs->count / WEIGHTS_OF_BIN, USUAL_BINS) / LEAST_BINS;
+    const double most = fmin(MOST_UNIFORM_PANELS, (double)UNIFORM_SIZE / (double)(POINTS * needs->clusters));
+    if (!(panels <= fmin(most, worth)))
         return choose_steep(needs, grid);
     grid->panels = panels > 1 ? (int64_t)ceil(panels) : 1;
     if (needs->count <= grid->panels * POINTS)
