@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from lightning_compress import MagnitudePruning
@@ -130,6 +131,32 @@ def test_a_branch_that_is_left_out_has_no_gradient_and_keeps_its_palette():
     assert all(each.grad is None for each in preparation.module[1].parameters())
     for name in LAYERS:
         assert torch.equal(palettes[name], palette_of(preparation.module, f"1.{name}").palette)
+
+
+def test_data_parallel_training_finds_what_a_pass_left_out():
+    def run(preparation):
+        parallel = DistributedDataParallel(Either(preparation.module), find_unused_parameters=True)
+        found = []
+        for number in range(3):
+            preparation.module.zero_grad()
+            parallel(batch(number), number % 2).sum().backward()
+            found += gradients(preparation.module)
+            preparation.step()
+        return found
+
+    class Either(nn.Module):
+        def __init__(self, branches):
+            super().__init__()
+            self.branches = branches
+
+        def forward(self, images, branch):
+            return self.branches[branch](images)
+
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        assert same(*both(run, lambda: ready(nn.ModuleList([network(), network()]))))
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_a_branch_that_is_never_asked_for_is_not_computed_again(clustered):
