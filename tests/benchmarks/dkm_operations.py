@@ -7,10 +7,12 @@ others, forward and backward, of layers of 20,000 weights. A device takes some 5
 from __future__ import annotations
 
 import argparse
+from unittest.mock import patch
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from lightning_compress.dkm import attender
 from lightning_compress.dkm.clustering import Clustering
 from lightning_compress.dkm.joint_palettes import PalettizedWeight, cluster_together
 from lightning_compress.dkm.weight_palette import Palettes, WeightPalette
@@ -27,7 +29,9 @@ def operations(layers: int, bits: int, *, together: bool = True) -> int:
         form = WeightPalette(f"layer {seed}", 2**bits, clustering)
         weights.append(PalettizedWeight(form, weight.requires_grad_(), form.begin(weight).entries))
     upstream = [torch.ones(_SHAPE) for _ in weights]
-    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+    # A device takes larger blocks of attention at once.
+    blocks = patch.object(attender, "_BLOCK", attender._DEVICE_BLOCK)
+    with blocks, profile(activities=[ProfilerActivity.CPU]) as profiled:
         if together:
             results = cluster_together(weights)
         else:
