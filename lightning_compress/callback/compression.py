@@ -61,7 +61,8 @@ class Compression(PreparingCallback):
     is a joint one, put in the one order that works. Before the first step a table tells what will be compressed and
     what stays dense, and the export is rehearsed, so that what cannot be exported is told then. Logged at each logging
     step: `compression/sparsity` of pruning and `compression/weight_error`, the relative distance of the compressed
-    weights from those in training.
+    weights from those in training, and `compression/assignment_gap` of palettes, that of softly clustered weights from
+    the ones that evaluation assigns.
 
     Args:
         methods: `DKMPalettization`, `MagnitudePruning`, `LinearQuantization`, which are trained, and
@@ -226,11 +227,13 @@ class Compression(PreparingCallback):
             prepared.step()
         if self._probe is not None:
             values: dict[str, float | Tensor] = {**prepared.metrics()}
-            error = self._probe.error()
+            error, gap = self._probe.error(), self._probe.gap()
             self._lost_values.tell(self._probe.techniques_that_lost_values())
             self._probe = None
             if error is not None:
                 values["weight_error"] = error
+            if gap is not None:
+                values["assignment_gap"] = gap
             if self._distilling is not None and self._distilling.distance is not None:
                 values["distillation"] = self._distilling.distance
             pl_module.log_dict({f"compression/{key}": value for key, value in values.items()}, on_step=True)

@@ -9,6 +9,9 @@ from lightning_compress.dkm.clustering import Clustering
 from lightning_compress.dkm.vector_attender import VectorAttender
 from lightning_compress.dkm.vector_iterations import VectorIterations, VectorLayout
 
+_WIDE = 25
+"""Temperatures in the variance of a weight that is wide."""
+
 
 def cluster(
     weight: Tensor, layout: VectorLayout, palettes: Tensor, clustering: Clustering, *, skip_zeros: bool
@@ -25,7 +28,7 @@ def cluster(
     Returns:
         The weight clustered softly, of its shape, and what `differentiate` needs.
     """
-    points = to_points(weight, layout)
+    points = _precise_points(weight, layout, clustering)
     attender = VectorAttender(points, _present(points, skip_zeros), clustering)
     on_host = weight.device.type == "cpu"
     trace = [palettes.to(_wide(weight))]
@@ -54,7 +57,7 @@ def cluster(
             previous = inertia
     iterations = VectorIterations(torch.stack(trace), torch.stack(attended), done)
     output = attender.evaluate(_before_last(iterations), trace[-1])
-    return from_points(output, layout).view_as(weight), iterations
+    return from_points(output, layout).view_as(weight).to(weight.dtype), iterations
 
 
 def differentiate(
@@ -78,11 +81,11 @@ def differentiate(
         clustering: The same.
         skip_zeros: The same.
     """
-    points = to_points(weight, layout)
+    points = _precise_points(weight, layout, clustering)
     attender = VectorAttender(points, _present(points, skip_zeros), clustering)
     trace, attended, done = iterations
     by_after, through_output, slope = attender.output_gradients(
-        to_points(upstream, layout), _before_last(iterations), trace[-1]
+        to_points(upstream, layout).to(points.dtype), _before_last(iterations), trace[-1]
     )
     gradient = by_last.to(by_after) + by_after
     on_host = weight.device.type == "cpu"
@@ -104,7 +107,7 @@ def differentiate(
     present = _present(points, skip_zeros)
     if present is not None:
         slope *= present.unsqueeze(-1)
-    return from_points(slope, layout).view_as(weight), gradient
+    return from_points(slope, layout).view_as(weight).to(weight.dtype), gradient
 
 
 def to_points(weight: Tensor, layout: VectorLayout) -> Tensor:
@@ -116,6 +119,18 @@ def from_points(points: Tensor, layout: VectorLayout) -> Tensor:
     """The inverse of `to_points`, contiguous, (G, chunks, D, row)."""
     groups, chunks, dimensions, row = layout
     return points.reshape(groups, chunks, row, dimensions).transpose(2, 3).contiguous()
+
+
+def _precise_points(weight: Tensor, layout: VectorLayout, clustering: Clustering) -> Tensor:
+    """The vectors of a weight, in double precision where single tells distances no better than a switch is wide.
+
+    As passes in C, which do so vector by vector. Where the host may not wait for values, single precision has to do.
+    """
+    points = to_points(weight, layout)
+    if not clustering.may_wait(weight) or not points.numel():
+        return points
+    spread = float(weight.std(correction=0))
+    return points.double() if spread**2 > _WIDE * clustering.temperature else points
 
 
 def _present(points: Tensor, skip_zeros: bool) -> Tensor | None:

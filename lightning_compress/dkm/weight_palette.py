@@ -274,6 +274,14 @@ class WeightPalette:
         spread = self._scaled(weight, palettes.scales).std(correction=0)
         return lost_entries(palettes.entries, _SAME * spread)
 
+    @torch.no_grad()
+    def variance(self, weight: Tensor, scales: Tensor | None) -> float:
+        """The variance of what is palettized: of scaled values, and of those alone that are not held at zero."""
+        values = self._scaled(weight.detach().to(precision(weight.dtype)), scales)
+        if self.keep_zeros:
+            values = values[values != 0]
+        return float(values.double().var(correction=0)) if values.numel() else 0.0
+
     def rounded(self, entries: Tensor) -> RoundedPalette:
         """Palettes rounded to the type in which they will be stored."""
         return round_palette(entries, self.lut_dtype)

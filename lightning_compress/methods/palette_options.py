@@ -10,6 +10,7 @@ from typing import Any
 from lightning_compress.dkm.clustering import ESTIMATORS, MODES
 from lightning_compress.dkm.weight_palette import LUT_DTYPES
 from lightning_compress.errors import ConfigurationError
+from lightning_compress.methods.annealing import Annealing, check_annealing
 from lightning_compress.methods.mechanism.configuration import Keys, unwrapped
 from lightning_compress.methods.mechanism.schedule import Point, check_point
 from lightning_compress.package.targets import PALETTE_BITS
@@ -31,7 +32,7 @@ _RENAMED = {"partition_size": "group_size", "cluster_dtype": "lut_dtype"}
 
 @dataclass(frozen=True)
 class PaletteOptions:
-    """The keys of coremltools' `ModuleDKMPalettizerConfig`, with their defaults, and four more.
+    """The keys of coremltools' `ModuleDKMPalettizerConfig`, with their defaults, and six more.
 
     Keys that say only how coremltools computes are accepted and do nothing: `palett_max_mem`, `palett_shard`,
     `palett_dist`, `palett_unique`, `palett_min_tsize`, `palett_batch_mode`, `kmeans_batch_threshold`, `kmeans_n_init`,
@@ -45,6 +46,10 @@ class PaletteOptions:
             for which more cost as much again and gain nothing: palettes go on from where the step before left them.
         indivisible: What becomes of a weight that vectors of `cluster_dim` channels do not divide, or that has fewer
             of them than the palette has entries: "refuse", or "scalars", a palette of as many bits a weight.
+        relative_tau: The temperature as a share of a weight's variance, when its first palette is made. It takes the
+            place of `palett_tau`, which is in squared units of weights: softer for small weights than for large ones.
+        annealing: Lets the temperature fall, None for not: a mapping of `factor`, the share of the first temperature
+            that is left, and of the points between which it falls, `begin_step` and `end_step`, by default the fit's.
         exact: Attend from every weight to every centroid instead of evaluating both on a grid of the weights' range.
         native: Let the passes written in C serve where they are built; otherwise torch does.
     """
@@ -88,6 +93,8 @@ class PaletteOptions:
     kmeans_error_bnd: float = 0.0
     estimator: str = "dkm"
     indivisible: str = "refuse"
+    relative_tau: float | None = None
+    annealing: Annealing | None = None
     exact: bool = False
     native: bool = True
 
@@ -97,6 +104,8 @@ class PaletteOptions:
         values = {key: unwrapped(value) for key, value in keys.items()}
         if values.get("cluster_permute") is not None:
             values["cluster_permute"] = tuple(values["cluster_permute"])
+        if values.get("annealing") is not None:
+            values["annealing"] = Annealing(**values["annealing"])
         return cls(**values)
 
     @property
@@ -137,9 +146,18 @@ def check_options(keys: Keys, source: str) -> None:
             'converted; leave it out, and join LinearQuantization(weight_dtype="float32") to quantize activations'
         )
     for key, value in keys.items():
-        if key not in (*_CHOICES, *_COUNTS, "n_bits", "milestone", "cluster_permute"):
+        if key not in (
+            *_CHOICES,
+            *_COUNTS,
+            "n_bits",
+            "milestone",
+            "cluster_permute",
+            "annealing",
+            "relative_tau",
+        ):
             _check_type(key, value, source)
     _check_ranges(keys, source)
+    check_annealing(keys.get("annealing"), source)
 
 
 def refuse_renamed(configuration: Any) -> None:
@@ -204,6 +222,17 @@ _ARTICLES = {"bool": "true or false", "int": "an int", "float": "a finite float"
 def _check_ranges(keys: Keys, source: str) -> None:
     if not keys.get("palett_tau", 1.0) > 0:
         raise ConfigurationError(f"palett_tau of {source} is {keys['palett_tau']}; valid is a float above 0")
+    relative = keys.get("relative_tau")
+    if relative is not None:
+        if "palett_tau" in keys:
+            raise ConfigurationError(
+                f"{source} has palett_tau {keys['palett_tau']} and relative_tau {relative}, which both set the "
+                "temperature; give one of them"
+            )
+        if isinstance(relative, bool) or not isinstance(relative, int | float) or not 0 < relative < math.inf:
+            raise ConfigurationError(
+                f"relative_tau of {source} is {relative!r}; valid is null, or a float above 0, such as 0.1"
+            )
     for key in ("palett_epsilon", "prune_threshold", "weight_threshold"):
         if keys.get(key, 0) < 0:
             raise ConfigurationError(f"{key} of {source} is {keys[key]}; valid is anything from 0")

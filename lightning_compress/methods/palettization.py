@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_compress.dkm.joint_palettes import PalettizedWeight
 from lightning_compress.dkm.weight_palette import Palettes, precision
 from lightning_compress.errors import ConfigurationError
+from lightning_compress.methods.annealing import Cooling
 from lightning_compress.methods.joint_palettes import JointPalettes, join_palettes
 from lightning_compress.methods.mechanism.configuration import Keys, Match, Schema, plain
 from lightning_compress.methods.mechanism.method import Method, TensorState
@@ -39,7 +40,8 @@ class DKMPalettization(Method):
     `enable_per_channel_scale`, `cluster_dim`, `milestone` and the options of the algorithm among them, beside
     `module_type_configs` and `module_name_configs`; a list there holds configurations for weights above one
     `weight_threshold` or another. The milestone, where palettization begins, is an `int` of optimizer steps or a
-    `float` fraction of the fit. `PaletteOptions` says which keys do nothing here, and has two more: `exact`, `native`.
+    `float` fraction of the fit. `PaletteOptions` says which keys do nothing here, and has five more, `estimator` and
+    `annealing` among them.
 
     Args:
         configuration: The keys.
@@ -132,6 +134,10 @@ class Palette(Technique):
         self._rank = len(reference.shape)
         self._bits_by_default = options.n_bits is None
         self._milestone = options.milestone
+        self._annealing = options.annealing
+        self._relative = options.relative_tau
+        self._temperature, self._cooled = options.palett_tau, 1.0
+        self._cooling: Cooling | None = None
         self._begins_after: int | None = None
         if isinstance(options.milestone, int) and options.milestone > 0:
             self._begins_after = options.milestone + 1
@@ -173,6 +179,8 @@ class Palette(Technique):
 
     def resolve_schedule(self, length: FitLength) -> None:
         """Turn a milestone that is a fraction of the fit into steps."""
+        if self._annealing is not None:
+            self._cooling = self._annealing.resolve(length, f"the annealing of {self.tensor_name!r}")
         if self._milestone == 0:
             return
         step = length.step_of(self._milestone, f"the palettization milestone of {self.tensor_name!r}")
@@ -197,9 +205,21 @@ class Palette(Technique):
 
     def advance(self, step: int, tensor: Callable[[], Tensor]) -> None:
         """Begin once the milestone is reached, or was passed."""
+        if self._cooling is not None:
+            self._attend_at(self._temperature, self._cooling.at(step))
         if not self.is_on("enabled") and self._begins_after is not None and step >= self._begins_after:
             self.switch("enabled", True)
             self.begin(tensor)
+
+    def progress(self) -> dict[str, Any]:
+        """The first temperature and what share of it is left, where they are not those of the configuration."""
+        if self._annealing is None and self._relative is None:
+            return {}
+        return {"temperature": self._temperature, "cooled": self._cooled}
+
+    def restore(self, progress: Mapping[str, Any]) -> None:
+        """Attend at the temperature that was reached."""
+        self._attend_at(progress["temperature"], progress["cooled"])
 
     # Values.
 
@@ -270,6 +290,18 @@ class Palette(Technique):
             "shares": self._form.shares(tensor, palettes),
         }
 
+    def evaluated(self, tensor: Tensor) -> Tensor | None:
+        """The tensor assigned to the palette, where training clusters it softly."""
+        if not self.is_on("initialised") or not tensor.numel():
+            return None
+        # A pass of training clusters around the palette that it proposes.
+        return self._form.assign(tensor, self._proposal or self._palettes(tensor))
+
+    def _attend_at(self, first: float, cooled: float) -> None:
+        self._temperature, self._cooled = first, cooled
+        clustering = replace(self._form.clustering, temperature=first * cooled)
+        self._form = replace(self._form, clustering=clustering)
+
     def _palettes(self, tensor: Tensor) -> Palettes:
         if self.is_on("initialised"):
             return Palettes(self.palette, self.scales)
@@ -277,7 +309,12 @@ class Palette(Technique):
 
     def _initialise(self, tensor: Tensor) -> None:
         if tensor.numel():
-            self._hold(self._form.begin(tensor))
+            palettes = self._form.begin(tensor)
+            if self._relative is not None:
+                variance = self._form.variance(tensor, palettes.scales)
+                # A weight of one value has no spread to be soft over.
+                self._attend_at(self._relative * variance or self._temperature, self._cooled)
+            self._hold(palettes)
 
     @torch.no_grad()
     def _hold(self, palettes: Palettes) -> None:

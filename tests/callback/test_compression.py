@@ -292,6 +292,7 @@ class TestFit:
         trainer.fit(digit_module, datamodule=digit_data)
         assert float(trainer.callback_metrics["compression/sparsity"]) == pytest.approx(0.5, abs=1e-3)
         assert 0 < float(trainer.callback_metrics["compression/weight_error"]) < 1
+        assert 0 < float(trainer.callback_metrics["compression/assignment_gap"]) < 1
 
     def test_layers_are_summarized(self, digit_module, digit_data, make_trainer, capsys):
         compression = Compression(DKMPalettization(n_bits=2))

@@ -231,12 +231,12 @@ def test_methods_that_are_driven_by_data_are_found_in_place_of_a_fit(configure, 
     assert [result.value for result in again] == [result.value for result in results]
 
 
+COCO = ["data.batch_size=2", "data.num_workers=0", "recipe.module.weights=null", "data.image_size=64"]
+
 EXPERIMENTS = {
     "digits_ssd_palettize_2bit": ([*TINY_DETECTION], None),
-    "coco_persons_ssd_palettize_2bit": (
-        ["data.batch_size=2", "data.num_workers=0", "recipe.module.weights=null", "data.image_size=64"],
-        "coco_folder",
-    ),
+    "coco_persons_ssd_palettize_2bit": (COCO, "coco_folder"),
+    "coco_persons_ssd_palettize_vector_1bit": (COCO, "coco_folder"),
     "pedestrians_ssd_palettize_2bit": (["data.batch_size=2", "data.image_size=64"], "coco_folder"),
     "fashion_mnist_resnet50_palettize_4bit": (
         ["data.batch_size=4", "data.image_size=32"],

@@ -53,6 +53,9 @@ JOBS: dict[str, Callable[[], list[Method]]] = {
     "scaled palettization": lambda: [
         DKMPalettization(n_bits=4, enable_per_channel_scale=True, milestone=0.5)
     ],
+    "annealed palettization by vectors": lambda: [
+        DKMPalettization(n_bits=4, cluster_dim=2, relative_tau=0.3, milestone=0.1, annealing={"factor": 0.01})
+    ],
     "palettization by data": lambda: [SensitivePalettization(n_bits=2, bias_correction=True)],
     "n:m pruning": lambda: [MagnitudePruning(n_m_ratio=[3, 4], module_name_configs={"conv": None})],
 }

@@ -68,7 +68,10 @@ def both(run, make=ready):
     return run(make()), run(apart(make()))
 
 
-@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
+FITS = {**VARIANTS, "annealed": {"annealing": {"factor": 0.1}}, "relative": {"relative_tau": 0.05}}
+
+
+@pytest.mark.parametrize("options", FITS.values(), ids=FITS.keys())
 def test_a_fit_ends_with_the_same_bits(options):
     states = []
     for arrange in (lambda preparation: preparation, apart):

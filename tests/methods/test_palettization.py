@@ -317,3 +317,63 @@ def test_the_report_tells_palettes_and_shares():
     assert torch.equal(entry.values["palette"], palette_of(preparation.module, "2").palette)
     assert float(entry.values["shares"].sum()) == pytest.approx(1.0)
     assert preparation.module.training
+
+
+# How soft.
+
+
+@pytest.mark.parametrize("keys", [{}, {"enable_per_channel_scale": True}, {"cluster_dim": 2}], ids=str)
+def test_a_relative_temperature_is_a_share_of_what_is_palettized(keys):
+    preparation = prepared(relative_tau=0.2, **keys)
+    preparation.start_training()
+    for technique in preparation.techniques():
+        weight = preparation.module.get_parameter(
+            technique.tensor_name.replace(".weight", ".parametrizations.weight.original")
+        )
+        values = (
+            weight
+            if technique.scales is None
+            else weight / technique.scales.view(-1, *[1] * (weight.dim() - 1))
+        )
+        variance = float(values.detach().double().var(correction=0))
+        assert technique._form.clustering.temperature == pytest.approx(0.2 * variance)
+
+
+def test_with_a_relative_temperature_the_size_of_weights_does_not_matter():
+    def clustered(factor):
+        module = network()
+        with torch.no_grad():
+            module[2].weight.mul_(factor)
+        preparation = prepared(module, relative_tau=0.2)
+        preparation.start_training()
+        module.train()
+        return module[2].weight.detach()
+
+    torch.testing.assert_close(64 * clustered(1), clustered(64))
+
+
+def test_a_weight_of_one_value_has_the_temperature_of_the_configuration():
+    module = network()
+    nn.init.constant_(module[2].weight, 0.5)
+    preparation = prepared(module, relative_tau=0.2)
+    train(preparation, 2)
+    assert palette_of(module, "2")._form.clustering.temperature == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (
+            {"relative_tau": 0.0},
+            "relative_tau of DKMPalettization, global is 0.0; valid is null, or a float above 0",
+        ),
+        ({"relative_tau": True}, "valid is null, or a float above 0"),
+        (
+            {"relative_tau": 0.1, "palett_tau": 1e-4},
+            "has palett_tau 0.0001 and relative_tau 0.1, which both set",
+        ),
+    ],
+)
+def test_temperatures_that_cannot_be_are_refused(keys, message):
+    with pytest.raises(ConfigurationError, match=message):
+        prepared(**keys)

@@ -8,7 +8,9 @@ As vector_attender.py, which has the formulas. */
 
 #include <stdlib.h>
 
-#define FLUSH 128 /* Blocks summed up in single precision. */
+/* Blocks summed up in single precision, and as many of wide palettes, whose means must be known more precisely. */
+#define FLUSH 128
+#define FLUSH_OF_WIDE 8
 
 /* Sums of attention and of attention times vectors, without the floor's: columns 0 and 1 to dimensions. */
 INLINE void sum_up_block(const VectorPass *pass, int64_t dimensions, const Pair *x, const Pair *soft, Floats *sums)
@@ -215,6 +217,7 @@ INLINE void pass_over_part(const VectorPass *pass, PassKind kind, int64_t dimens
     end = end < count ? end : count;
     const float *table = kind == UPDATE_GRADIENTS ? pass->share : pass->after;
     double *totals = pass->totals + part * (2 + dimensions);
+    const int64_t together = pass->palette.precise ? FLUSH_OF_WIDE : FLUSH;
     const int adds = kind == UPDATE_GRADIENTS, stores = adds || kind == OUTPUT_GRADIENTS || kind == EVALUATE;
     Pair x[MOST_DIMENSIONS], carried[MOST_DIMENSIONS], result[MOST_DIMENSIONS], earlier[MOST_DIMENSIONS];
     float floor[MOST_DIMENSIONS];
@@ -269,7 +272,7 @@ INLINE void pass_over_part(const VectorPass *pass, PassKind kind, int64_t dimens
                 totals[2 + d] += sum_lanes(summed[d].half[half] * there.half[half]);
         }
         at = next;
-        if (++held == FLUSH) {
+        if (++held == together) {
             flush(room->running, size, pass->sums + part * size);
             held = 0;
         }

@@ -9,11 +9,30 @@ A weight is (groups, chunks, dimensions, row): channels that follow each other a
 
 #include <stdlib.h>
 
+#define WIDE 100 /* Temperatures in the variance of a palette that is wide. */
+
 /* Numbers in single precision. */
 static void to_single(const double *values, int64_t count, float *table)
 {
     for (int64_t i = 0; i < count; i++)
         table[i] = (float)values[i];
+}
+
+/* Lets attention be paid to a palette. */
+static void pay_to(VectorPass *pass, const double *palette, double temperature, float *table)
+{
+    const int64_t clusters = pass->palette.clusters, dimensions = pass->dimensions;
+    double sum = 0, squares = 0, variance = 0;
+    for (int64_t d = 0; d < dimensions; d++, sum = squares = 0) {
+        for (int64_t k = 0; k < clusters; k++) {
+            const double value = palette[k * dimensions + d];
+            sum += value;
+            squares += value * value;
+        }
+        variance += (squares - sum * sum / clusters) / (clusters * dimensions);
+    }
+    to_single(palette, clusters * dimensions, table);
+    pass->palette.precise = variance > WIDE * temperature ? palette : NULL;
 }
 
 /* The room that passes over one group need: three palettes, and sums and totals of every part. */
@@ -91,7 +110,7 @@ EXPORT int cluster_vectors(Fork fork, int64_t parts, const float *weight, int64_
         pass.results = NULL;
         for (int going_on = 1; going_on && !failed; step++) {
             double *before = trace + (step * groups + group) * palette, *after = before + groups * palette;
-            to_single(before, palette, tables);
+            pay_to(&pass, before, temperature, tables);
             failed = run_vector_pass(fork, &pass, SUM_UP);
             update(&pass, clusters, floor, fix_zero, before, after, attended + (step * groups + group) * clusters);
             const double inertia = pass.totals[0], change = inertia - previous;
@@ -131,7 +150,7 @@ EXPORT int differentiate_vectors(Fork fork, int64_t parts, const float *weight, 
         for (int64_t step = last; step >= 0 && !failed; step--) {
             const double *before = trace + (step * groups + group) * palette, *after = before + groups * palette;
             const double *paid = attended + (step * groups + group) * clusters;
-            to_single(before, palette, tables);
+            pay_to(&pass, before, temperature, tables);
             to_single(after, palette, tables + palette);
             memset(by_before, 0, (size_t)palette * sizeof(double));
             if (step == last) {

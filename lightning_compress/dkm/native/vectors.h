@@ -15,6 +15,8 @@ the passes of vector_passes.c, which are built once for each kind of processor a
 #define VECTORS (2 * LANES) /* Vectors of a block. */
 #define MOST_DIMENSIONS 64
 #define FAINTEST (-100.0f) /* Logarithms to base 2 below this count as nothing. */
+#define FAR 100.0f         /* Logarithms of what is paid to the nearest centroid that single precision rounds too much. */
+#define FELT 40.0f         /* Logarithms below the largest of what counts among them. */
 
 /* Vectors of the compiler: it cuts them into what a processor has. */
 typedef float Floats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -36,9 +38,10 @@ INLINE Pair every(float value)
     return (Pair){{both, both}};
 }
 
-INLINE float sum_lanes(Floats values)
+INLINE double sum_lanes(Floats values)
 {
-    float lanes[LANES], sum = 0;
+    float lanes[LANES];
+    double sum = 0;
     memcpy(lanes, &values, sizeof lanes);
     for (int lane = 0; lane < LANES; lane++)
         sum += lanes[lane];
@@ -62,9 +65,11 @@ INLINE Floats power_of_two(Floats z)
     return (Floats)(felt & (Integers)(sum * (Floats)((whole + 127) << 23)));
 }
 
-/* What is paid to a palette, and how: centroids are (clusters, dimensions). */
+/* What is paid to a palette, and how: centroids are (clusters, dimensions). precise: the same in double precision where
+they are so far apart that single precision tells too little, otherwise NULL. */
 typedef struct {
     const float *centroids;
+    const double *precise;
     int64_t clusters;
     float scale, zero_preference; /* scale: log2(e) / temperature */
 } VectorPalette;
@@ -80,6 +85,50 @@ INLINE Floats distance_to(const VectorPalette *palette, int64_t k, int64_t dimen
     return sum - (k ? 0 : palette->zero_preference);
 }
 
+/* Whether any of a block is as far from its nearest centroid. */
+INLINE int is_far(const VectorPalette *palette, const Pair *least)
+{
+    const Integers far = (least->half[0] * palette->scale > FAR) | (least->half[1] * palette->scale > FAR);
+    int32_t lanes[LANES], some = 0;
+    memcpy(lanes, &far, sizeof lanes);
+    for (int lane = 0; lane < LANES; lane++)
+        some |= lanes[lane];
+    return some;
+}
+
+/* Takes the least from squared distances of the vectors of a block that are far from their nearest centroids, in double
+precision where several centroids are nearly as far, and puts 0 in its place. */
+__attribute__((noinline)) static void tell_apart(const VectorPalette *palette, int64_t dimensions, const Pair *x,
+                                                 Pair *soft, Pair *least)
+{
+    const float *places = (const float *)x;
+    float *distances = (float *)soft, *nearest = (float *)least;
+    for (int lane = 0; lane < VECTORS; lane++) {
+        if (!(nearest[lane] * palette->scale > FAR))
+            continue;
+        const float most = nearest[lane] + FELT / palette->scale;
+        double smallest = INFINITY;
+        for (int pass = 0; pass < 2; pass++)
+            for (int64_t k = 0; k < palette->clusters; k++) {
+                float *own = distances + k * VECTORS + lane;
+                if (!(*own <= most)) {
+                    /* Nothing is paid to it, whatever is taken. */
+                    continue;
+                }
+                double sum = k ? 0 : -(double)palette->zero_preference;
+                for (int64_t d = 0; d < dimensions; d++) {
+                    const double apart = (double)places[d * VECTORS + lane] - palette->precise[k * dimensions + d];
+                    sum += apart * apart;
+                }
+                if (pass)
+                    *own = (float)(sum - smallest);
+                else
+                    smallest = sum < smallest ? sum : smallest;
+            }
+        nearest[lane] = 0;
+    }
+}
+
 /* The attention p of a block, (clusters), and its least squared distances. Vectors that are not there pay nothing. */
 INLINE Pair pay_block(const VectorPalette *palette, int64_t dimensions, const Pair *x, const Pair *there, Pair *soft)
 {
@@ -92,9 +141,12 @@ INLINE Pair pay_block(const VectorPalette *palette, int64_t dimensions, const Pa
             soft[k].half[half] = distance;
             least.half[half] = choose(distance < least.half[half], distance, least.half[half]);
         }
+    Pair from = least;
+    if (palette->precise && is_far(palette, &least))
+        tell_apart(palette, dimensions, x, soft, &from);
     for (int64_t k = 0; k < palette->clusters; k++)
         for (int half = 0; half < 2; half++) {
-            const Floats paid = power_of_two((least.half[half] - soft[k].half[half]) * palette->scale);
+            const Floats paid = power_of_two((from.half[half] - soft[k].half[half]) * palette->scale);
             soft[k].half[half] = paid;
             total.half[half] += paid;
         }

@@ -1,8 +1,8 @@
-"""How far compressed weights are from the weights in training, and what fell together, seen in one forward pass."""
+"""How far compressed weights are from the weights in training and from those of evaluation, in one forward pass."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ class WeightErrorProbe:
 
     def __init__(self, techniques: Iterable[Technique]) -> None:
         self._squares: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._gaps: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self._lost: dict[Technique, torch.Tensor] = {}
         self._handles: list[RemovableHandle] = [
             technique.register_forward_hook(self._recorder(technique))
@@ -33,9 +34,11 @@ class WeightErrorProbe:
     def _recorder(self, technique: Technique) -> Callable[[nn.Module, Any, Any], None]:
         def record(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
             with torch.no_grad():
-                weight = inputs[0].detach().float()
-                difference = output.detach().float() - weight
-                self._squares[technique.tensor_name] = (difference.square().sum(), weight.square().sum())
+                weight, compressed = inputs[0].detach().float(), output.detach().float()
+                self._squares[technique.tensor_name] = _squares(compressed, weight)
+                evaluated = technique.evaluated(inputs[0].detach())
+                if evaluated is not None:
+                    self._gaps[technique.tensor_name] = _squares(compressed, evaluated.float())
                 lost = technique.lost_values(weight)
                 if lost is not None:
                     self._lost[technique] = lost
@@ -50,11 +53,15 @@ class WeightErrorProbe:
         """
         for handle in self._handles:
             handle.remove()
-        if not self._squares:
-            return None
-        error = torch.stack([pair[0] for pair in self._squares.values()]).sum()
-        total = torch.stack([pair[1] for pair in self._squares.values()]).sum()
-        return float((error / total.clamp(min=torch.finfo(torch.float32).tiny)).sqrt())
+        return _relative(self._squares.values())
+
+    def gap(self) -> float | None:
+        """The same of compressed weights in training against those that evaluation computes; ask after `error`.
+
+        Returns:
+            `None` where no technique computes in training what it does not in evaluation.
+        """
+        return _relative(self._gaps.values())
 
     def techniques_that_lost_values(self) -> list[Technique]:
         """Those of whose values half or more have become one; ask after `error`."""
@@ -62,3 +69,15 @@ class WeightErrorProbe:
             return []
         shares = torch.stack(list(self._lost.values())).tolist()
         return [technique for technique, share in zip(self._lost, shares, strict=True) if share >= 0.5]
+
+
+def _squares(values: torch.Tensor, truth: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return (values - truth).square().sum(), truth.square().sum()
+
+
+def _relative(squares: Collection[tuple[torch.Tensor, torch.Tensor]]) -> float | None:
+    if not squares:
+        return None
+    error = torch.stack([pair[0] for pair in squares]).sum()
+    total = torch.stack([pair[1] for pair in squares]).sum()
+    return float((error / total.clamp(min=torch.finfo(torch.float32).tiny)).sqrt())

@@ -196,6 +196,10 @@ class Technique(Stepped, abc.ABC):
     def store(self, stored: StoredTensor) -> StoredTensor:
         """Add to how the tensor is stored, after `complete`."""
 
+    def evaluated(self, tensor: Tensor) -> Tensor | None:
+        """What an evaluation would make of `tensor`, or None where training makes the same."""
+        return None
+
     def lost_values(self, tensor: Tensor) -> Tensor | None:
         """The greatest share of the values that it may give a part of the tensor which have become one, or None.
 
