@@ -179,7 +179,7 @@ def _through_update(
 def _attender(points: Tensor, clustering: Clustering) -> _AnyAttender:
     if points.dtype == torch.float32 and LocalAttender.serves(points):
         return LocalAttender(points, clustering)
-    if clustering.native and native.serves(points) and points.dtype == torch.float64:
+    if clustering.in_c and native.serves(points) and points.dtype == torch.float64:
         return NativeAttender(points, clustering)
     return Attender(points, clustering)
 

@@ -33,7 +33,7 @@ class Clustering:
         mode: How attention follows from distances, one of `MODES`.
         estimator: How gradients reach the weight, one of `ESTIMATORS`.
         exact: Whether scalars too are attended to one by one, and not on a grid.
-        native: Whether the passes written in C may serve.
+        native: Whether the passes written in C may serve on a processor.
         path: How scalars are computed, one of `PATHS`.
     """
 
@@ -48,6 +48,11 @@ class Clustering:
     exact: bool = False
     native: bool = True
     path: str = "auto"
+
+    @property
+    def in_c(self) -> bool:
+        """Whether passes written in C may serve: never for what is to be computed as on a device."""
+        return self.native and self.path in ("auto", "host")
 
     def may_wait(self, weight: Tensor) -> bool:
         """Whether the host may wait for what depends on the values of a weight."""

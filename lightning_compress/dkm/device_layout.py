@@ -61,24 +61,58 @@ def lay_out(
         None where so few weights are as well evaluated one by one. Shapes alone decide that.
     """
     clusters = palette.shape[-1]
-    panels = max(_LEAST_PANELS, min(_MOST_PANELS, _PANELS_OF_SWITCH * clusters))
     # Sums over all weights lose more to single precision than a grid does.
     few = palette.dtype == torch.float64 and weights.numel() * clusters <= _FEW
-    if few or weights.shape[-1] <= _WORTH * panels * POINTS:
+    if few or weights.shape[-1] <= _WORTH * _panels(clusters) * POINTS:
         return None
-    palettes = torch.stack(_forecast(weights, low, high, palette, present, clustering))
-    share = max(PART, panels // len(palettes) // PART * PART)
-    edges = _edges(low, high, palettes, share, clustering)
+    rows = torch.arange(len(weights), dtype=torch.int32, device=weights.device)
+    rows = rows.repeat_interleave(weights.shape[-1])
+    flat = None if present is None else present.reshape(-1)
+    return lay_out_together(weights.reshape(-1), rows, low, high, palette, flat, clustering)
+
+
+def lay_out_together(
+    weights: Tensor,
+    rows: Tensor,
+    low: Tensor,
+    high: Tensor,
+    palettes: Tensor,
+    present: Tensor | None,
+    clustering: Clustering,
+    *,
+    tensors: int = 1,
+) -> Grid:
+    """As `lay_out`, for weights however few, of groups of any sizes.
+
+    Args:
+        weights: Those of all groups, (N,), float32.
+        rows: The group of each, (N,), int32.
+        low: Least weight of each group, (G,).
+        high: Greatest weight of each group.
+        palettes: Centroids before the first iteration, (G, K), of the type to compute in.
+        present: Which weights take part, (N,); by default all.
+        clustering: What will be done with them.
+        tensors: The number of tensors that they are the weights of, each of which is told as finely as alone.
+    """
+    planned = torch.stack(_forecast(weights, rows, low, high, palettes, present, clustering, tensors))
+    share = max(PART, _panels(palettes.shape[-1]) // len(planned) // PART * PART)
+    edges = _edges(low, high, planned, share, clustering)
     return Grid(edges, Resolution(edges.shape[-1] - 1, _BINS))
+
+
+def _panels(clusters: int) -> int:
+    return max(_LEAST_PANELS, min(_MOST_PANELS, _PANELS_OF_SWITCH * clusters))
 
 
 def _forecast(
     weights: Tensor,
+    rows: Tensor,
     low: Tensor,
     high: Tensor,
     palette: Tensor,
     present: Tensor | None,
     clustering: Clustering,
+    tensors: int,
 ) -> list[Tensor]:
     """The palettes (G, K) before each iteration, as weights gathered in bins, equal and many, would make them."""
     palettes = [palette]
@@ -86,17 +120,15 @@ def _forecast(
         return palettes
     groups, clusters = palette.shape
     least = min(_LEAST_FORECAST, _MOST_FORECAST // (groups * clusters))
-    size = max(1, least // _SHARES, _FORECAST // (groups * clusters * _SHARES)) * _SHARES
-    scale = (size / (high - low).clamp_min(_NARROW)).unsqueeze(-1)
-    bins = (weights - low.unsqueeze(-1).to(weights.dtype)).mul_(scale.to(weights.dtype)).to(torch.int32)
-    bins.clamp_(max=size - 1)
-    if groups > 1:
-        first = torch.arange(0, size * groups, size, dtype=torch.int32, device=weights.device)
-        bins += first.unsqueeze(-1)
-    flat, empty = bins.view(-1), palette.new_zeros(groups * size)
-    ones = weights.new_ones(1).expand_as(weights) if present is None else present
-    counts = empty.index_add(0, flat, ones.reshape(-1).to(empty.dtype)).view(groups, size)
-    sums = empty.index_add_(0, flat, weights.reshape(-1).to(empty.dtype)).view(groups, size)
+    usual = min(tensors * _FORECAST, _MOST_FORECAST) // (groups * clusters)
+    size = max(1, least // _SHARES, usual // _SHARES) * _SHARES
+    scale = (size / (high - low).clamp_min(_NARROW)).to(weights.dtype)
+    bins = (weights - low.to(weights.dtype).index_select(0, rows)).mul_(scale.index_select(0, rows))
+    bins = bins.to(torch.int32).clamp_(max=size - 1).add_(rows, alpha=size)
+    ones = torch.ones_like(weights) if present is None else present
+    empty = palette.new_zeros(groups * size)
+    counts = empty.index_add(0, bins, ones.to(empty.dtype)).view(groups, size)
+    sums = empty.index_add_(0, bins, weights.to(empty.dtype)).view(groups, size)
     # Around the middle of the range, where little is lost to rounding.
     middle = ((low + high) / 2).unsqueeze(-1)
     points = sums / counts.clamp_min(1) - middle

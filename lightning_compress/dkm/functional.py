@@ -18,7 +18,7 @@ from lightning_compress.dkm.clustering import ESTIMATORS, MODES, PATHS, Clusteri
 from lightning_compress.dkm.exact import cluster_exactly
 from lightning_compress.dkm.palettize_vectors import PalettizeVectors
 from lightning_compress.dkm.scalars import PalettizeScalars
-from lightning_compress.dkm.scalars_at_once import palettize_at_once
+from lightning_compress.dkm.scalars_at_once import Scalars, palettize_at_once, serves
 from lightning_compress.dkm.straight_through import AssignStraightThrough
 from lightning_compress.dkm.vectors import from_vectors, to_vectors
 from lightning_compress.errors import ConfigurationError, WeightError
@@ -118,7 +118,7 @@ def palettize(
         mode,
         estimator,
         exact,
-        native and path in ("auto", "host"),
+        native,
         path,
     )
     with torch.autocast(device_type=weight.device.type, enabled=False):
@@ -128,8 +128,14 @@ def palettize(
                 weight, centroids, groups, clustering, keep_zeros
             )
         elif mode == "dkm" and centroids.shape[-1] == 1:
-            arguments = weight, centroids, groups, clustering, keep_zeros
-            palettized, updated = palettize_at_once(*arguments) or PalettizeScalars.apply(*arguments)
+            if serves(weight, clustering):
+                scalars = Scalars(groups, centroids.shape[-2], clustering, keep_zeros)
+                (palettized,), values = palettize_at_once([weight], centroids.reshape(-1).double(), [scalars])
+                updated = values.to(centroids.dtype).view_as(centroids)
+            else:
+                palettized, updated = PalettizeScalars.apply(
+                    weight, centroids, groups, clustering, keep_zeros
+                )
         elif mode == "dkm":
             _check_finite(weight)
             palettized, updated = PalettizeVectors.apply(weight, centroids, groups, clustering, keep_zeros)

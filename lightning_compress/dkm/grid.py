@@ -6,7 +6,7 @@ points of each panel, and weights by the bins they lie in.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -20,10 +20,10 @@ POINTS = 8
 PART = 8
 """Panels whose points single precision takes together."""
 
-_USUAL_BINS = 1 << 14
+USUAL_BINS = 1 << 14
 """Bins that a processor's nearest caches hold with their tables."""
 
-_LEAST_BINS, _MOST_BINS = 64, 512
+LEAST_BINS, _MOST_BINS = 64, 512
 """Bins on a panel: chords of what a panel's polynomials can follow are good to 1e-5 and to 1e-6 of it."""
 
 _NARROWEST = 2.0**-20
@@ -42,8 +42,8 @@ class Resolution:
     @classmethod
     def for_panels(cls, panels: int, weights: int) -> Resolution:
         """As many bins for each of `panels` panels as stay cheap beside the `weights` of a group."""
-        most = min(_USUAL_BINS, max(weights, 1))
-        return cls(panels, max(_LEAST_BINS, min(_MOST_BINS, most // panels)))
+        most = min(USUAL_BINS, max(weights, 1))
+        return cls(panels, max(LEAST_BINS, min(_MOST_BINS, most // panels)))
 
 
 class Grid:
@@ -111,6 +111,35 @@ class Grid:
         scale = scale.to(weights.dtype).gather(1, panels)
         inside = (weights - low).mul_(scale).clamp_(0, self.resolution.bins)
         return inside.add_(panels, alpha=self.resolution.bins).clamp_(max=self.size * (1 - 2.0**-23))
+
+    def find(self, weights: Sequence[Tensor], flat: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The bins of weights of several tensors on panels that are not equal, and where in them each lies.
+
+        Args:
+            weights: The tensors, (G, N) each, their groups one after another those of the grid.
+            flat: All of them one after another, (N,).
+            rows: The group of each, (N,), int32.
+
+        Returns:
+            The bin of each, those of all groups one after another, (N,), int32, and the part of it below each, (N,).
+        """
+        edges, bins, panels = self._edges, self.resolution.bins, self.resolution.panels
+        inner = edges[:, 1:-1].to(flat.dtype).contiguous()
+        found, first = [], 0
+        for values in weights:
+            own = inner[first : first + len(values)]
+            first += len(values)
+            if len(own) == 1:
+                found.append(torch.bucketize(values, own[0], right=True, out_int32=True).view(-1))
+            else:
+                found.append(torch.searchsorted(own, values, right=True, out_int32=True).view(-1))
+        index = torch.cat(found).add_(rows, alpha=panels)
+        low = edges[:, :-1].to(flat.dtype).reshape(-1)
+        # Nothing lies inside a panel so narrow that this is infinite, and nothing times infinity is no number.
+        scale = (bins / edges.diff(dim=-1)).clamp_(max=_STEEPEST).to(flat.dtype).view(-1)
+        inside = (flat - low.index_select(0, index)).mul_(scale.index_select(0, index)).clamp_(0, bins)
+        whole = inside.to(torch.int32).clamp_(max=bins - 1)
+        return index.mul_(bins).add_(whole), inside.sub_(whole)
 
     def begin(self) -> Tensor:
         """The places at which bins begin, (G, bins)."""

@@ -55,4 +55,4 @@ class PalettizeVectors(torch.autograd.Function):
 
 
 def _serves(work: Tensor, palettes: Tensor, clustering: Clustering) -> bool:
-    return clustering.native and native.serves_vectors(work, palettes)
+    return clustering.in_c and native.serves_vectors(work, palettes)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lightning_compress.dkm.clustering import Clustering
-from lightning_compress.dkm.grid import POINTS, Grid, Resolution
+from lightning_compress.dkm.grid import LEAST_BINS, POINTS, USUAL_BINS, Grid, Resolution
 
 _UNIFORM_SIZE = 1 << 19
 """Points times centroids up to which equal panels are used: they need no search for a weight's panel."""
@@ -27,10 +27,13 @@ _EQUAL_WIDTH = 1.75
 _MOST_UNIFORM_PANELS = 512
 """More equal panels than this need more bins than single precision tells apart."""
 
+_WEIGHTS_OF_BIN = 4
+"""Weights whose panels, laid out around switches, are found at the price of a bin of equal panels."""
+
 _MOST_PANELS = 1 << 14
 """More panels than this, and weights are evaluated one by one."""
 
-_STEEP_BINS = 128
+_STEEP_BINS = 64
 """Bins on each panel that was laid out around a switch."""
 
 _MOST_PLACES = 1 << 13
@@ -77,7 +80,8 @@ def lay_out(
     temperature = clustering.temperature
     rate = _greatest_rate(low, high, palettes, temperature)
     clusters, size = palettes[0].shape[-1], weights.shape[-1]
-    if width * rate <= min(_MOST_UNIFORM_PANELS, _UNIFORM_SIZE / (POINTS * clusters)):
+    worth = max(size / _WEIGHTS_OF_BIN, USUAL_BINS) / LEAST_BINS
+    if width * rate <= min(_MOST_UNIFORM_PANELS, _UNIFORM_SIZE / (POINTS * clusters), worth):
         panels = max(1, math.ceil(width * rate))
         if _exact_is_cheaper(weights, panels):
             return None

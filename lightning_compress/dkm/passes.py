@@ -32,17 +32,17 @@ def masses(grid: Grid, places: Tensor, absent: Tensor | None = None) -> Tensor:
         bins, zero = grid.zeros(absent, places.dtype)
         counts.view(-1).index_add_(0, bins, absent, alpha=-1)
         moments.view(-1).index_add_(0, bins, absent * grid.within(zero), alpha=-1)
-    return _gather(grid, counts, moments)
+    return gather(grid, counts, moments)
 
 
 def deposit(grid: Grid, places: Tensor, values: Tensor) -> Tensor:
     """Values carried by the weights, (G, N), gathered on the points: (G, M)."""
-    return _gather(grid, *_moments(grid, places, values))
+    return gather(grid, *_moments(grid, places, values))
 
 
 def interpolate(grid: Grid, function: Tensor, places: Tensor) -> Tensor:
     """A function known at the points, (G, M), at every weight: linear within a bin. Shape (G, N)."""
-    tables = _chords(grid, function.unsqueeze(0), places.dtype)
+    tables = find_chords(grid, function.unsqueeze(0), places.dtype)
     result = torch.empty(places.shape, dtype=places.dtype, device=places.device)
     for rows, columns in _tiles(places):
         tile = places[rows, columns]
@@ -53,7 +53,7 @@ def interpolate(grid: Grid, function: Tensor, places: Tensor) -> Tensor:
 
 def chain(grid: Grid, first: Tensor, second: Tensor, places: Tensor, upstream: Tensor) -> Tensor:
     """first * upstream + second at every weight, two functions known at the points: (G, N)."""
-    tables = _chords(grid, torch.stack((first, second)), places.dtype)
+    tables = find_chords(grid, torch.stack((first, second)), places.dtype)
     result = torch.empty(places.shape, dtype=places.dtype, device=places.device)
     for rows, columns in _tiles(places):
         factor, shift = _look_up(grid, tables[:, :, rows], places[rows, columns], rows)
@@ -75,7 +75,7 @@ def _moments(grid: Grid, places: Tensor, values: Tensor | None) -> tuple[Tensor,
     return sums[0], sums[1]
 
 
-def _gather(grid: Grid, sums: Tensor, moments: Tensor) -> Tensor:
+def gather(grid: Grid, sums: Tensor, moments: Tensor) -> Tensor:
     """What lies in bins, with its moments, gathered on the points: (G, M)."""
     # Moments within the bins are shares of the right edge.
     right = moments
@@ -87,7 +87,7 @@ def _gather(grid: Grid, sums: Tensor, moments: Tensor) -> Tensor:
     return (edges @ placed(at_edges, grid.resolution.bins, edges).T).flatten(1)
 
 
-def _chords(grid: Grid, functions: Tensor, dtype: torch.dtype) -> Tensor:
+def find_chords(grid: Grid, functions: Tensor, dtype: torch.dtype) -> Tensor:
     """Intercepts and slopes of chords over all bins of functions known at the points, (F, G, M): (F, 2, G, bins)."""
     panels = (*functions.shape[:-1], grid.resolution.panels)
     values = functions.view(*panels, POINTS) @ placed(at_edges, grid.resolution.bins, functions)

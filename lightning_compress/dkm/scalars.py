@@ -54,7 +54,7 @@ def _cluster_on(
     places = grid.locate(work)
     absent = None if present is None else (~present).sum(dim=-1).to(palette.dtype)
     masses = passes.masses(grid, places, absent)
-    least = _LEAST_SHARES[masses.dtype]
+    least = LEAST_SHARES[masses.dtype]
     function, iterations = attention.cluster(grid.points, masses, palette, clustering, least_share=least)
     return _Clustered(grid, places, masses, function, iterations)
 
@@ -135,5 +135,5 @@ class PalettizeScalars(torch.autograd.Function):
 _MOST_LAYOUTS = 4
 """Layouts of panels tried for palettes that move away from those they were laid out for."""
 
-_LEAST_SHARES = {torch.float64: 1e-14, torch.float32: 1e-9}
+LEAST_SHARES = {torch.float64: 1e-14, torch.float32: 1e-9}
 """Share of a group's mass that may be what rounding leaves where there is none."""

@@ -71,7 +71,7 @@ class AssignStraightThrough(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         """Assign a weight in `groups` equal parts to centroids (G, K, D), or (K, D)."""
         work, layout, palettes = laid_out(weight, centroids, groups)
-        if clustering.native and native.serves_vectors(work, palettes):
+        if clustering.in_c and native.serves_vectors(work, palettes):
             output, moved = native.assign(work, layout, palettes, clustering, skip_zeros=keep_zeros)
         else:
             output, moved = assign(work, layout, palettes, clustering, skip_zeros=keep_zeros)

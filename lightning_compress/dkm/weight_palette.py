@@ -160,9 +160,7 @@ class WeightPalette:
         soft = max(1, min(groups, int(self.soft_share * groups)))
         channels = values.shape[0] // groups * soft
         entries = spread_duplicates(
-            palettes.entries[:soft],
-            first_free=int(self.keep_zeros or self.enforce_zero),
-            tolerance=self.repetition_tolerance,
+            palettes.entries[:soft], first_free=self.first_free, tolerance=self.repetition_tolerance
         )
         clustering = self.clustering
         try:
@@ -180,6 +178,7 @@ class WeightPalette:
                 estimator=clustering.estimator,
                 exact=clustering.exact,
                 native=clustering.native,
+                path=clustering.path,
             )
         except WeightError as error:
             raise WeightError(f"{self.name}: {error}") from None
@@ -188,10 +187,13 @@ class WeightPalette:
             rest = self._assigned(values[channels:].detach(), palettes.entries[soft:])
             clustered = torch.cat((clustered, rest.to(clustered.dtype)))
             updated = torch.cat((updated, palettes.entries[soft:]))
-        clustered = self._unscaled(clustered, palettes.scales, weight.dtype)
-        if self.lut_dtype in _HALVES:
-            clustered = clustered.to(_HALVES[self.lut_dtype]).to(weight.dtype)
-        return clustered, updated
+        return self.stored_softly(self._unscaled(clustered, palettes.scales, weight.dtype)), updated
+
+    def stored_softly(self, clustered: Tensor) -> Tensor:
+        """A softly clustered weight, rounded to the type of the entries if that is a half one."""
+        if self.lut_dtype not in _HALVES:
+            return clustered
+        return clustered.to(_HALVES[self.lut_dtype]).to(clustered.dtype)
 
     @torch.no_grad()
     def assign(self, weight: Tensor, palettes: Palettes) -> Tensor:
@@ -283,6 +285,11 @@ class WeightPalette:
     def rounded(self, entries: Tensor) -> RoundedPalette:
         """Palettes rounded to the type in which they will be stored."""
         return round_palette(entries, self.lut_dtype)
+
+    @property
+    def first_free(self) -> int:
+        """The number of centroids in front that are held where they are."""
+        return int(self.keep_zeros or self.enforce_zero)
 
     @property
     def zero_preference(self) -> float:

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_compress.dkm.joint_palettes import PalettizedWeight
 from lightning_compress.dkm.weight_palette import Palettes, precision
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.methods.annealing import Cooling
+from lightning_compress.methods.joint_palettes import JointPalettes, join_palettes
 from lightning_compress.methods.mechanism.configuration import Keys, Match, Schema, plain
-from lightning_compress.methods.mechanism.method import Method
+from lightning_compress.methods.mechanism.method import Method, TensorState
 from lightning_compress.methods.mechanism.schedule import FitLength
 from lightning_compress.methods.mechanism.stored import StoredTensor
 from lightning_compress.methods.mechanism.technique import Stage, Stepped, Technique
@@ -95,6 +97,10 @@ class DKMPalettization(Method):
         """What a package must be able to hold for a tensor's palette."""
         return palette_capabilities(reference, PaletteOptions.of(keys))
 
+    def connect(self, states: Sequence[TensorState]) -> None:
+        """Let palettes be computed in one go."""
+        join_palettes(states)
+
     def unfinished(self, step: int, parts: Sequence[Stepped]) -> str | None:
         """The step reached and the last milestone."""
         last = max((part.last_step for part in parts), default=0)
@@ -137,6 +143,7 @@ class Palette(Technique):
             self._begins_after = options.milestone + 1
         self._last_step = self._begins_after or 0
         self._proposal: Palettes | None = None
+        self._joint: JointPalettes | None = None
         dtype = precision(reference.dtype)
         self.register_buffer("palette", torch.zeros(self._form.palette_shape(reference.shape), dtype=dtype))
         scaled = self._form.scale_scheme is not None
@@ -227,13 +234,26 @@ class Palette(Technique):
         palettes = self._palettes(tensor)
         if not self.training:
             return self._form.assign(tensor, palettes)
-        clustered, updated = self._form.cluster(tensor, palettes)
+        joint = None if self._joint is None else self._joint.take(self, tensor)
+        clustered, updated = joint or self._form.cluster(tensor, palettes)
         if self._proposal is None:
             self._proposal = Palettes(updated, palettes.scales)
         return clustered
 
+    def to_cluster(self, weight: Tensor) -> PalettizedWeight | None:
+        """What clustering takes in training, once there is a palette."""
+        if not (self.training and self.is_on("enabled") and self.is_on("initialised")):
+            return None
+        return PalettizedWeight(self._form, weight, self.palette)
+
+    def join_others(self, joint: JointPalettes) -> None:
+        """From now on, ask for what is computed together with other weights."""
+        self._joint = joint
+
     def commit(self) -> None:
         """Take up the palette that the first pass of the step proposed."""
+        if self._joint is not None:
+            self._joint.forget()
         if self._proposal is not None:
             self._hold(self._proposal)
 
@@ -307,6 +327,10 @@ class Palette(Technique):
     def _load_from_state_dict(self, *arguments: Any, **keywords: Any) -> None:
         super()._load_from_state_dict(*arguments, **keywords)
         self._proposal = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy goes its own way; others of its network need not be copied with it.
+        return {**vars(self), "_joint": None}
 
     def extra_repr(self) -> str:
         """The palettes' size and what is special about them."""

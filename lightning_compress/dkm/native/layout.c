@@ -9,12 +9,13 @@
 #define USUAL_BINS 16384
 #define LEAST_BINS 64
 #define MOST_BINS 512
+#define WEIGHTS_OF_BIN 4
 #define NARROWEST (1.0 / (1 << 20))
 #define UNIFORM_SIZE (1 << 19)
 #define MOST_UNIFORM_PANELS 512
 #define EQUAL_WIDTH 1.75
 #define SAFETY 1.25
-#define STEEP_BINS 128
+#define STEEP_BINS 64
 #define LEAST_PLACES 512
 #define MOST_PLACES (1 << 13)
 #define STEPS 48
@@ -165,7 +166,7 @@ static int64_t find_edges(const Needs *needs, int64_t group, int64_t most, doubl
 static int choose_steep(const Needs *needs, Panels *grid)
 {
     const int64_t all = (needs->clusters - 1) * needs->known, places = MOST_PLACES + 2 * STEPS * all;
-    const int64_t most = needs->count / POINTS < MOST_PANELS ? needs->count / POINTS : MOST_PANELS;
+    const int64_t most = most_panels(needs->count);
     double *room = malloc((size_t)(2 * all + needs->clusters + 2 * places) * sizeof(double));
     int64_t panels[2] = {0, 0};
     if (!room)
@@ -198,7 +199,10 @@ int choose_panels(const Needs *needs, Panels *grid)
     grid->kind = ONE_BY_ONE;
     if (!(width > 1e-30 && width < 1e30))
         return 0;
-    if (!(panels <= fmin(MOST_UNIFORM_PANELS, (double)UNIFORM_SIZE / (double)(POINTS * needs->clusters))))
+    /* A bin costs as much as the search for the panels, around switches, of a few weights. */
+    const double worth = fmax((double)needs->count / WEIGHTS_OF_BIN, USUAL_BINS) / LEAST_BINS;
+    const double most = fmin(MOST_UNIFORM_PANELS, (double)UNIFORM_SIZE / (double)(POINTS * needs->clusters));
+    if (!(panels <= fmin(most, worth)))
         return choose_steep(needs, grid);
     grid->panels = panels > 1 ? (int64_t)ceil(panels) : 1;
     if (needs->count <= grid->panels * POINTS)
@@ -250,66 +254,96 @@ static void find_nodes(double *nodes)
 /* Lagrange polynomials of a panel's points at the edges of its bins, (POINTS, bins + 1). */
 static void find_polynomials(int64_t bins, const double *nodes, double *at_edges)
 {
-    for (int k = 0; k < POINTS; k++)
-        for (int64_t edge = 0; edge <= bins; edge++) {
-            double product = 1;
-            for (int j = 0; j < POINTS; j++)
-                product *= j == k ? 1 : ((double)edge / (double)bins - nodes[j]) / (nodes[k] - nodes[j]);
-            at_edges[k * (bins + 1) + edge] = product;
+    double weights[POINTS];
+    for (int k = 0; k < POINTS; k++) {
+        weights[k] = 1;
+        for (int j = 0; j < POINTS; j++)
+            weights[k] /= j == k ? 1 : nodes[k] - nodes[j];
+    }
+    for (int64_t edge = 0; edge <= bins; edge++) {
+        double above[POINTS + 1], below = 1;
+        above[POINTS] = 1;
+        for (int k = POINTS - 1; k > 0; k--)
+            above[k] = above[k + 1] * ((double)edge / (double)bins - nodes[k]);
+        for (int k = 0; k < POINTS; k++) {
+            at_edges[k * (bins + 1) + edge] = weights[k] * below * above[k + 1];
+            below *= (double)edge / (double)bins - nodes[k];
         }
+    }
 }
 
 #define CELLS 4096 /* Equal parts of a range, of which each knows its first panel. */
+#define CHUNK 512  /* Scalars whose panels are found at once. */
 
-/* A pass that finds the places of scalars on the steep panels of one group, in bins. */
+/* A pass that finds the places of scalars on the steep panels of one group, in bins.
+
+first: of each cell, its first panel; no cell has more than `steps` edges after that. lines: of each panel, where it
+begins and the bins that a unit of scalars crosses in it. */
 typedef struct {
     int64_t next, parts;
-    const float *weight, *edges, *scales;
+    const float *weight, *edges, *lines;
     const int32_t *first;
-    int64_t count, panels;
+    int64_t count, panels, steps;
     float cell;
     float *places;
 } Search;
 
+INLINE int32_t cell_of(float weight, float start, float cell)
+{
+    const int32_t index = (int32_t)((weight - start) * cell);
+    return index < 0 ? 0 : index > CELLS - 1 ? CELLS - 1 : index;
+}
+
 FAST static void search_parts(void *data)
 {
     Search *search = data;
-    const float start = search->edges[0];
+    const float *edges = search->edges, start = edges[0], cell = search->cell;
     const float most = (float)((double)(search->panels * STEEP_BINS) * (1 - 1.0 / (1 << 23)));
-    for (int64_t part = TAKE(&search->next); part < search->parts; part = TAKE(&search->next))
-        for (int64_t i = search->count * part / search->parts; i < search->count * (part + 1) / search->parts; i++) {
-            const float weight = search->weight[i];
-            const int32_t cell = (int32_t)((weight - start) * search->cell);
-            int64_t panel = search->first[cell < 0 ? 0 : cell > CELLS - 1 ? CELLS - 1 : cell];
-            while (panel + 1 < search->panels && weight >= search->edges[panel + 1])
-                panel++;
-            float inside = (weight - search->edges[panel]) * search->scales[panel];
-            inside = inside < 0 ? 0 : inside > STEEP_BINS ? STEEP_BINS : inside;
-            const float place = inside + (float)(panel * STEEP_BINS);
-            search->places[i] = place < most ? place : most;
+    int32_t panels[CHUNK];
+    for (int64_t part = TAKE(&search->next); part < search->parts; part = TAKE(&search->next)) {
+        const int64_t end = search->count * (part + 1) / search->parts;
+        for (int64_t begin = search->count * part / search->parts; begin < end; begin += CHUNK) {
+            const int64_t length = end - begin < CHUNK ? end - begin : CHUNK;
+            const float *weight = search->weight + begin;
+            for (int64_t i = 0; i < length; i++)
+                panels[i] = search->first[cell_of(weight[i], start, cell)];
+            for (int64_t step = 0; step < search->steps; step++)
+                for (int64_t i = 0; i < length; i++)
+                    panels[i] += weight[i] >= edges[panels[i] + 1];
+            for (int64_t i = 0; i < length; i++) {
+                const float *line = search->lines + 2 * (int64_t)panels[i];
+                float inside = (weight[i] - line[0]) * line[1];
+                inside = inside < 0 ? 0 : inside > STEEP_BINS ? STEEP_BINS : inside;
+                const float place = inside + (float)(panels[i] * STEEP_BINS);
+                search->places[begin + i] = place < most ? place : most;
+            }
         }
+    }
 }
 
 static int find_places_of(Fork fork, int64_t parts, const float *weight, int64_t count, const double *edges,
                           int64_t panels, float *places)
 {
-    float *own = malloc((size_t)(2 * panels + 1) * sizeof(float));
+    float *own = malloc((size_t)(3 * panels + 1) * sizeof(float)), *lines = own + panels + 1;
     int32_t *first = malloc(CELLS * sizeof(int32_t));
     if (own && first) {
-        float *scales = own + panels + 1;
-        for (int64_t panel = 0; panel <= panels; panel++)
-            own[panel] = (float)edges[panel];
-        for (int64_t panel = 0; panel < panels; panel++)
-            scales[panel] = (float)fmin(STEEP_BINS / (edges[panel + 1] - edges[panel]), 3e38);
-        /* One panel back: a cell's own edge is rounded too. */
         const float cell = (float)(CELLS / (edges[panels] - edges[0]));
-        int64_t panel = 0;
-        for (int64_t i = 0; i < CELLS; i++) {
-            while (panel + 1 < panels && own[panel + 1] < own[0] + (float)i / cell)
-                panel++;
-            first[i] = (int32_t)(panel > 0 ? panel - 1 : 0);
+        for (int64_t panel = 0; panel < panels; panel++) {
+            own[panel] = lines[2 * panel] = (float)edges[panel];
+            lines[2 * panel + 1] = (float)fmin(STEEP_BINS / (edges[panel + 1] - edges[panel]), 3e38);
         }
-        Search search = {0, parts, weight, own, scales, first, count, panels, cell, places};
+        /* What lies above the last edge by rounding stays in the last panel. */
+        own[panels] = INFINITY;
+        /* Scalars in cells above that of an edge are above the edge, those in cells below it are below, however cells
+        are rounded. */
+        int64_t panel = 0, steps = 0;
+        for (int32_t i = 0; i < CELLS; i++) {
+            first[i] = (int32_t)panel;
+            while (panel + 1 < panels && cell_of(own[panel + 1], own[0], cell) == i)
+                panel++;
+            steps = panel - first[i] > steps ? panel - first[i] : steps;
+        }
+        Search search = {0, parts, weight, own, lines, first, count, panels, steps, cell, places};
         run(fork, parts, search_parts, &search);
     }
     const int failed = !own || !first;
@@ -318,15 +352,14 @@ static int find_places_of(Fork fork, int64_t parts, const float *weight, int64_t
     return failed;
 }
 
-int fill_panels(Fork fork, int64_t parts, const float *weight, int64_t groups, int64_t count, Panels *grid)
+int fill_panels(Fork fork, int64_t parts, const float *weight, int64_t groups, int64_t count, int found, Panels *grid)
 {
     double nodes[POINTS];
     const int64_t size = grid->kind == ONE_BY_ONE ? count : grid->panels * POINTS;
     grid->points_size = size;
     grid->points = malloc((size_t)(groups * size) * sizeof(double));
     grid->at_edges = malloc((size_t)(POINTS * (grid->bins + 1)) * sizeof(double));
-    grid->places = grid->kind == STEEP ? malloc((size_t)(groups * count) * sizeof(float)) : NULL;
-    if (!grid->points || !grid->at_edges || (grid->kind == STEEP && !grid->places))
+    if (!grid->points || !grid->at_edges)
         return 1;
     for (int64_t i = 0; grid->kind == ONE_BY_ONE && i < groups * size; i++)
         grid->points[i] = weight[i];
@@ -337,7 +370,7 @@ int fill_panels(Fork fork, int64_t parts, const float *weight, int64_t groups, i
     for (int64_t group = 0; group < groups; group++) {
         const double *edges = grid->edges + group * (grid->panels + 1);
         if (grid->kind == STEEP) {
-            if (find_places_of(fork, parts, weight + group * count, count, edges, grid->panels,
+            if (!found && find_places_of(fork, parts, weight + group * count, count, edges, grid->panels,
                                grid->places + group * count))
                 return 1;
             grid->starts[group] = 0;
@@ -357,7 +390,5 @@ void free_panels(Panels *grid)
 {
     free(grid->points);
     free(grid->at_edges);
-    free(grid->places);
     grid->points = grid->at_edges = NULL;
-    grid->places = NULL;
 }

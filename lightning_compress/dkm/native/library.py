@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import find_spec
 
@@ -20,8 +21,8 @@ _SHAPE = "nn"
 _VECTORS, _PAID = "nnnnn", "dddnn"
 _SIGNATURES = {
     "attend_points": f"fnn pp{_SHAPE} pppn ddd ppp",
-    "cluster_scalars": f"fn p{_SHAPE} pp nnd {_PAID} pppp pppp p",
-    "differentiate_scalars": f"fn pp{_SHAPE} n {_PAID} pppp pppp ppp",
+    "cluster_scalars": "fnnp",
+    "differentiate_scalars": "fnnp",
     "cluster_vectors": f"fn p{_VECTORS} nd {_PAID} pppp",
     "differentiate_vectors": f"fn pp{_VECTORS} {_PAID} ppp p pp",
     "assign_vectors": f"fn p{_VECTORS} n dnn ppp",
@@ -69,16 +70,20 @@ def has(function: str) -> bool:
     return hasattr(_load(), function)
 
 
+def entry(function: str) -> Callable[..., int]:
+    """A function of the library that `has` has found; `_SIGNATURES` has its arguments."""
+    found: Callable[..., int] = getattr(_load(), function)
+    return found
+
+
 def call(function: str, *arguments: Tensor | float | None) -> None:
     """Call a function of the library with contiguous tensors, None for no tensor, and numbers.
 
     Raises:
         MemoryError: Where the function found no room for a few numbers.
     """
-    library = _load()
-    assert library is not None
     plain = [value.data_ptr() if isinstance(value, Tensor) else value for value in arguments]
-    if getattr(library, function)(*plain):
+    if entry(function)(*plain):
         raise MemoryError(f"{function} found no memory")
 
 

@@ -50,15 +50,13 @@ typedef enum { SUM_UP, EVALUATE, OUTPUT_GRADIENTS, UPDATE_GRADIENTS, ASSIGN, LOO
 int count_places(Fork fork, int64_t parts, const float *places, const float *values, int64_t groups,
                         int64_t count, const double *starts, const double *steps, int64_t size, double *tables);
 int interpolate(Fork fork, int64_t parts, const float *places, int64_t groups, int64_t count,
-                       const double *starts, const double *steps, int64_t size, const float *intercepts,
-                       const float *slopes, float *results);
+                       const double *starts, const double *steps, int64_t size, const float *chords, float *results);
 int chain(Fork fork, int64_t parts, const float *places, const float *upstream, int64_t groups, int64_t count,
-                 const double *starts, const double *steps, int64_t size, const float *intercepts,
-                 const float *slopes, float *results);
+                 const double *starts, const double *steps, int64_t size, const float *chords, float *results);
 int gather(const double *tables, int64_t groups, int64_t panels, int64_t bins, const double *starts,
                   const double *steps, const double *at_edges, double *points);
-int chords(const double *points, int64_t groups, int64_t panels, int64_t bins, const double *starts,
-                  const double *steps, const double *at_edges, float *intercepts, float *slopes);
+int find_chords(const double *points, int64_t groups, int64_t panels, int64_t bins, const double *starts,
+                const double *steps, const double *at_edges, int64_t stride, float *chords);
 EXPORT int attend_points(Fork fork, int64_t parts, int64_t kind, const double *points, const double *carried,
                          int64_t groups, int64_t size, const double *centroids, const double *first,
                          const double *second, int64_t clusters, double temperature, double floor,

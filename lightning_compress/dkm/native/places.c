@@ -13,7 +13,7 @@ typedef struct {
     int64_t groups, count, size;
     const double *starts, *steps;
     double *tables;
-    const float *intercepts, *slopes;
+    const float *chords;
     float *results;
 } Pass;
 
@@ -48,20 +48,23 @@ INLINE void count_chunk(int64_t length, const float *own, const float *values, c
     }
 }
 
+/* Chords: intercept and slope of each bin, together, for one memory access finds both. */
 INLINE void interpolate_chunk(int64_t length, const float *restrict own, const int32_t *restrict bins,
-                              const float *restrict intercept, const float *restrict slope, float *restrict result)
-{
-    for (int64_t i = 0; i < length; i++)
-        result[i] = intercept[bins[i]] + slope[bins[i]] * own[i];
-}
-
-INLINE void chain_chunk(int64_t length, const float *restrict own, const float *restrict given,
-                        const int32_t *restrict bins, const float *restrict first, const float *restrict first_slope,
-                        const float *restrict second, const float *restrict second_slope, float *restrict result)
+                              const float *restrict chords, float *restrict result)
 {
     for (int64_t i = 0; i < length; i++) {
-        const int32_t bin = bins[i];
-        result[i] = (first[bin] + first_slope[bin] * own[i]) * given[i] + (second[bin] + second_slope[bin] * own[i]);
+        const float *chord = chords + 2 * (int64_t)bins[i];
+        result[i] = chord[0] + chord[1] * own[i];
+    }
+}
+
+/* Chords: those of the first function and of the second. */
+INLINE void chain_chunk(int64_t length, const float *restrict own, const float *restrict given,
+                        const int32_t *restrict bins, const float *restrict chords, float *restrict result)
+{
+    for (int64_t i = 0; i < length; i++) {
+        const float *chord = chords + 4 * (int64_t)bins[i];
+        result[i] = (chord[0] + chord[1] * own[i]) * given[i] + (chord[2] + chord[3] * own[i]);
     }
 }
 
@@ -73,7 +76,7 @@ FAST static void pass_parts(void *data)
         const int64_t first = pass->count * part / pass->parts, end = pass->count * (part + 1) / pass->parts;
         for (int64_t group = 0; group < pass->groups; group++) {
             const float start = (float)pass->starts[group], scale = (float)(1 / pass->steps[group]);
-            const int64_t table = group * pass->size, other = (pass->groups + group) * pass->size;
+            const int64_t table = group * pass->size;
             for (int64_t begin = first; begin < end; begin += CHUNK) {
                 const int64_t length = end - begin < CHUNK ? end - begin : CHUNK, at = group * pass->count + begin;
                 const float *own = pass->places + at, *values = pass->values ? pass->values + at : NULL;
@@ -82,11 +85,9 @@ FAST static void pass_parts(void *data)
                     count_chunk(length, own, values, bins,
                                 pass->tables + 2 * (part * pass->groups * pass->size + table));
                 else if (values)
-                    chain_chunk(length, own, values, bins, pass->intercepts + table, pass->slopes + table,
-                                pass->intercepts + other, pass->slopes + other, pass->results + at);
+                    chain_chunk(length, own, values, bins, pass->chords + 4 * table, pass->results + at);
                 else
-                    interpolate_chunk(length, own, bins, pass->intercepts + table, pass->slopes + table,
-                                      pass->results + at);
+                    interpolate_chunk(length, own, bins, pass->chords + 2 * table, pass->results + at);
             }
         }
     }
@@ -97,7 +98,7 @@ int count_places(Fork fork, int64_t parts, const float *places, const float *val
                          int64_t count, const double *starts, const double *steps, int64_t size, double *tables)
 {
     memset(tables, 0, (size_t)(2 * parts * groups * size) * sizeof(double));
-    Pass pass = {0, parts, places, values, groups, count, size, starts, steps, tables, NULL, NULL, NULL};
+    Pass pass = {0, parts, places, values, groups, count, size, starts, steps, tables, NULL, NULL};
     run(fork, parts, pass_parts, &pass);
     for (int64_t part = 1; part < parts; part++)
         for (int64_t i = 0; i < 2 * groups * size; i++)
@@ -105,22 +106,20 @@ int count_places(Fork fork, int64_t parts, const float *places, const float *val
     return 0;
 }
 
-/* A function known by its chords, at every place. */
+/* A function known by its chords, (G, size, 2), at every place. */
 int interpolate(Fork fork, int64_t parts, const float *places, int64_t groups, int64_t count,
-                        const double *starts, const double *steps, int64_t size, const float *intercepts,
-                        const float *slopes, float *results)
+                        const double *starts, const double *steps, int64_t size, const float *chords, float *results)
 {
-    Pass pass = {0, parts, places, NULL, groups, count, size, starts, steps, NULL, intercepts, slopes, results};
+    Pass pass = {0, parts, places, NULL, groups, count, size, starts, steps, NULL, chords, results};
     run(fork, parts, pass_parts, &pass);
     return 0;
 }
 
-/* first * upstream + second at every place, of two functions known by their chords, (2, G, size). */
+/* first * upstream + second at every place, of two functions known by their chords, (G, size, 2, 2). */
 int chain(Fork fork, int64_t parts, const float *places, const float *upstream, int64_t groups, int64_t count,
-                  const double *starts, const double *steps, int64_t size, const float *intercepts,
-                  const float *slopes, float *results)
+                  const double *starts, const double *steps, int64_t size, const float *chords, float *results)
 {
-    Pass pass = {0, parts, places, upstream, groups, count, size, starts, steps, NULL, intercepts, slopes, results};
+    Pass pass = {0, parts, places, upstream, groups, count, size, starts, steps, NULL, chords, results};
     run(fork, parts, pass_parts, &pass);
     return 0;
 }

@@ -1,9 +1,8 @@
-/* Differentiable k-means of scalars: whole clusterings of a weight, and their derivatives.
-
-What scalars.py makes of many calls for a layer, in one: small layers cost calls, not arithmetic. The formulas are those
-of attention.py. */
+/* Differentiable k-means of scalars: whole clusterings of a weight, and their derivatives. The formulas are those of
+attention.py. */
 
 #include "layout.h"
+#include "scalars.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -11,8 +10,7 @@ of attention.py. */
 
 #define MOST_LAYOUTS 4          /* As in scalars.py. */
 #define LEAST_SHARE 1e-14       /* As in attention.py. */
-#define LEAST_WEIGHTS (1 << 15) /* Weights and elements of an attention matrix worth a thread. */
-#define LEAST_ATTENTION (1 << 13)
+#define LEAST_ATTENTION (1 << 13) /* Elements of an attention matrix worth a thread. */
 
 /* A weight of `groups` times `count` scalars, and what is done with it. */
 typedef struct {
@@ -24,10 +22,37 @@ typedef struct {
     int64_t fix_zero, skip_zeros;
 } Scalars;
 
-static int64_t parts_for(int64_t threads, int64_t work, int64_t least)
+static Scalars scalars_of(Fork fork, int64_t threads, const Layer *layer)
 {
-    const int64_t most = work / least < threads ? work / least : threads;
-    return most > 1 ? most : 1;
+    return (Scalars){fork,
+                     threads,
+                     layer->weight,
+                     layer->groups,
+                     layer->count,
+                     layer->clusters,
+                     layer->temperature,
+                     layer->floor,
+                     layer->zero_preference,
+                     layer->fix_zero,
+                     layer->skip_zeros};
+}
+
+/* Where the numbers of a layer lie in its memory. */
+typedef struct {
+    double *trace, *attended, *starts, *steps, *low, *high;
+} Numbers;
+
+static Numbers numbers_of(const Layer *layer)
+{
+    const int64_t palettes = layer->groups * layer->clusters;
+    Numbers at;
+    at.trace = layer->numbers;
+    at.attended = at.trace + (layer->iterations + 1) * palettes;
+    at.starts = at.attended + layer->iterations * palettes;
+    at.steps = at.starts + layer->groups;
+    at.low = at.steps + layer->groups;
+    at.high = at.low + layer->groups;
+    return at;
 }
 
 /* What weights carry, ones or values, on the points, (groups, points). */
@@ -50,7 +75,7 @@ static int carry(const Scalars *scalars, const Panels *grid, const float *values
             own[i] = scalars->weight[i] == 0 ? 0 : values ? values[i] : 1;
     }
     failed = failed ||
-             count_places(scalars->fork, parts, grid->places ? grid->places : scalars->weight, own ? own : values,
+             count_places(scalars->fork, parts, grid->kind == STEEP ? grid->places : scalars->weight, own ? own : values,
                           groups, scalars->count, grid->starts, grid->steps, size, tables) ||
              gather(tables, groups, grid->panels, grid->bins, grid->starts, grid->steps, grid->at_edges, on_points);
     free(tables);
@@ -112,24 +137,23 @@ static int look_up_weights(const Scalars *scalars, const Panels *grid, const dou
                            const float *upstream, float *results)
 {
     const int64_t groups = scalars->groups, all = groups * scalars->count, size = grid->panels * grid->bins;
-    const float *places = grid->places ? grid->places : scalars->weight;
+    const float *places = grid->kind == STEEP ? grid->places : scalars->weight;
     int failed = 0;
     if (grid->kind != ONE_BY_ONE) {
-        const int64_t parts = parts_for(scalars->threads, all, LEAST_WEIGHTS), functions = second ? 2 : 1;
-        float *intercepts = malloc((size_t)(2 * functions * groups * size) * sizeof(float));
-        float *slopes = intercepts + functions * groups * size;
-        failed = !intercepts || chords(first, groups, grid->panels, grid->bins, grid->starts, grid->steps,
-                                       grid->at_edges, intercepts, slopes);
+        const int64_t parts = parts_for(scalars->threads, all, LEAST_WEIGHTS), stride = second ? 4 : 2;
+        float *chords = malloc((size_t)(stride * groups * size) * sizeof(float));
+        failed = !chords || find_chords(first, groups, grid->panels, grid->bins, grid->starts, grid->steps,
+                                        grid->at_edges, stride, chords);
         if (second)
-            failed = failed || chords(second, groups, grid->panels, grid->bins, grid->starts, grid->steps,
-                                      grid->at_edges, intercepts + groups * size, slopes + groups * size);
+            failed = failed || find_chords(second, groups, grid->panels, grid->bins, grid->starts, grid->steps,
+                                           grid->at_edges, stride, chords + 2);
         if (second)
-            failed = failed || chain(scalars->fork, parts, places, upstream, groups, scalars->count,
-                                     grid->starts, grid->steps, size, intercepts, slopes, results);
+            failed = failed || chain(scalars->fork, parts, places, upstream, groups, scalars->count, grid->starts,
+                                     grid->steps, size, chords, results);
         else
-            failed = failed || interpolate(scalars->fork, parts, places, groups, scalars->count,
-                                           grid->starts, grid->steps, size, intercepts, slopes, results);
-        free(intercepts);
+            failed = failed || interpolate(scalars->fork, parts, places, groups, scalars->count, grid->starts,
+                                           grid->steps, size, chords, results);
+        free(chords);
     } else
         for (int64_t i = 0; i < all; i++)
             results[i] = (float)(second ? first[i] * upstream[i] + second[i] : first[i]);
@@ -138,33 +162,67 @@ static int look_up_weights(const Scalars *scalars, const Panels *grid, const dou
     return failed;
 }
 
-/* Clusters a weight softly; low and high: its range in each group.
-
-trace, attended, done: as for `cluster_vectors`, with one dimension. shape: kind of panels, their number, and that of
-bins on each. starts, steps: of the bins of each group. edges, masses: room for two more than MOST_PANELS, or than a POINTS-th
-of the scalars, and POINTS times as many, of each group; what was needed comes first, (groups, panels + 1) and (groups, panels * POINTS). */
-EXPORT int cluster_scalars(Fork fork, int64_t threads, const float *weight, int64_t groups, int64_t count,
-                           const double *low, const double *high, int64_t clusters, int64_t iterations, double epsilon,
-                           double temperature, double floor, double zero_preference, int64_t fix_zero,
-                           int64_t skip_zeros, double *trace, double *attended, int64_t *done, int64_t *shape,
-                           double *starts, double *steps, double *edges, double *masses, float *output)
+/* Bits of a float as a whole number of the same order; those of infinity and NaN lie at both ends. */
+INLINE int32_t ordered_bits(float value)
 {
-    const Scalars scalars = {fork,  threads,         weight,   groups,    count, clusters, temperature,
-                             floor, zero_preference, fix_zero, skip_zeros};
-    const int64_t palettes = (iterations + 1) * groups * clusters;
+    int32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits ^ ((bits >> 31) & INT32_MAX);
+}
+
+INLINE double ordered_float(int32_t ordered)
+{
+    const int32_t bits = ordered ^ ((ordered >> 31) & INT32_MAX);
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+#define INFINITE_BITS 0x7f800000
+
+/* The least and the greatest scalar of each group. Returns 1 if one is NaN or infinite. */
+FAST static int find_range(const float *weight, int64_t groups, int64_t count, double *lowest, double *highest)
+{
+    for (int64_t group = 0; group < groups; group++) {
+        const float *own = weight + group * count;
+        int32_t low = INT32_MAX, high = INT32_MIN;
+        for (int64_t i = 0; i < count; i++) {
+            const int32_t bits = ordered_bits(own[i]);
+            low = bits < low ? bits : low;
+            high = bits > high ? bits : high;
+        }
+        if (high >= INFINITE_BITS || low <= -INFINITE_BITS - 1)
+            return 1;
+        lowest[group] = ordered_float(low);
+        highest[group] = ordered_float(high);
+    }
+    return 0;
+}
+
+Status cluster_layer(Fork fork, int64_t threads, Layer *layer)
+{
+    const Scalars scalars = scalars_of(fork, threads, layer);
+    const Numbers at = numbers_of(layer);
+    const int64_t groups = layer->groups, count = layer->count, clusters = layer->clusters;
+    const int64_t iterations = layer->iterations, palettes = (iterations + 1) * groups * clusters;
     const int64_t parts = parts_for(threads, groups * count, LEAST_WEIGHTS);
-    Needs needs = {groups, count, clusters, 1, low, high, trace, temperature};
+    const int64_t most = most_panels(count);
+    if (find_range(layer->weight, groups, count, at.low, at.high))
+        return NOT_FINITE;
+    memcpy(at.trace, layer->palettes, (size_t)(groups * clusters) * sizeof(double));
+    Needs needs = {groups, count, clusters, 1, at.low, at.high, at.trace, layer->temperature};
+    double *edges = layer->room, *masses = edges + groups * (most + 2);
     double *sums = malloc((size_t)(threads * (2 * clusters + 1) + palettes) * sizeof(double));
     double *planned = sums + threads * (2 * clusters + 1);
     int failed = !sums, enough = 0;
     for (int layout = 0; layout <= MOST_LAYOUTS && !enough && !failed; layout++) {
-        Panels grid = {ONE_BY_ONE, 0, 0, 0, starts, steps, edges, NULL, NULL, NULL};
+        Panels grid = {ONE_BY_ONE, 0, 0, 0, at.starts, at.steps, edges, NULL, NULL, layer->places};
         const int64_t planned_known = needs.known;
-        memcpy(planned, trace, (size_t)(palettes - groups * clusters) * sizeof(double));
+        memcpy(planned, at.trace, (size_t)(palettes - groups * clusters) * sizeof(double));
         /* Palettes that move away from those that panels were laid out for are laid out for anew; in the end scalars
         are taken one by one. */
         failed = layout < MOST_LAYOUTS && choose_panels(&needs, &grid);
-        failed = failed || fill_panels(fork, parts, weight, groups, count, &grid);
+        failed = failed || fill_panels(fork, parts, layer->weight, groups, count, 0, &grid);
         const int64_t all = groups * grid.points_size;
         /* Of scalars one by one there may be more than panels have points. */
         const int64_t own = grid.kind == ONE_BY_ONE ? all : 0;
@@ -172,83 +230,87 @@ EXPORT int cluster_scalars(Fork fork, int64_t threads, const float *weight, int6
         double *carried = own ? function + all : masses;
         failed = !function || carry(&scalars, &grid, NULL, carried);
         for (int64_t group = 0; group < groups && !failed; group++)
-            failed = cluster_group(&scalars, &grid, group, iterations, epsilon, carried, trace, attended, done, sums,
-                                   sums + threads * 2 * clusters, function + group * grid.points_size);
+            failed = cluster_group(&scalars, &grid, group, iterations, layer->epsilon, carried, at.trace, at.attended,
+                                   layer->updates, sums, sums + threads * 2 * clusters,
+                                   function + group * grid.points_size);
         needs.known = iterations;
         enough = !failed && resolves(&needs, &grid, planned, planned_known);
-        failed = failed || (enough && look_up_weights(&scalars, &grid, function, NULL, NULL, output));
-        shape[0] = grid.kind;
-        shape[1] = grid.panels;
-        shape[2] = grid.bins;
+        failed = failed || (enough && look_up_weights(&scalars, &grid, function, NULL, NULL, layer->output));
+        layer->kind = grid.kind;
+        layer->panels = grid.panels;
+        layer->bins = grid.bins;
         free(function);
         free_panels(&grid);
     }
     free(sums);
-    return failed;
+    if (failed)
+        return NO_MEMORY;
+    memcpy(layer->updated, at.trace + iterations * groups * clusters, (size_t)(groups * clusters) * sizeof(double));
+    const int64_t kept_edges = layer->kind == STEEP ? groups * (layer->panels + 1) : 0;
+    const int64_t kept_masses = layer->kind == ONE_BY_ONE ? 0 : groups * layer->panels * POINTS;
+    memmove(edges + kept_edges, masses, (size_t)kept_masses * sizeof(double));
+    layer->kept = kept_edges + kept_masses;
+    return DONE;
 }
 
-/* Derivatives of a loss by the weight and by the first palettes, from those by what `cluster_scalars` returned. */
-EXPORT int differentiate_scalars(Fork fork, int64_t threads, const float *weight, const float *upstream,
-                                 int64_t groups, int64_t count, int64_t clusters, double temperature, double floor,
-                                 double zero_preference, int64_t fix_zero, int64_t skip_zeros, const double *trace,
-                                 const double *attended, const int64_t *done, const int64_t *shape, double *starts,
-                                 double *steps, double *edges, const double *masses, const double *by_last,
-                                 float *by_weight, double *by_first)
+Status differentiate_layer(Fork fork, int64_t threads, Layer *layer)
 {
-    const Scalars scalars = {fork,  threads,         weight,   groups,    count, clusters, temperature,
-                             floor, zero_preference, fix_zero, skip_zeros};
-    const int64_t stride = groups * clusters;
-    const int64_t parts = parts_for(threads, groups * count, LEAST_WEIGHTS);
-    Panels grid = {(Kind)shape[0], shape[1], shape[2], 0, starts, steps, edges, NULL, NULL, NULL};
-    int failed = fill_panels(fork, parts, weight, groups, count, &grid);
+    const Scalars scalars = scalars_of(fork, threads, layer);
+    const Numbers at = numbers_of(layer);
+    const int64_t groups = layer->groups, count = layer->count, clusters = layer->clusters;
+    const int64_t stride = groups * clusters, parts = parts_for(threads, groups * count, LEAST_WEIGHTS);
+    const double *masses = layer->room + (layer->kind == STEEP ? groups * (layer->panels + 1) : 0);
+    Panels grid = {(Kind)layer->kind, layer->panels, layer->bins, 0, at.starts, at.steps, layer->room, NULL, NULL,
+                   layer->places};
+    int failed = fill_panels(fork, parts, layer->weight, groups, count, 1, &grid);
     const int64_t size = grid.points_size, all = groups * size;
     double *room = malloc((size_t)(5 * all + threads * (2 * clusters + 1) + 3 * clusters) * sizeof(double));
     if (failed || !room) {
         free(room);
         free_panels(&grid);
-        return 1;
+        return NO_MEMORY;
     }
     double *carried = room, *slope = carried + all, *moving = slope + all, *part = moving + all;
     double *ones = part + all, *sums = ones + all, *total = sums + threads * 2 * clusters, *share = total + threads;
     double *offset = share + clusters, *earlier = offset + clusters;
     memset(moving, 0, (size_t)all * sizeof(double));
-    failed = carry(&scalars, &grid, upstream, carried);
+    failed = carry(&scalars, &grid, layer->upstream, carried);
     if (grid.kind == ONE_BY_ONE) {
         failed = failed || carry(&scalars, &grid, NULL, ones);
         masses = ones;
     }
     for (int64_t group = 0; group < groups && !failed; group++) {
-        const int64_t last = done[group] - 1, at = group * size;
-        const double *points = grid.points + at;
-        double *gradient = by_first + group * clusters;
+        const int64_t last = layer->updates[group] - 1, own = group * size;
+        const double *points = grid.points + own;
+        double *gradient = layer->by_palettes + group * clusters;
         for (int64_t step = last; step >= 0 && !failed; step--) {
-            const double *before = trace + step * stride + group * clusters, *after = before + stride;
-            const double *paid = attended + step * stride + group * clusters;
+            const double *before = at.trace + step * stride + group * clusters, *after = before + stride;
+            const double *paid = at.attended + step * stride + group * clusters;
             memset(earlier, 0, (size_t)clusters * sizeof(double));
             if (step == last) {
-                failed = attend_group_once(&scalars, OUTPUT_GRADIENTS, points, size, carried + at, before, after,
-                                           NULL, sums, total, slope + at);
+                failed = attend_group_once(&scalars, OUTPUT_GRADIENTS, points, size, carried + own, before, after,
+                                           NULL, sums, total, slope + own);
                 for (int64_t k = 0; k < clusters; k++) {
-                    gradient[k] = by_last[group * clusters + k] + sums[2 * k];
+                    gradient[k] = layer->by_updated[group * clusters + k] + sums[2 * k];
                     earlier[k] = sums[2 * k + 1];
                 }
             }
             for (int64_t k = 0; k < clusters; k++) {
-                const double felt = fix_zero && k == 0 ? 0 : gradient[k];
+                const double felt = layer->fix_zero && k == 0 ? 0 : gradient[k];
                 share[k] = paid[k] > 0 ? felt / paid[k] : 0;
                 offset[k] = share[k] * after[k];
                 earlier[k] += paid[k] > 0 ? 0 : felt;
             }
-            failed = failed || attend_group_once(&scalars, UPDATE_GRADIENTS, points, size, masses + at, before, share,
+            failed = failed || attend_group_once(&scalars, UPDATE_GRADIENTS, points, size, masses + own, before, share,
                                                  offset, sums, total, part);
             for (int64_t i = 0; i < size; i++)
-                moving[at + i] += part[i];
+                moving[own + i] += part[i];
             for (int64_t k = 0; k < clusters; k++)
                 gradient[k] = earlier[k] + sums[2 * k];
         }
     }
-    failed = failed || look_up_weights(&scalars, &grid, slope, moving, upstream, by_weight);
+    failed = failed || look_up_weights(&scalars, &grid, slope, moving, layer->upstream, layer->by_weight);
     free(room);
     free_panels(&grid);
-    return failed;
+    return failed ? NO_MEMORY : DONE;
 }

@@ -196,6 +196,13 @@ class Method(abc.ABC):
     def capabilities(self, reference: TensorReference, keys: Keys) -> Collection[Capability]:
         """What a package must be able to hold for a tensor."""
 
+    def connect(self, states: Sequence[TensorState]) -> None:  # noqa: B027
+        """Called once every technique is in place.
+
+        Args:
+            states: Every tensor of the method.
+        """
+
     # Inputs of layers.
 
     def input_technique(self, name: str, kind: LayerKind, keys: Keys) -> InputTechnique | None:

@@ -61,6 +61,8 @@ class PreparedModule:
         chains = [(planned, chained(planned)) for planned in self.plan.tensors if planned.keys]
         for planned, chain in chains:
             self._register(planned, chain)
+        for method, states in self._states.items():
+            method.connect(states)
         for layer in self.plan.layers:
             self._inputs[layer.method] |= compress_inputs(layer)
         self._companions: dict[Method, Companion] = {
