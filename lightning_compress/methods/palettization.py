@@ -278,7 +278,9 @@ class Palette(Technique):
     @property
     def remedy_for_lost_values(self) -> str:
         """A lower temperature."""
-        return f"a lower palett_tau than {self._form.clustering.temperature:g} keeps entries apart"
+        if self._relative is not None:
+            return f"a lower relative_tau than {self._relative:g} keeps entries apart"
+        return f"a lower palett_tau than {self._temperature:g} keeps entries apart"
 
     def report(self, tensor: Tensor, compressed: Tensor) -> dict[str, Any]:
         """The palettes and the share of the weight that each entry has."""

@@ -50,6 +50,11 @@ def test_a_temperature_that_leaves_one_value_is_told_once_with_the_remedy(keys):
     assert "a lower palett_tau than" in message
 
 
+def test_the_remedy_of_a_relative_temperature_is_a_lower_one():
+    with pytest.warns(UserWarning, match="fallen together.*a lower relative_tau than 50 keeps entries apart"):
+        fit(relative_tau=50.0)
+
+
 @pytest.mark.parametrize("keys", [{}, {"cluster_dim": 4}])
 def test_palettes_that_stay_apart_are_not_told_of(keys):
     fit(**keys)
