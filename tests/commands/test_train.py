@@ -254,6 +254,8 @@ for imagenet in names("experiment"):
                 "recipe.module.weights=null",
                 # One width is enough to see that the stage runs; exact k-means at 8 bits takes longest.
                 "post_training_bits=[4]",
+                # As few vectors as one bit takes; the first palettes of ResNet50 with 256 take longest.
+                *(["compression.methods.palettization.n_bits=4"] if "vector" in imagenet else []),
             ],
             "image_folder",
         )
