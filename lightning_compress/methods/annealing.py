@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.methods.mechanism.configuration import nearest_key
-from lightning_compress.methods.mechanism.schedule import FitLength, Point, check_point
+from lightning_compress.methods.mechanism.schedule import FitLength, Point, check_order, check_point
 
 _KEYS = ("factor", "begin_step", "end_step")
 
@@ -91,5 +91,4 @@ def check_annealing(given: Any, source: str) -> None:
         raise ConfigurationError(f"factor in {where} is {factor!r}; valid is a float above 0 and at most 1")
     begin = check_point(given.get("begin_step", 0.0), f"begin_step in {where}")
     end = check_point(given.get("end_step", 1.0), f"end_step in {where}")
-    if type(begin) is type(end) and end <= begin:
-        raise ConfigurationError(f"{where} ends at {end}, not after its begin_step {begin}")
+    check_order(begin, end, where)

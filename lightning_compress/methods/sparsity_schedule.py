@@ -8,7 +8,13 @@ from typing import Any
 
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.methods.mechanism.configuration import nearest_key
-from lightning_compress.methods.mechanism.schedule import FitLength, Point, check_point, expand_range
+from lightning_compress.methods.mechanism.schedule import (
+    FitLength,
+    Point,
+    check_order,
+    check_point,
+    expand_range,
+)
 
 _KEYS = ("begin_step", "end_step", "updates", "update_steps", "power")
 _DEFAULT_UPDATES = 50
@@ -99,8 +105,7 @@ def check_schedule(scheduler: Any, source: str) -> None:
     elif "end_step" in scheduler:
         begin = check_point(scheduler.get("begin_step", 0), f"begin_step in {where}")
         end = check_point(scheduler["end_step"], f"end_step in {where}")
-        if type(begin) is type(end) and end <= begin:
-            raise ConfigurationError(f"{where} ends at {end}, not after its begin_step {begin}")
+        check_order(begin, end, where)
         updates = scheduler.get("updates", _DEFAULT_UPDATES)
         if isinstance(updates, bool) or not isinstance(updates, int) or updates < 1:
             raise ConfigurationError(f"updates in {where} is {updates!r}; valid is an int from 1")

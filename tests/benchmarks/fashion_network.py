@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_compress.recipes.data.labels import FashionMNISTDataModule
+from tests.features.cases import make_trainer
 
 _WIDTHS = (16, 32, 64, 128)
 _BATCH = 100
@@ -153,16 +154,7 @@ def fitted(
     if weights.is_file():
         module.load_state_dict(torch.load(weights, weights_only=True))
         return module.eval(), data
-    trainer = L.Trainer(
-        accelerator="cpu",
-        max_steps=steps,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-    )
-    trainer.fit(module, datamodule=data)
+    make_trainer(weights.parent, [], max_epochs=-1, max_steps=steps).fit(module, datamodule=data)
     module.trainer = None  # type: ignore[assignment]
     torch.save(module.state_dict(), weights)
     return module.eval(), data

@@ -29,6 +29,7 @@ from rich.table import Table
 
 from lightning_compress import Compression, Distillation, DKMPalettization
 from tests.benchmarks.fashion_network import FashionImages, FashionNetwork, fitted
+from tests.features.cases import make_trainer
 
 DENSE = {r"0\.0": None, "8": None}
 KIND = "fashion_mnist"
@@ -96,27 +97,20 @@ def compressed(
     distillation = None if option.distillation is None else Distillation(**option.distillation)
     compression = Compression(method, module="model", distillation=distillation, rehearse=False)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        settings: dict[str, Any] = {
-            "accelerator": "cpu",
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "default_root_dir": folder,
-        }
-        trainer = L.Trainer(
-            **settings,
-            max_steps=steps,
-            callbacks=[compression],
-            limit_val_batches=0,
-            log_every_n_steps=steps // 10,
-        )
+        settings = {"max_epochs": -1, "max_steps": steps, "log_every_n_steps": steps // 10}
+        trainer = make_trainer(Path(folder), [compression], **settings)
         trainer.fit(module, datamodule=data)
         gap = float(trainer.callback_metrics["compression/assignment_gap"])
         assert compression.finalized is not None
         module.model = compression.finalized
-        (metrics,) = L.Trainer(**settings).validate(module, datamodule=data, verbose=False)
-    return metrics["val/accuracy"], gap
+    return accuracy_of(module, data), gap
+
+
+def accuracy_of(module: FashionNetwork, data: FashionImages) -> float:
+    """On all test images."""
+    trainer = make_trainer(Path(), [], limit_val_batches=1.0)
+    (metrics,) = trainer.validate(module, datamodule=data, verbose=False)
+    return metrics["val/accuracy"]
 
 
 def main() -> None:
@@ -143,12 +137,9 @@ def main() -> None:
         file = arguments.folder / f"fashion_{arguments.float_steps}_{seed}.pt"
         module, data = fitted(KIND, arguments.root, arguments.float_steps, seed, file)
         weights = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-        trainer = L.Trainer(
-            accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False
-        )
-        (metrics,) = trainer.validate(module, datamodule=data, verbose=False)
-        found.setdefault(("float", ""), []).append((metrics["val/accuracy"], 0.0))
-        print(f"seed {seed}: float {metrics['val/accuracy']:.4f}", flush=True)
+        accuracy = accuracy_of(module, data)
+        found.setdefault(("float", ""), []).append((accuracy, 0.0))
+        print(f"seed {seed}: float {accuracy:.4f}", flush=True)
         for palette in arguments.palettes:
             for name, option in options()[palette].items():
                 if name == "no option" or arguments.names is None or name in arguments.names:

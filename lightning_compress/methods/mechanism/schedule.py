@@ -41,6 +41,21 @@ def check_point(value: Any, source: str, *, unused: int | None = None) -> Point:
     )
 
 
+def check_order(begin: Point, end: Point, where: str) -> None:
+    """Refuse points of one kind of which the second is not after the first.
+
+    Args:
+        begin: Where something begins.
+        end: Where it ends.
+        where: What they are of, for the message.
+
+    Raises:
+        ConfigurationError: With both points.
+    """
+    if type(begin) is type(end) and end <= begin:
+        raise ConfigurationError(f"{where} ends at {end}, not after its begin_step {begin}")
+
+
 @dataclass(frozen=True)
 class FitLength:
     """How long a fit is, and where in it a point of a schedule lies.
