@@ -16,9 +16,10 @@ from lightning_compress.arguments import (
 )
 from lightning_compress.dkm.clustering import ESTIMATORS, MODES, PATHS, Clustering
 from lightning_compress.dkm.exact import cluster_exactly
+from lightning_compress.dkm.native.scalars import Scalars
 from lightning_compress.dkm.palettize_vectors import PalettizeVectors
 from lightning_compress.dkm.scalars import PalettizeScalars
-from lightning_compress.dkm.scalars_at_once import Scalars, palettize_at_once, serves
+from lightning_compress.dkm.scalars_at_once import palettize_at_once, serves
 from lightning_compress.dkm.straight_through import AssignStraightThrough
 from lightning_compress.dkm.vectors import from_vectors, to_vectors
 from lightning_compress.errors import ConfigurationError, WeightError

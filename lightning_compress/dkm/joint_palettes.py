@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_compress.dkm import scalars_at_once, scalars_on_one_grid
 from lightning_compress.dkm.clustering import Clustering
 from lightning_compress.dkm.duplicates import spread_duplicates
-from lightning_compress.dkm.scalars_at_once import Scalars
+from lightning_compress.dkm.native.scalars import Scalars
 from lightning_compress.dkm.scalars_on_one_grid import OnOneGrid
 from lightning_compress.dkm.weight_palette import WeightPalette
 

@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_compress.dkm import native
 from lightning_compress.dkm.clustering import Clustering
-from lightning_compress.dkm.native.scalars import ClusteredScalars, ScalarWeight
+from lightning_compress.dkm.native.scalars import ClusteredScalars, Scalars, ScalarWeight
 from lightning_compress.dkm.vector_iterations import precise
-
-
-class Scalars(NamedTuple):
-    """How a weight of scalars is clustered.
-
-    Attributes:
-        groups: Number of its equal parts with a palette each.
-        clusters: Number K of centroids of a palette.
-        clustering: What to do.
-        keep_zeros: Whether zeros take no part and stay zero.
-        name: What it is called in errors.
-    """
-
-    groups: int
-    clusters: int
-    clustering: Clustering
-    keep_zeros: bool
-    name: str = "the weight"
 
 
 def serves(weight: Tensor, clustering: Clustering) -> bool:
@@ -75,13 +57,7 @@ class _Clustered(torch.autograd.Function):
         ctx.versions = [_version(weight) for weight in ctx.weights]
         ctx.clustered = ClusteredScalars(
             [
-                ScalarWeight(
-                    precise(weight).view(each.groups, -1),
-                    each.clusters,
-                    each.clustering,
-                    each.keep_zeros,
-                    each.name,
-                )
+                ScalarWeight(precise(weight).view(each.groups, -1), each)
                 for weight, each in zip(weights, scalars, strict=True)
             ],
             centroids.detach(),

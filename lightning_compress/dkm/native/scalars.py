@@ -48,22 +48,29 @@ class _Layer(ctypes.Structure):
     ]
 
 
-class ScalarWeight(NamedTuple):
-    """A weight that is clustered, and how.
+class Scalars(NamedTuple):
+    """How a weight of scalars is clustered.
 
     Attributes:
-        weight: Contiguous, float32, (G, N).
+        groups: Number G of its equal parts with a palette each.
         clusters: Number K of centroids of a palette.
         clustering: What to do.
-        skip_zeros: Zeros take no part and stay zero.
+        keep_zeros: Whether zeros take no part and stay zero.
         name: What it is called in errors.
     """
 
-    weight: Tensor
+    groups: int
     clusters: int
     clustering: Clustering
-    skip_zeros: bool
+    keep_zeros: bool
     name: str = "the weight"
+
+
+class ScalarWeight(NamedTuple):
+    """A weight that is clustered: contiguous, float32, (G, N), and how."""
+
+    weight: Tensor
+    how: Scalars
 
 
 class ClusteredScalars:
@@ -87,7 +94,7 @@ class ClusteredScalars:
         rooms = [_room(each) for each in weights]
         numbers = [_numbers(each) for each in weights]
         self._numbers = torch.empty(sum(numbers), dtype=torch.float64)
-        self._updates = torch.empty(sum(each.weight.shape[0] for each in weights), dtype=torch.int64)
+        self._updates = torch.empty(sum(each.how.groups for each in weights), dtype=torch.int64)
         # Room that is not touched costs nothing.
         room = torch.empty(sum(rooms), dtype=torch.float64)
         at = _Addresses(palettes, updated, self._numbers, self._updates, room)
@@ -141,7 +148,7 @@ class ClusteredScalars:
         chosen = [index for index, gradient in enumerate(upstream) if gradient is not None]
         layers = (_Layer * len(chosen))(*(self._layers[index] for index in chosen))
         results: list[Tensor | None] = [None] * len(upstream)
-        starts = _starts([each.weight.shape[0] * each.clusters for each in self._weights])
+        starts = _starts([each.how.groups * each.how.clusters for each in self._weights])
         by_palettes = torch.zeros(starts[-1], dtype=torch.float64)
         by_updated = torch.zeros_like(by_palettes) if by_updated is None else by_updated.contiguous()
         size = by_palettes.element_size()
@@ -159,7 +166,7 @@ class ClusteredScalars:
         status = entry(function)(threads(), torch.get_num_threads(), len(layers), layers)
         if status == _NOT_FINITE:
             bad = next(index for index, layer in enumerate(layers) if layer.status == _NOT_FINITE)
-            raise WeightError(f"{self._weights[bad].name} holds NaN or infinity")
+            raise WeightError(f"{self._weights[bad].how.name} holds NaN or infinity")
         if status != _DONE:
             raise MemoryError(f"{function} found no memory")
 
@@ -179,11 +186,11 @@ class _Addresses:
 
 
 def _describe(layer: _Layer, each: ScalarWeight) -> None:
-    clustering = each.clustering
+    clustering = each.how.clustering
     layer.weight = each.weight.data_ptr()
     layer.groups, layer.count = each.weight.shape
     layer.clusters, layer.iterations, layer.epsilon = (
-        each.clusters,
+        each.how.clusters,
         clustering.iterations,
         early_stop(clustering),
     )
@@ -193,7 +200,7 @@ def _describe(layer: _Layer, each: ScalarWeight) -> None:
         layer.zero_preference,
         layer.fix_zero,
         layer.skip_zeros,
-    ) = attention_options(clustering, each.skip_zeros)
+    ) = attention_options(clustering, each.how.keep_zeros)
 
 
 def _room(each: ScalarWeight) -> int:
@@ -202,8 +209,8 @@ def _room(each: ScalarWeight) -> int:
 
 
 def _numbers(each: ScalarWeight) -> int:
-    groups = each.weight.shape[0]
-    return groups * ((2 * each.clustering.iterations + 1) * each.clusters + 4)
+    how = each.how
+    return how.groups * ((2 * how.clustering.iterations + 1) * how.clusters + 4)
 
 
 def _starts(sizes: Sequence[int]) -> list[int]:
