@@ -12,6 +12,7 @@ from torch.nn.utils import parametrizations
 
 from lightning_compress import LinearQuantization
 from tests.cases.fitting import METHODS, of_shape
+from tests.training import outputs_of
 
 
 def normed(
@@ -168,17 +169,26 @@ def test_batch_norm_of_every_dimension_is_right_with_int8(fit, layer, norm, shap
     outcome.check_stored("quantized", bits=8)
 
 
+# All of the small one is chaos where nothing is learned: inputs changed by 1e-5 change its output by a third.
+TIMM = {
+    "efficientnet_lite0": ({"features_only": True, "out_indices": (0, 1)}, 0.15),
+    "resnet18d": ({"num_classes": 10}, 0.3),
+}
+"""What a network of timm is made with, and by how much its package may differ."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18d"])
+@pytest.mark.parametrize("name", TIMM)
 def test_a_network_of_timm_is_right_with_int8(fit, name):
     timm = pytest.importorskip("timm")
-    outcome = fit(timm.create_model(name, num_classes=10), of_shape(3, 64, 64), LinearQuantization())
+    keys, share = TIMM[name]
+    outcome = fit(timm.create_model(name, **keys), of_shape(3, 64, 64), LinearQuantization())
     # A rounding that falls to the other side in an early layer is carried on by all the later ones.
-    outcome.check_right(finalized=5e-2, package=0.3)
+    outcome.check_right(finalized=5e-2, package=share)
     outcome.check_stored("quantized", bits=8)
     finalized = outcome.compression.finalized.eval()
     one, other = torch.randn(1, 3, 64, 64), 5 * torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        torch.testing.assert_close(
-            finalized(one)[0], finalized(torch.cat([one, other]))[0], rtol=1e-2, atol=1e-3
-        )
+        alone, beside = outputs_of(finalized(one)), outputs_of(finalized(torch.cat([one, other])))
+    for output, first in zip(alone, beside, strict=True):
+        torch.testing.assert_close(output[0], first[0], rtol=1e-2, atol=1e-3)
