@@ -6,7 +6,7 @@
 - `projection`, `error_scores`, `sensitivity`: what each form costs the outputs; `sensitivity_file`, `importance_file`
   keep it.
 - `allocation`: a form for each tensor; `rungs`: what is tried; `making`: packages, made and measured.
-- `parts`, `verdict`: the data of the search and those of the verdict.
+- `parts`, `uncertainty`, `verdict`: the data of the search and those of the verdict, and how far a metric can be off.
 - `searching`: all of it in order; `planning`: how long that takes; `record`: what is left behind.
 - `report`, `front`, `profiling`: what people read of it, and devices.
 """

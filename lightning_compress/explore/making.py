@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
@@ -19,6 +21,7 @@ from lightning_compress.explore.limits import Limits
 from lightning_compress.explore.parts import Part
 from lightning_compress.explore.record import Candidate, read_record, write_record
 from lightning_compress.explore.subject import Subject
+from lightning_compress.explore.uncertainty import by_groups, error_of_groups
 from lightning_compress.package.rendering import in_megabytes
 from lightning_compress.package.sizes import package_bytes
 from lightning_compress.tasks.measuring import measure
@@ -73,6 +76,7 @@ class Candidates:
         compressing: How a rung without training brings tensors into forms, by the name of the rung.
         elsewhere: Makes candidates of some names in other processes, where requests lie in their folders, and returns
             what went wrong by name; None where this process makes them itself, one after the other.
+        in_groups: Whether drops get a standard error, from groups of the data.
 
     Attributes:
         found: Every candidate of this search, in the order in which it was asked for.
@@ -87,6 +91,8 @@ class Candidates:
         tell: Callable[[str], None],
         compressing: Callable[[str], Compressing],
         elsewhere: Callable[[Sequence[str]], Mapping[str, str]] | None = None,
+        *,
+        in_groups: bool = False,
     ) -> None:
         self.found: list[Candidate] = []
         self.limits: Limits | None = None
@@ -96,6 +102,7 @@ class Candidates:
         self._tell = tell
         self._compressing = compressing
         self._elsewhere = elsewhere
+        self._in_groups = in_groups
         self._new: set[str] = set()
 
     @property
@@ -167,8 +174,7 @@ class Candidates:
         # What lies there is not what was asked for, or not whole.
         (folder / _KEY).unlink(missing_ok=True)
         path = self._package(request, folder)
-        module, _ = self._subject.placed(path)
-        value = measure(module, self._part.as_data(), self._subject.metric, folder, shows_progress=False)
+        value, groups = self._measured(path, folder)
         weights = sum(file.stat().st_size for file in path.rglob("weights/*") if file.is_file())
         candidate = Candidate(
             name=request.name,
@@ -182,12 +188,20 @@ class Candidates:
             satisfies=False,
             expected=request.expected,
             seconds=round(time.monotonic() - began, 2),
+            groups=groups,
         )
         write_record(candidate, folder / RECORD)
         # Last: what this says is there is whole, whenever the process is killed.
         (folder / _KEY).write_text(self._key(request), encoding="utf-8")
         self._new.add(request.name)
         return candidate
+
+    def _measured(self, package: Path, folder: Path) -> tuple[float, list[float]]:
+        """The metric of a package, and that on groups of the data where these are asked for."""
+        placed, metric = functools.partial(self._subject.placed, package), self._subject.metric
+        if self._in_groups:
+            return by_groups(placed, self._part, metric, folder)
+        return measure(placed()[0], self._part.as_data(), metric, folder, shows_progress=False), []
 
     def _package(self, request: Request, folder: Path) -> Path:
         path = folder / f"{request.name}.mlpackage"
@@ -207,13 +221,15 @@ class Candidates:
 
     def _counted(self, request: Request, candidate: Candidate) -> Candidate:
         """A candidate of this search, judged by its limits."""
+        candidate = self._judged(dataclasses.replace(candidate, rung=request.rung))
         if candidate.name in self._new:
             self._new.discard(candidate.name)
+            error = candidate.drop_error
+            drop = "" if error is None else f", a drop of {candidate.drop:.4f} ± {error:.4f}"
             self._tell(
                 f"  {candidate.name}: {in_megabytes(candidate.package_bytes)}, {self._subject.metric} "
-                f"{candidate.value:.4f}"
+                f"{candidate.value:.4f}{drop}"
             )
-        candidate = self._judged(dataclasses.replace(candidate, rung=request.rung))
         self.found = [other for other in self.found if other.name != candidate.name] + [candidate]
         return candidate
 
@@ -221,11 +237,19 @@ class Candidates:
         limits = self.limits
         if limits is None:
             return candidate
+        error = self._error(candidate) if self._in_groups and candidate.name != REFERENCE else None
         return dataclasses.replace(
             candidate,
             drop=limits.drop(candidate.value),
-            satisfies=limits.allow(candidate.value, candidate.package_bytes),
+            drop_error=error,
+            satisfies=limits.allow(candidate.value, candidate.package_bytes, error),
         )
+
+    def _error(self, candidate: Candidate) -> float | None:
+        """The standard error of the drop; the float16 package has seen the same groups."""
+        pairs = zip(candidate.groups, self.found[0].groups, strict=True)
+        error = error_of_groups([own - other for own, other in pairs])
+        return None if math.isnan(error) else error
 
     def _kept(self, request: Request) -> Candidate | None:
         folder = self._of(request.name)
@@ -234,6 +258,8 @@ class Candidates:
                 return None
             candidate = read_record(Candidate, folder / RECORD)
         except (OSError, CompressionError):
+            return None
+        if self._in_groups and not candidate.groups:
             return None
         is_there = candidate.package is not None and package_bytes(self._folder / candidate.package)
         return candidate if is_there == candidate.package_bytes else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import lightning as L
@@ -70,17 +70,27 @@ class Part:
 
     def without_each_group(self) -> Iterator[L.LightningDataModule]:
         """The part without its first group of batches, without its second, and so on: the delete-a-group jackknife."""
-        groups = min(_GROUPS, min(len(batches) for loaders in self._batches.values() for batches in loaders))
-        for group in range(groups):
-            yield self._with(
-                {
-                    name: [
-                        [batch for index, batch in enumerate(batches) if index % groups != group]
-                        for batches in loaders
-                    ]
-                    for name, loaders in self._batches.items()
-                }
-            )
+        groups = range(self._groups)
+        for left_out in groups:
+            yield self._with(self._of_groups([group for group in groups if group != left_out]))
+
+    def each_group(self) -> Iterator[L.LightningDataModule]:
+        """The first group of batches alone, the second, and so on: about as many samples in each."""
+        for group in range(self._groups):
+            yield self._with(self._of_groups([group]))
+
+    @property
+    def _groups(self) -> int:
+        return min(_GROUPS, min(len(batches) for loaders in self._batches.values() for batches in loaders))
+
+    def _of_groups(self, chosen: Collection[int]) -> dict[str, list[list[list[int]]]]:
+        return {
+            name: [
+                [batch for index, batch in enumerate(batches) if index % self._groups in chosen]
+                for batches in loaders
+            ]
+            for name, loaders in self._batches.items()
+        }
 
     def _with(self, batches: dict[str, list[list[list[int]]]]) -> L.LightningDataModule:
         data = copy.copy(self._data)

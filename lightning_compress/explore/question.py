@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -38,6 +39,8 @@ class Asked:
         steps: How often the size is bisected after training.
         fits: How many fits each rung may make.
         short: Share of the full length of a fit that a short one has.
+        margin: By how many standard errors the drop must be within its limit on the data of the search, so that it is
+            on others too; 0 for as it is measured.
         together: How many candidates other processes are given at once.
     """
 
@@ -55,6 +58,7 @@ class Asked:
     steps: int = 6
     fits: int = 3
     short: float = 0.5
+    margin: float = 1.0
     together: int = 3
 
     def __post_init__(self) -> None:
@@ -84,6 +88,9 @@ class Asked:
         for key, part in (("share", self.share), ("short", self.short)):
             if isinstance(part, bool) or not isinstance(part, int | float) or not 0 < part < 1:
                 raise ConfigurationError(f"explore.{key}={part!r} is no share between 0 and 1")
+        margin = self.margin
+        if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 <= margin < math.inf:
+            raise ConfigurationError(f"explore.margin={margin!r} is no number of standard errors from 0")
 
     def max_bytes(self) -> int | None:
         """The limit of the size, None for none."""
@@ -92,6 +99,10 @@ class Asked:
     def seconds(self) -> float | None:
         """The budget, None for none."""
         return None if self.budget is None else parse_duration(self.budget, "explore.budget")
+
+    def in_groups(self) -> bool:
+        """Whether the standard error of a drop matters."""
+        return self.max_drop is not None and self.margin > 0
 
     def ahead(self) -> int:
         """How many steps of a bisection hold as many candidates as are made at once."""
@@ -151,6 +162,7 @@ class Asked:
             target=self.target,
             rungs=self.ordered_rungs(),
             left_alone=list(self.leave),
+            margin=self.margin,
         )
 
     def limits(self, metric: str, float_value: float) -> Limits:

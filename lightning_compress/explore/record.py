@@ -30,6 +30,7 @@ class Question:
         target: The deployment target, None for the lowest that carries what is chosen.
         rungs: Names of what may be tried, cheapest first.
         left_alone: Tensors that were to stay dense, by name.
+        margin: By how many standard errors the drop must be within its limit, on the data of the search.
     """
 
     metric: str
@@ -40,6 +41,7 @@ class Question:
     target: str | None = None
     rungs: Sequence[str] = ()
     left_alone: Sequence[str] = ()
+    margin: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -116,9 +118,12 @@ class Candidate:
         weight_bytes: Bytes of its weights.
         value: The metric.
         drop: How much worse the metric is than that of the float16 package; negative where it is better.
+        drop_error: The standard error of the drop, both having seen the same samples; None where it was not asked for,
+            or the samples are one group.
         satisfies: Whether it keeps the limits that were asked for.
         expected: The sum of the scores of its forms; None where nobody knows.
         seconds: Making and measuring it.
+        groups: The metric on each group of the samples alone; empty where it was not asked for.
         timings: What devices measured; empty until a profile is read back.
     """
 
@@ -133,6 +138,8 @@ class Candidate:
     satisfies: bool
     expected: float | None = None
     seconds: float = 0.0
+    drop_error: float | None = None
+    groups: Sequence[float] = ()
     timings: Sequence[Timing] = ()
 
 

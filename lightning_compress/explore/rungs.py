@@ -59,7 +59,7 @@ class Standing:
         good = [
             found.package_bytes - self.overhead
             for found in self.candidates.found
-            if self.limits.allows_value(found.value)
+            if self.limits.allows_value(found.value, found.drop_error)
         ]
         bounds = [min(good)] if self.limits.max_drop is not None and good else []
         if self.limits.max_bytes is not None:
@@ -155,7 +155,8 @@ def _halve(
         depth = min(standing.ahead, steps - step)
         beside = _reachable(attempt, bounds, depth) if standing.candidates.is_elsewhere else []
         found = standing.candidates.make(following.request, beside)
-        bounds = following.if_good if standing.limits.allows_value(found.value) else following.if_bad
+        is_good = standing.limits.allows_value(found.value, found.drop_error)
+        bounds = following.if_good if is_good else following.if_bad
 
 
 def _reachable(

@@ -101,6 +101,7 @@ class Search:
             tell,
             self._compressing,
             None if elsewhere is None else self._make_elsewhere,
+            in_groups=asked.in_groups(),
         )
         self._file = SensitivityFile(folder / FILE, self._digest(), sensitivity)
         self._records: list[TensorRecord] = []

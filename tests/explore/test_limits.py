@@ -19,6 +19,8 @@ from lightning_compress.explore.record import Candidate
         ({"max_drop": 0.01, "rungs": ["kmean"]}, "explore.rungs holds 'kmean'; did you mean 'kmeans'"),
         ({"max_drop": 0.01, "rungs": []}, "explore.rungs is empty"),
         ({"max_drop": 0.01, "share": 1.0}, "explore.share=1.0 is no share"),
+        ({"max_drop": 0.01, "margin": -1}, "explore.margin=-1 is no number of standard errors from 0"),
+        ({"max_drop": 0.01, "margin": math.inf}, "explore.margin=inf is no number"),
         ({"max_drop": 0.01, "samples": 0}, "explore.samples=0 is no count"),
         ({"max_drop": 0.01, "budget": "later"}, "explore.budget='later'"),
     ],
@@ -50,6 +52,15 @@ def test_with_a_drop_the_smallest_good_package_answers_and_with_a_size_alone_the
     best = size.best(found)
     assert best is not None
     assert best.name == "b"
+
+
+def test_a_margin_asks_for_a_drop_that_is_within_the_limit_by_so_many_standard_errors() -> None:
+    limits = Limits(0.5, True, max_drop=0.02, max_bytes=None, margin=2.0)
+    assert limits.allows_value(0.49, 0.005)
+    assert not limits.allows_value(0.49, 0.006)
+    # Nobody knows how far it is off.
+    assert limits.allows_value(0.48, None)
+    assert not limits.allows_value(0.47, None)
 
 
 def test_where_less_is_better_a_larger_value_is_a_drop() -> None:

@@ -24,7 +24,6 @@ from lightning_compress.explore.parts import divided
 from lightning_compress.explore.question import Asked
 from lightning_compress.explore.record import Exploration, read_record
 from lightning_compress.explore.searching import RECORD, Search
-from lightning_compress.explore.verdict import standard_error
 from lightning_compress.tasks.measuring import measure
 from tests.conftest import DigitData, DigitModule
 
@@ -84,6 +83,31 @@ def test_the_smallest_width_within_the_drop_is_chosen_and_judged_on_data_never_s
     assert 0 <= found.verdict.drop_error < 0.1
     assert all(record.input_score is not None and record.input_score > 0 for record in found.tensors)
     assert read_record(Exploration, folder / RECORD) == found
+
+
+def test_a_drop_has_a_standard_error_from_groups_of_the_data_and_must_be_within_the_limit_by_it(
+    searched: tuple[Exploration, Path],
+) -> None:
+    found, _ = searched
+    assert found.question.margin == 1.0
+    assert found.reference.drop_error is None
+    for candidate in found.candidates[1:]:
+        assert candidate.drop_error is not None
+        assert len(candidate.groups) == len(found.reference.groups) == 10
+        assert candidate.satisfies == (candidate.drop + candidate.drop_error <= 0.02)
+    assert (found.candidate("kmeans_palettize_1bit").drop_error or 0) > 0.01
+
+
+@pytest.mark.slow
+def test_a_limit_that_must_be_kept_by_more_standard_errors_takes_a_larger_package(
+    explore: Callable[..., Exploration],
+) -> None:
+    as_measured = explore(max_drop=0.9, margin=0)
+    assert as_measured.chosen == "kmeans_palettize_1bit"
+    assert all(candidate.drop_error is None for candidate in as_measured.candidates)
+    # The same folder: what was measured without groups is measured again.
+    by_far = explore(max_drop=0.9, margin=100)
+    assert by_far.chosen == "kmeans_palettize_4bit"
 
 
 def test_a_search_leaves_the_module_as_it_was(
@@ -220,8 +244,14 @@ def test_forms_that_are_measured_count_as_they_were_measured(explore: Callable[.
 @pytest.mark.slow
 def test_training_goes_below_what_is_possible_without(explore: Callable[..., Exploration]) -> None:
     forms = ["palettize_4bit", "palettize_2bit", "palettize_1bit"]
+    # Of a hundred digits one makes a hundredth: nothing but the float weights would be sure.
     found = explore(
-        max_drop=0.02, forms=forms, rungs=["kmeans", "full_fit"], subject={"steps": 64}, data=DigitData(1024)
+        max_drop=0.02,
+        margin=0,
+        forms=forms,
+        rungs=["kmeans", "full_fit"],
+        subject={"steps": 64},
+        data=DigitData(1024),
     )
     trained = [candidate for candidate in found.candidates if candidate.rung == "full_fit"]
     assert trained
@@ -355,11 +385,3 @@ def test_questions_without_an_answer_are_told(
 def test_a_metric_that_is_no_number_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="accuracy of the float16 package is NaN"):
         search(_NotANumber(), DigitData(), folder=tmp_path, max_drop=0.1, **_FEW)
-
-
-def test_the_standard_error_of_a_mean_is_that_of_the_textbook() -> None:
-    torch.manual_seed(0)
-    values = torch.randn(10, dtype=torch.float64)
-    without_each = [float((values.sum() - value) / 9) for value in values]
-    assert standard_error(without_each) == pytest.approx(float(values.std() / 10**0.5))
-    assert math.isnan(standard_error([0.5]))

@@ -165,7 +165,7 @@ def asked(explore: DictConfig) -> Asked:
         key: settings[key]
         for key in (
             *("max_drop", "max_size", "budget", "higher_is_better", "target"),
-            *("samples", "share", "steps", "fits", "short", "together"),
+            *("samples", "share", "steps", "fits", "short", "margin", "together"),
         )
     }
     given |= {key: _as_list(settings[key], key) for key in ("leave", "rungs")}

@@ -103,7 +103,7 @@ def _cells(exploration: Exploration, candidate: Candidate, *, is_reference: bool
         size(candidate.weight_bytes),
         times_smaller(candidate.package_bytes, exploration.reference.package_bytes),
         metric(candidate.value),
-        "" if is_reference else f"{candidate.drop:+.4f}",
+        "" if is_reference else metric(candidate.drop, candidate.drop_error, sign="+"),
         "yes" if candidate.satisfies else "no",
         *fastest(exploration, candidate),
     ]

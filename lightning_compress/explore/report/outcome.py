@@ -64,7 +64,7 @@ def quality(exploration: Exploration, about: Candidate) -> str:
     """
     name, verdict = exploration.question.metric, exploration.verdict
     if verdict is None or about.name != exploration.chosen:
-        return f"{name} {metric(about.value)}, {worse_by(about.drop)}, on the data of the search"
+        return f"{name} {metric(about.value)}, {worse_by(about.drop, about.drop_error)}, on the data of the search"
     return (
         f"{name} {metric(verdict.value, verdict.error)}, {worse_by(verdict.drop, verdict.drop_error)}, "
         f"on {counted(verdict.samples, 'sample')} that the search has not seen"
@@ -99,7 +99,9 @@ def asked(question: Question) -> str:
         return f"the best package of at most {size(question.max_bytes)}"
     limits = []
     if question.max_drop is not None:
-        limits.append(f"a drop of at most {question.max_drop:g}")
+        errors = "standard error" if question.margin == 1 else "standard errors"
+        margin = f", kept by {question.margin:g} {errors}" if question.margin else ""
+        limits.append(f"a drop of at most {question.max_drop:g}{margin}")
     if question.max_bytes is not None:
         limits.append(f"a package of at most {size(question.max_bytes)}")
     return " and ".join(limits) or "the smallest package, without a limit"

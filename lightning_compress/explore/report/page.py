@@ -163,7 +163,7 @@ def _facts(exploration: Exploration) -> dict[str, str]:
         "smaller than float16": f"{times_smaller(about.package_bytes, exploration.reference.package_bytes)} times",
     }
     if verdict is None or about.name != exploration.chosen:
-        return {**facts, name: metric(about.value), "drop": f"{about.drop:+.4f}"}
+        return {**facts, name: metric(about.value), "drop": metric(about.drop, about.drop_error, sign="+")}
     return {
         **facts,
         name: metric(verdict.value, verdict.error),

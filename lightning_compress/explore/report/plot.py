@@ -41,11 +41,19 @@ class Tick:
 
 @dataclass(frozen=True)
 class Point:
-    """A candidate in the figure: where it is, and its row of the table."""
+    """A candidate in the figure.
+
+    Attributes:
+        x: Where it is.
+        y: Where it is.
+        row: Its row of the table.
+        ends: Of the bar of one standard error of its drop, from it, upwards and downwards; None for no bar.
+    """
 
     x: float
     y: float
     row: CandidateRow
+    ends: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -170,9 +178,16 @@ def _plot(
     def place_y(value: float) -> float:
         return round(bottom - (value - low) / (high - low) * (bottom - top), 1)
 
-    points = [
-        Point(place_x(row.candidate.package_bytes), place_y(row.candidate.value), row) for row in inside
-    ]
+    points = []
+    for row in inside:
+        value, error = row.candidate.value, row.candidate.drop_error
+        y = place_y(value)
+        ends = (
+            None
+            if not error
+            else (place_y(min(value + error, high)) - y, place_y(max(value - error, low)) - y)
+        )
+        points.append(Point(place_x(row.candidate.package_bytes), y, row, ends))
     best = [candidate for candidate in front(exploration) if low <= candidate.value <= high]
     level, limit = exploration.reference.value, worst_value(exploration)
     return Plot(
