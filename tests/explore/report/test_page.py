@@ -70,6 +70,10 @@ class Page(HTMLParser):
             if name == tag:
                 yield attributes, " ".join(self.texts.get(place, "").split())
 
+    def elements_of(self, tag: str, style: str) -> Iterator[tuple[dict[str, str | None], str]]:
+        """The same of those with a class."""
+        return ((one, text) for one, text in self.named(tag) if style in (one.get("class") or "").split())
+
     @property
     def text(self) -> str:
         return " ".join(self.texts[0].split())
@@ -295,6 +299,23 @@ def test_a_long_network_shows_what_suffers_and_folds_the_rest(whole):
     assert names[:3] == ["layer300.weight", "layer299.weight", "layer298.weight"]
     assert len(set(names)) == 300
     assert "285 tensors that suffer less" in [text for _, text in found.named("summary")]
+
+
+def test_each_point_has_the_bar_of_its_standard_error_on_its_sheet(whole):
+    def told(error: float | None) -> Exploration:
+        first, *others = whole.candidates
+        others = [dataclasses.replace(candidate, drop_error=error) for candidate in others]
+        asked = dataclasses.replace(whole.question, margin=1.0)
+        return dataclasses.replace(whole, question=asked, candidates=[first, *others])
+
+    def bars(found: Exploration) -> list[dict[str, str | None]]:
+        return [one for one, _ in read(found).elements_of("line", "error") if one["y1"] != "-7"]
+
+    assert bars(told(None)) == []
+    near, far = bars(told(0.002)), bars(told(10.0))
+    assert len(near) == len(far) > 0
+    heights = [[float(one["y2"] or 0) - float(one["y1"] or 0) for one in found] for found in (near, far)]
+    assert all(0 < small <= large < 400 for small, large in zip(*heights, strict=True))
 
 
 def test_it_is_drawn_from_what_the_search_has_written(whole, tmp_path):

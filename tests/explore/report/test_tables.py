@@ -170,6 +170,8 @@ def test_tensors_are_compared_in_one_form_that_most_of_them_can_have(whole):
     [
         ({"max_drop": None, "max_bytes": 4_000_000}, "the best package of at most 4.00 MB"),
         ({"max_drop": None}, "the smallest package, without a limit"),
+        ({"margin": 1.0}, "a drop of at most 0.01, kept by 1 standard error"),
+        ({"margin": 1.5}, "a drop of at most 0.01, kept by 1.5 standard errors"),
     ],
 )
 def test_what_was_asked_is_said(whole, limits, words):
