@@ -56,6 +56,7 @@ VECTORS = {"n_bits": 4, "cluster_dim": 4}
 
 PALETTES: dict[str, dict[str, Any]] = {
     "2 bits": {"n_bits": 2},
+    "2 bits, 256 vectors of 4": {"n_bits": 8, "cluster_dim": 4},
     "1.5 bits, 64 vectors of 4": {"n_bits": 6, "cluster_dim": 4},
     "1 bit": ONE,
     "1 bit, 16 vectors of 4": VECTORS,
@@ -66,6 +67,9 @@ PALETTES: dict[str, dict[str, Any]] = {
 def options() -> dict[str, dict[str, Option]]:
     """By palette, and by what is changed."""
     found = {name: {"no option": Option(keys)} for name, keys in PALETTES.items()}
+    for name, keys in PALETTES.items():
+        if keys.get("cluster_dim", 1) > 1:
+            found[name]["straight through"] = Option(keys | {"estimator": "straight_through"})
     for name, keys in (("1 bit", ONE), ("1 bit, 16 vectors of 4", VECTORS)):
         found[name] |= {
             "half the learning rate": Option(keys, {"learning_rate": 1.5e-3}),
@@ -80,7 +84,6 @@ def options() -> dict[str, dict[str, Option]]:
                 keys | {"enable_per_channel_scale": True, "per_channel_scaling_factor_scheme": "abs"}
             ),
             "groups of 8 channels": Option(keys | {"granularity": "per_grouped_channel", "group_size": 8}),
-            "straight through": Option(keys | {"estimator": "straight_through"}),
             "soft labels, weight 0.3": Option(keys, {}, {"weight": 0.3}),
         }
     return found
