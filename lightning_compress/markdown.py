@@ -22,8 +22,12 @@ _ADDRESS = re.compile(r"(?i)(?=://)|(?<=www)(?=\.)")
 
 def escaped(text: str) -> str:
     """A text as Markdown shows it: in paragraphs and lines of its own, and no markup, HTML or link in it."""
-    marked = _SPECIAL.sub(r"\\\g<0>", _INDENTED.sub("", plain_text(text)))
-    return _ADDRESS.sub(r"\\", _SPECIAL_AT_START.sub(r"\1\\", marked))
+    return _SPECIAL_AT_START.sub(r"\1\\", escaped_inside(_INDENTED.sub("", plain_text(text))))
+
+
+def escaped_inside(text: str) -> str:
+    """A text as Markdown shows it inside a line, such as in a cell, where no heading, list or rule begins."""
+    return _ADDRESS.sub(r"\\", _SPECIAL.sub(r"\\\g<0>", plain_text(text)))
 
 
 def code_span(text: str) -> str:

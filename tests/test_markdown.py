@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from lightning_compress.markdown import code_block, code_span, escaped, markdown_table
+from lightning_compress.markdown import code_block, code_span, escaped, escaped_inside, markdown_table
 from lightning_compress.untrusted_text import plain_text
 
 HARMLESS = {"inline", "text", "softbreak", "paragraph_open", "paragraph_close"}
@@ -79,6 +79,13 @@ def test_a_table_has_its_numbers_to_the_right_and_no_cell_breaks_it():
 
 
 @given(st.lists(TEXTS, min_size=2, max_size=2))
-def test_a_row_keeps_its_cells(cells):
-    table = markdown_table(["one", "two"], [[code_span(cells[0]), escaped(" ".join(cells[1].split()))]])
-    assert sum(token.type == "td_open" for token in parsed(table)) == 2
+def test_a_row_keeps_its_cells_and_shows_them_as_they_are(cells):
+    name, text = (" ".join(cell.split()) for cell in cells)
+    tokens = parsed(markdown_table(["one", "two"], [[code_span(name), escaped_inside(text)]]))
+    assert sum(token.type == "td_open" for token in tokens) == 2
+    shown = "".join(token.content for token in tokens if token.type == "text")
+    assert "".join(shown.split()) == "onetwo" + "".join(text.split())
+
+
+def test_a_number_in_a_cell_has_no_backslash():
+    assert escaped_inside("-0.004 ± 0.001") == "-0.004 ± 0.001"

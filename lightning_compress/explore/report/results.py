@@ -11,7 +11,7 @@ from lightning_compress.explore.report.candidates import candidate_rows, heading
 from lightning_compress.explore.report.devices import device_tables
 from lightning_compress.explore.report.outcome import answer
 from lightning_compress.explore.report.tensors import EXPLANATION, HEADINGS, tensor_rows
-from lightning_compress.markdown import code_span, escaped, markdown_table
+from lightning_compress.markdown import code_span, escaped, escaped_inside, markdown_table
 
 _LEFT_OF_TENSORS = ("tensor", "shape", "form", "next smaller form")
 
@@ -44,10 +44,7 @@ def _packages(exploration: Exploration) -> str:
     direction = "" if exploration.question.higher_is_better else ", where less is better"
     table = _table(
         [*names, "path"],
-        [
-            [*map(escaped, row.cells), _path(exploration.path(row.candidate))]
-            for row in candidate_rows(exploration)
-        ],
+        [[*_named(row.cells), _path(exploration.path(row.candidate))] for row in candidate_rows(exploration)],
         right=names[2:],
     )
     note = (
@@ -63,7 +60,7 @@ def _tensors(exploration: Exploration) -> str:
         return ""
     table = _table(
         HEADINGS,
-        [map(escaped, row.cells) for row in rows],
+        [_named(row.cells) for row in rows],
         right=[name for name in HEADINGS if name not in _LEFT_OF_TENSORS],
     )
     return f"{table}\n\n{EXPLANATION}"
@@ -74,8 +71,7 @@ def _rungs(exploration: Exploration) -> str:
         [rung.name, rung.state, duration(rung.seconds) if rung.seconds else "", rung.reason]
         for rung in exploration.rungs
     ]
-    rows = [[escaped(cell) for cell in row] for row in rows]
-    return _table(["rung", "state", "time", "why"], rows, right=["time"]) if rows else ""
+    return _table(["rung", "state", "time", "why"], map(_named, rows), right=["time"]) if rows else ""
 
 
 def _devices(exploration: Exploration) -> list[str]:
@@ -85,7 +81,7 @@ def _devices(exploration: Exploration) -> list[str]:
             f"## Measured by Core ML on {escaped(table.device)}",
             _table(
                 ["package", *table.units],
-                [map(escaped, row.cells) for row in table.rows],
+                [_named(row.cells) for row in table.rows],
                 right=table.units,
             ),
             f"Medians of {counted(table.repetitions, 'prediction')} at least; in brackets, how many operations run "
@@ -94,13 +90,19 @@ def _devices(exploration: Exploration) -> list[str]:
     return found
 
 
+def _named(cells: Sequence[str]) -> list[str]:
+    """Cells of which the first is a name."""
+    # To be read and copied as it is, without the backslashes that it has in a text before its underscores.
+    name, *others = cells
+    return [code_span(name), *map(escaped_inside, others)]
+
+
 def _path(path: str | None) -> str:
-    # To be copied as it is, without the backslashes that a name in a text has before its underscores.
     return "" if path is None else code_span(path)
 
 
 def _table(header: Sequence[str], rows: Iterable[Iterable[str]], right: Sequence[str]) -> str:
     """A table of headings as they are and of cells in Markdown."""
-    marked = [escaped(heading) for heading in header]
-    aligned = [escaped(heading) for heading in right]
+    marked = [escaped_inside(heading) for heading in header]
+    aligned = [escaped_inside(heading) for heading in right]
     return markdown_table(marked, [list(row) for row in rows], right=aligned)
