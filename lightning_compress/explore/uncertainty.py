@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
+from lightning_compress.errors import ConfigurationError
 from lightning_compress.explore.parts import Part
 from lightning_compress.tasks import InPlace
 from lightning_compress.tasks.measuring import measure
@@ -33,9 +34,20 @@ def by_groups(module: Placed, part: Part, metric: str, folder: Path) -> tuple[fl
         part: Of the validation data.
         metric: As it is logged.
         folder: Where a Trainer may write.
+
+    Raises:
+        ConfigurationError: The metric cannot be computed on a group alone.
     """
-    value, *groups = _values(module, [part.as_data(), *part.each_group()], metric, folder)
-    return value, groups
+    values = _values(module, [part.as_data(), *part.each_group()], metric, folder)
+    value = next(values)
+    try:
+        return value, list(values)
+    except Exception as error:
+        raise ConfigurationError(
+            f"{metric} can be computed on all {part.samples} samples of the search, and not on a tenth of them alone, "
+            f"which tells how far a drop can be off: {type(error).__name__}: {error}. Set explore.margin=0 to take "
+            "drops as they are measured"
+        ) from error
 
 
 def jackknifed(module: Placed, part: Part, metric: str, folder: Path) -> tuple[float, list[float]]:
