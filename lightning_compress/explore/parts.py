@@ -84,9 +84,10 @@ class Part:
         return min(_GROUPS, min(len(batches) for loaders in self._batches.values() for batches in loaders))
 
     def _of_groups(self, chosen: Collection[int]) -> dict[str, list[list[list[int]]]]:
+        groups = self._groups
         return {
             name: [
-                [batch for index, batch in enumerate(batches) if index % self._groups in chosen]
+                [batch for index, batch in enumerate(batches) if index % groups in chosen]
                 for batches in loaders
             ]
             for name, loaders in self._batches.items()

@@ -178,16 +178,17 @@ def _plot(
     def place_y(value: float) -> float:
         return round(bottom - (value - low) / (high - low) * (bottom - top), 1)
 
-    points = []
-    for row in inside:
-        value, error = row.candidate.value, row.candidate.drop_error
-        y = place_y(value)
-        ends = (
-            None
-            if not error
-            else (place_y(min(value + error, high)) - y, place_y(max(value - error, low)) - y)
-        )
-        points.append(Point(place_x(row.candidate.package_bytes), y, row, ends))
+    def bar(candidate: Candidate) -> tuple[float, float] | None:
+        value, error = candidate.value, candidate.drop_error
+        if not error:
+            return None
+        upper, lower = min(value + error, high), max(value - error, low)
+        return place_y(upper) - place_y(value), place_y(lower) - place_y(value)
+
+    points = [
+        Point(place_x(row.candidate.package_bytes), place_y(row.candidate.value), row, bar(row.candidate))
+        for row in inside
+    ]
     best = [candidate for candidate in front(exploration) if low <= candidate.value <= high]
     level, limit = exploration.reference.value, worst_value(exploration)
     return Plot(
