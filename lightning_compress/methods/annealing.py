@@ -38,10 +38,12 @@ class Annealing:
         Raises:
             ConfigurationError: It does not end within the fit, or the fit's length is unknown.
         """
-        begin = length.step_of(self.begin_step, source)
-        # A fit of one step has none left to fall over.
-        end = max(length.step_of(self.end_step, source), begin + 1)
-        length.check(end if isinstance(self.end_step, int) else begin, source)
+        begin, end = length.step_of(self.begin_step, source), length.step_of(self.end_step, source)
+        if isinstance(self.begin_step, float):
+            # In a short fit two fractions may be one step; it shall end as it was asked to nevertheless.
+            begin = max(min(begin, end - 1), 0)
+        end = max(end, begin + 1)
+        length.check(end, source)
         return Cooling(self.factor, begin, end)
 
 

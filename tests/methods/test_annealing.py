@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lightning_compress import Compression, DKMPalettization
@@ -14,11 +14,12 @@ from lightning_compress.methods.annealing import Annealing
 from lightning_compress.methods.mechanism.schedule import FitLength
 
 
-@given(factor=st.floats(1e-6, 1), begin=st.floats(0, 0.9), length=st.integers(2, 200))
+@given(factor=st.floats(1e-6, 1), begin=st.floats(0, 0.9), length=st.integers(1, 200))
+@example(factor=0.5, begin=0.75, length=2)
 def test_it_falls_by_one_factor_a_step_between_its_points(factor, begin, length):
     cooling = Annealing(factor, begin_step=begin).resolve(FitLength(length), "test")
     reached = [cooling.at(step) for step in range(length + 1)]
-    begins = round(begin * length)
+    begins = min(round(begin * length), length - 1)
     assert reached[: begins + 1] == [1] * (begins + 1)
     assert reached[-1] == pytest.approx(factor)
     factors = [
@@ -64,6 +65,11 @@ def test_without_it_a_fit_does_not(digit_module, digit_data, make_trainer):
 def test_what_cannot_be_is_refused(annealing, message):
     with pytest.raises(ConfigurationError, match=f"annealing of DKMPalettization.*{message}"):
         DKMPalettization(n_bits=2, annealing=annealing)
+
+
+def test_one_that_would_begin_as_the_fit_ends_is_refused():
+    with pytest.raises(ConfigurationError, match="test ends at optimizer step 11, but the fit has 10"):
+        Annealing(0.1, begin_step=10).resolve(FitLength(10), "test")
 
 
 def test_one_that_ends_after_the_fit_is_refused(digit_module, digit_data, make_trainer):
