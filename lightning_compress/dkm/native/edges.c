@@ -72,6 +72,9 @@ static void merge_runs(double *values, double *spare, int64_t *ends, int64_t run
     }
 }
 
+/* As many places as there can be. */
+INLINE int64_t most_places_of(int64_t switches) { return MOST_PLACES + 2 * STEPS * switches; }
+
 /* Places at which the width that panels may have is computed, ascending; their number is the result. Room for as many
 in `spare`, and for a number a switch and one more in `ends`. */
 static int64_t find_places(double low, double high, const double *middles, const double *gaps, int64_t switches,
@@ -111,7 +114,7 @@ static int64_t find_edges(const Needs *needs, int64_t group, int64_t most, doubl
 {
     const double low = needs->low[group], high = needs->high[group];
     const int64_t switches = needs->clusters - 1, all = switches * needs->known;
-    const int64_t most_places = MOST_PLACES + 2 * STEPS * all;
+    const int64_t most_places = most_places_of(all);
     double *middles = room, *gaps = middles + all, *greatest = gaps + all, *fall = greatest + all;
     double *ordered = fall + all, *places = ordered + needs->clusters, *phase = places + most_places;
     int64_t *ends = (int64_t *)(phase + most_places);
@@ -168,7 +171,7 @@ static int64_t find_edges(const Needs *needs, int64_t group, int64_t most, doubl
 
 int choose_steep(const Needs *needs, Panels *grid)
 {
-    const int64_t all = (needs->clusters - 1) * needs->known, places = MOST_PLACES + 2 * STEPS * all;
+    const int64_t all = (needs->clusters - 1) * needs->known, places = most_places_of(all);
     const int64_t most = most_panels(needs->count);
     /* Switches, a palette, places and phases, and the ends of runs, which are as long as other numbers. */
     double *room = malloc((size_t)(4 * all + needs->clusters + 2 * places + all + 1) * sizeof(double));
