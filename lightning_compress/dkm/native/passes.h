@@ -43,7 +43,8 @@ typedef void (*Fork)(void (*task)(void *), void *data, unsigned threads, unsigne
 
 #define POINTS 8 /* On a panel, as in grid.py. */
 
-/* What a pass over points or vectors does; the last two are of vectors alone. */
+/* What a pass over points or vectors does; the last two are of vectors alone. Of vectors, OUTPUT_GRADIENTS are through
+the output and the last update, UPDATE_GRADIENTS through an earlier one, added to what is there. */
 typedef enum { SUM_UP, EVALUATE, OUTPUT_GRADIENTS, UPDATE_GRADIENTS, ASSIGN, LOOK_UP } PassKind;
 
 /* The passes over weights, of places.c, and between bins and points, of panels.c and attention.c. */

@@ -8,9 +8,12 @@
 /* A pass over the vectors of one group, which is (chunks, dimensions, row): channels that follow each other are the
 elements of a vector, and lie `row` apart. Palettes are (clusters, dimensions). What is not used is NULL.
 
-after: the centroids after the update. share: the gradient by those over what is attended to them. carried: gradients
-of the vectors. results: like the weight. sums: for each part (clusters, 1 + 2 * dimensions), of which a kind of pass
-uses what it says. totals: for each part, 2 + dimensions: the sum of squared distances to the nearest centroid, the
+after: the centroids after the update. share: the gradient by those over what is attended to them. carried: what is
+summed up, or the gradients by the output, like the weight. results: like the weight. order: where the
+first elements of vectors lie, in an order that keeps near ones together. near: of each block of those, bits of the
+centroids that matter to it, 64 to a word; the first pass over a palette leaves them to the second. sums: for each part (clusters, 1 +
+dimensions): of attention and of attention times what is summed, or gradients by the centroids before in columns 1 and
+on. totals: for each part, 2 + dimensions: the sum of squared distances to the nearest centroid, the
 number of vectors, and the sum of the vectors or of what they carry. */
 typedef struct {
     int64_t next, parts, failed;
@@ -22,11 +25,16 @@ typedef struct {
     int64_t skip_zeros;
     float *results;
     uint8_t *indices;
+    int32_t *order;
+    uint64_t *near;
     double *sums, *totals;
 } VectorPass;
 
 /* Makes a pass of one kind; sums and totals of all parts come to lie in the first. Returns 1 where there was no
 memory. */
 int run_vector_pass(Fork fork, VectorPass *pass, PassKind kind);
+
+/* Fills `order`, for palettes of many. */
+void order_vectors(Fork fork, VectorPass *pass);
 
 #endif

@@ -10,6 +10,8 @@ A weight is (groups, chunks, dimensions, row): channels that follow each other a
 #include <stdlib.h>
 
 #define WIDE 100 /* Temperatures in the variance of a palette that is wide. */
+#define MANY 64  /* Centroids of which few matter to vectors that are near each other. */
+#define FELT 40  /* Logarithms to base 2 below the largest of what counts. */
 
 /* Numbers in single precision. */
 static void to_single(const double *values, int64_t count, float *table)
@@ -35,16 +37,24 @@ static void pay_to(VectorPass *pass, const double *palette, double temperature, 
     pass->palette.precise = variance > WIDE * temperature ? palette : NULL;
 }
 
-/* The room that passes over one group need: three palettes, and sums and totals of every part. */
-static int make_room(VectorPass *pass, float **tables)
+/* The room that passes over one group need: three palettes, sums and totals of every part, and for palettes of many an
+order of vectors, and what is near. */
+static int make_room(VectorPass *pass, int attends, float **tables)
 {
     const int64_t palette = pass->palette.clusters * pass->dimensions, d = pass->dimensions;
-    *tables = malloc((size_t)(3 * palette) * sizeof(float));
-    pass->sums = malloc((size_t)(pass->parts * pass->palette.clusters * (1 + 2 * d)) * sizeof(double));
+    const int64_t count = pass->chunks * pass->row;
+    *tables = calloc((size_t)(3 * palette), sizeof(float));
+    pass->sums = malloc((size_t)(pass->parts * pass->palette.clusters * (1 + d)) * sizeof(double));
     pass->totals = malloc((size_t)(pass->parts * (2 + d)) * sizeof(double));
     pass->palette.centroids = *tables;
     pass->after = *tables + palette;
     pass->share = *tables + 2 * palette;
+    if (attends && pass->palette.clusters >= MANY && count * d <= INT32_MAX) {
+        pass->order = malloc((size_t)count * sizeof(int32_t));
+        pass->near = malloc((size_t)((count / VECTORS + 1) * (pass->palette.clusters / 64 + 1)) * sizeof(uint64_t));
+        if (!pass->order || !pass->near)
+            return 1;
+    }
     return !*tables || !pass->sums || !pass->totals;
 }
 
@@ -53,6 +63,8 @@ static void leave(VectorPass *pass, float *tables)
     free(tables);
     free(pass->sums);
     free(pass->totals);
+    free(pass->order);
+    free(pass->near);
 }
 
 static VectorPass begin(int64_t parts, int64_t chunks, int64_t dimensions, int64_t row, int64_t clusters,
@@ -67,6 +79,9 @@ static VectorPass begin(int64_t parts, int64_t chunks, int64_t dimensions, int64
     pass.palette.scale = (float)(1.4426950408889634 / temperature);
     pass.palette.zero_preference = (float)zero_preference;
     pass.floor = (float)floor;
+    /* What is paid below the floor does not matter; twice that allows for how it is rounded. */
+    const double felt = floor > 0 && -log2(floor) + 1 < FELT ? -log2(floor) + 1 : FELT;
+    pass.palette.felt = (float)felt / pass.palette.scale;
     pass.factor = (float)(2 / temperature);
     pass.skip_zeros = skip_zeros;
     return pass;
@@ -76,7 +91,7 @@ static VectorPass begin(int64_t parts, int64_t chunks, int64_t dimensions, int64
 static void update(const VectorPass *pass, int64_t clusters, double floor, int64_t fix_zero, const double *before,
                    double *after, double *attended)
 {
-    const int64_t dimensions = pass->dimensions, columns = 1 + 2 * dimensions;
+    const int64_t dimensions = pass->dimensions, columns = 1 + dimensions;
     for (int64_t k = 0; k < clusters; k++) {
         attended[k] = pass->sums[k * columns] + floor * pass->totals[1];
         for (int64_t d = 0; d < dimensions; d++) {
@@ -102,12 +117,14 @@ EXPORT int cluster_vectors(Fork fork, int64_t parts, const float *weight, int64_
     const int64_t palette = clusters * dimensions, size = chunks * dimensions * row;
     VectorPass pass = begin(parts, chunks, dimensions, row, clusters, temperature, floor, zero_preference, skip_zeros);
     float *tables;
-    int failed = make_room(&pass, &tables);
+    int failed = make_room(&pass, 1, &tables);
     for (int64_t group = 0; group < groups && !failed; group++) {
         double previous = 0;
         int64_t step = 0;
-        pass.weight = weight + group * size;
+        pass.weight = pass.carried = weight + group * size;
         pass.results = NULL;
+        if (pass.order)
+            order_vectors(fork, &pass);
         for (int going_on = 1; going_on && !failed; step++) {
             double *before = trace + (step * groups + group) * palette, *after = before + groups * palette;
             pay_to(&pass, before, temperature, tables);
@@ -136,42 +153,40 @@ EXPORT int differentiate_vectors(Fork fork, int64_t parts, const float *weight, 
                                  int64_t skip_zeros, const double *trace, const double *attended,
                                  const int64_t *done, const double *by_last, float *by_weight, double *by_first)
 {
-    const int64_t palette = clusters * dimensions, size = chunks * dimensions * row, columns = 1 + 2 * dimensions;
+    const int64_t palette = clusters * dimensions, size = chunks * dimensions * row, columns = 1 + dimensions;
     VectorPass pass = begin(parts, chunks, dimensions, row, clusters, temperature, floor, zero_preference, skip_zeros);
     float *tables;
     double *share = malloc((size_t)palette * sizeof(double)), *by_before = malloc((size_t)palette * sizeof(double));
-    int failed = make_room(&pass, &tables) || !share || !by_before;
+    int failed = make_room(&pass, 1, &tables) || !share || !by_before;
     for (int64_t group = 0; group < groups && !failed; group++) {
         const int64_t last = done[group] - 1;
         double *gradient = by_first + group * palette;
         pass.weight = weight + group * size;
         pass.carried = upstream + group * size;
         pass.results = by_weight + group * size;
+        if (pass.order)
+            order_vectors(fork, &pass);
         for (int64_t step = last; step >= 0 && !failed; step--) {
             const double *before = trace + (step * groups + group) * palette, *after = before + groups * palette;
             const double *paid = attended + (step * groups + group) * clusters;
             pay_to(&pass, before, temperature, tables);
             to_single(after, palette, tables + palette);
-            memset(by_before, 0, (size_t)palette * sizeof(double));
             if (step == last) {
-                failed = run_vector_pass(fork, &pass, OUTPUT_GRADIENTS);
+                failed = run_vector_pass(fork, &pass, SUM_UP);
                 for (int64_t k = 0; k < clusters; k++)
-                    for (int64_t d = 0; d < dimensions; d++) {
-                        const int64_t at = k * dimensions + d;
-                        gradient[at] = by_last[group * palette + at] + floor * pass.totals[2 + d] +
-                                       pass.sums[k * columns + 1 + dimensions + d];
-                        by_before[at] = 2 / temperature * pass.sums[k * columns + 1 + d];
-                    }
+                    for (int64_t d = 0; d < dimensions; d++)
+                        gradient[k * dimensions + d] = by_last[group * palette + k * dimensions + d] +
+                                                       floor * pass.totals[2 + d] + pass.sums[k * columns + 1 + d];
             }
             for (int64_t k = 0; k < clusters; k++)
                 for (int64_t d = 0; d < dimensions; d++) {
                     const int64_t at = k * dimensions + d;
                     const double moving = fix_zero && k == 0 ? 0 : gradient[at];
                     share[at] = paid[k] > 0 ? moving / paid[k] : 0;
-                    by_before[at] += paid[k] > 0 ? 0 : moving;
+                    by_before[at] = paid[k] > 0 ? 0 : moving;
                 }
             to_single(share, palette, tables + 2 * palette);
-            failed = failed || run_vector_pass(fork, &pass, UPDATE_GRADIENTS);
+            failed = failed || run_vector_pass(fork, &pass, step == last ? OUTPUT_GRADIENTS : UPDATE_GRADIENTS);
             for (int64_t k = 0; k < clusters; k++)
                 for (int64_t d = 0; d < dimensions; d++)
                     gradient[k * dimensions + d] =
@@ -197,7 +212,7 @@ EXPORT int assign_vectors(Fork fork, int64_t parts, const float *weight, int64_t
     float *tables;
     double *counts = malloc((size_t)clusters * sizeof(double));
     pass.indices = malloc((size_t)(chunks * row));
-    int failed = make_room(&pass, &tables) || !pass.indices || !counts;
+    int failed = make_room(&pass, 0, &tables) || !pass.indices || !counts;
     for (int64_t group = 0; group < groups && !failed; group++) {
         double *own = palettes + group * palette;
         pass.weight = weight + group * size;
