@@ -101,6 +101,35 @@ def test_any_layout_and_any_option_gives_what_matrices_give(native, data):
         torch.testing.assert_close(one.double(), other, rtol=2e-4, atol=2e-4)
 
 
+@pytest.mark.skipif(not has("cluster_vectors"), reason="built without C")
+@pytest.mark.parametrize("floor", [0.0, 1e-7])
+@pytest.mark.parametrize("spread", [0.3, 10.0, 300.0], ids=lambda spread: f"variance {spread} temperatures")
+@pytest.mark.parametrize(
+    ("shape", "clusters", "dimensions"),
+    [
+        ((64, 605), 256, 4),  # 9,680 vectors, which are sorted in two parts, and blocks that are not full
+        ((60, 33), 64, 2),
+        ((48, 1700), 100, 8),
+        ((32, 700), 64, 16),
+    ],
+)
+def test_the_few_centroids_that_matter_of_many_are_all_that_matter(
+    shape, clusters, dimensions, spread, floor
+):
+    generator = torch.Generator().manual_seed(clusters + dimensions)
+    weight = torch.randn(shape, generator=generator)
+    vectors = to_vectors(weight, 1, dimensions)[0]
+    # Each attracts something: in single precision what is felt by nothing stays where it is.
+    centroids = vectors[torch.randperm(len(vectors), generator=generator)[:clusters]].clone()
+    options = {"temperature": 1 / spread, "iterations": 2, "attention_floor": floor}
+    upstream = torch.randn(shape, generator=generator), torch.zeros_like(centroids)
+    exact = gradients(by_matrices, weight.double(), centroids.double(), upstream, **options)
+    ours = gradients(palettize, weight, centroids, upstream, **options)
+    order = (0, 2, 1)
+    found = errors([ours[i] for i in order], [exact[i] for i in order])
+    assert all(error <= limit for error, limit in zip(found, LIMITS, strict=True)), found
+
+
 @KERNELS
 @pytest.mark.parametrize("estimator", ["dkm", "straight_through"])
 def test_groups_are_weights_of_their_own(native, estimator):

@@ -7,6 +7,7 @@ formulas. A register holds one element of LANES vectors, a block two registers f
 #include "vector_passes.h"
 
 #define FAR 100.0f /* Logarithms of what is paid to the nearest centroid that single precision rounds too much. */
+#define ROUNDED 1.000004f /* Squared distances that may be as large, for how they are rounded. */
 
 /* The centroids that a block pays to. */
 typedef struct {
@@ -89,7 +90,8 @@ INLINE void narrow(const VectorPalette *palette, const Pair *there, const Pair *
     Pair most;
     int64_t kept = 0;
     for (int half = 0; half < 2; half++)
-        most.half[half] = choose(there->half[half] > 0, least->half[half] + palette->felt, (Floats){0} - INFINITY);
+        most.half[half] = choose(there->half[half] > 0, least->half[half] * ROUNDED + palette->felt,
+                                 (Floats){0} - INFINITY);
     for (int64_t j = 0; j < near->count; j++) {
         const Pair distance = soft[j];
         near->index[kept] = near->index[j];
@@ -125,7 +127,7 @@ INLINE Pair pay_block(const VectorPalette *palette, int64_t dimensions, int narr
             total.half[half] += paid;
         }
     for (int half = 0; half < 2; half++)
-        total.half[half] = there->half[half] / total.half[half];
+        total.half[half] = choose(there->half[half] > 0, 1 / total.half[half], (Floats){0});
     for (int64_t j = 0; j < near->count; j++)
         for (int half = 0; half < 2; half++)
             soft[j].half[half] *= total.half[half];
