@@ -83,7 +83,7 @@ def differentiate(
     """
     points = _precise_points(weight, layout, clustering)
     attender = VectorAttender(points, _present(points, skip_zeros), clustering)
-    trace, attended, done = iterations
+    trace, attended, done, *_ = iterations
     by_after, through_output, slope = attender.output_gradients(
         to_points(upstream, layout).to(points.dtype), _before_last(iterations), trace[-1]
     )

@@ -40,11 +40,15 @@ class VectorIterations(NamedTuple):
         trace: The palettes before the first update and after each, (iterations + 1, G, K, D).
         attended: The attention that each update paid to each centroid, (iterations, G, K); 0 where none was.
         done: How many updates were made before an early stop, (G,).
+        order: Where vectors lie, near ones together, (G, N), for palettes of many in C.
+        near: Bits of the centroids that matter to each block of those in the last update.
     """
 
     trace: Tensor
     attended: Tensor
     done: Tensor
+    order: Tensor | None = None
+    near: Tensor | None = None
 
 
 def precise(tensor: Tensor) -> Tensor:

@@ -23,8 +23,8 @@ _SIGNATURES = {
     "attend_points": f"fnn pp{_SHAPE} pppn ddd ppp",
     "cluster_scalars": "fnnp",
     "differentiate_scalars": "fnnp",
-    "cluster_vectors": f"fn p{_VECTORS} nd {_PAID} pppp",
-    "differentiate_vectors": f"fn pp{_VECTORS} {_PAID} ppp p pp",
+    "cluster_vectors": f"fn p{_VECTORS} nd {_PAID} ppp pp p",
+    "differentiate_vectors": f"fn pp{_VECTORS} {_PAID} ppp pp p pp",
     "assign_vectors": f"fn p{_VECTORS} n dnn ppp",
 }
 """Arguments of the functions: f the threads' entry, p pointers, n whole numbers, d numbers in double precision."""

@@ -138,8 +138,7 @@ INLINE void pass_over_part(const VectorPass *pass, PassKind kind, int64_t dimens
     end = end < count ? end : count;
     const int adds = kind == UPDATE_GRADIENTS, reacts = adds || kind == OUTPUT_GRADIENTS;
     const int stores = reacts || kind == EVALUATE || kind == LOOK_UP, loads = kind == SUM_UP || kind == OUTPUT_GRADIENTS;
-    /* The first pass over a palette finds what matters to each block, the second knows. */
-    const int narrows = pass->near && (kind == SUM_UP || adds);
+    const int narrows = pass->near && pass->narrows;
     const float *table = reacts ? pass->share : pass->after;
     double *totals = pass->totals + part * (2 + dimensions);
     const int64_t together = pass->palette.precise ? FLUSH_OF_WIDE : FLUSH;

@@ -11,7 +11,7 @@ elements of a vector, and lie `row` apart. Palettes are (clusters, dimensions). 
 after: the centroids after the update. share: the gradient by those over what is attended to them. carried: what is
 summed up, or the gradients by the output, like the weight. results: like the weight. order: where the
 first elements of vectors lie, in an order that keeps near ones together. near: of each block of those, bits of the
-centroids that matter to it, 64 to a word; the first pass over a palette leaves them to the second. sums: for each part (clusters, 1 +
+centroids that matter to it, 64 to a word, which a pass that `narrows` finds, and others over that palette use. sums: for each part (clusters, 1 +
 dimensions): of attention and of attention times what is summed, or gradients by the centroids before in columns 1 and
 on. totals: for each part, 2 + dimensions: the sum of squared distances to the nearest centroid, the
 number of vectors, and the sum of the vectors or of what they carry. */
@@ -25,6 +25,7 @@ typedef struct {
     int64_t skip_zeros;
     float *results;
     uint8_t *indices;
+    int64_t narrows;
     int32_t *order;
     uint64_t *near;
     double *sums, *totals;

@@ -10,7 +10,6 @@ A weight is (groups, chunks, dimensions, row): channels that follow each other a
 #include <stdlib.h>
 
 #define WIDE 100 /* Temperatures in the variance of a palette that is wide. */
-#define MANY 64  /* Centroids of which few matter to vectors that are near each other. */
 #define FELT 40  /* Logarithms to base 2 below the largest of what counts. */
 
 /* Numbers in single precision. */
@@ -37,24 +36,16 @@ static void pay_to(VectorPass *pass, const double *palette, double temperature, 
     pass->palette.precise = variance > WIDE * temperature ? palette : NULL;
 }
 
-/* The room that passes over one group need: three palettes, sums and totals of every part, and for palettes of many an
-order of vectors, and what is near. */
-static int make_room(VectorPass *pass, int attends, float **tables)
+/* The room that passes over one group need: three palettes, and sums and totals of every part. */
+static int make_room(VectorPass *pass, float **tables)
 {
     const int64_t palette = pass->palette.clusters * pass->dimensions, d = pass->dimensions;
-    const int64_t count = pass->chunks * pass->row;
     *tables = calloc((size_t)(3 * palette), sizeof(float));
     pass->sums = malloc((size_t)(pass->parts * pass->palette.clusters * (1 + d)) * sizeof(double));
     pass->totals = malloc((size_t)(pass->parts * (2 + d)) * sizeof(double));
     pass->palette.centroids = *tables;
     pass->after = *tables + palette;
     pass->share = *tables + 2 * palette;
-    if (attends && pass->palette.clusters >= MANY && count * d <= INT32_MAX) {
-        pass->order = malloc((size_t)count * sizeof(int32_t));
-        pass->near = malloc((size_t)((count / VECTORS + 1) * (pass->palette.clusters / 64 + 1)) * sizeof(uint64_t));
-        if (!pass->order || !pass->near)
-            return 1;
-    }
     return !*tables || !pass->sums || !pass->totals;
 }
 
@@ -63,8 +54,6 @@ static void leave(VectorPass *pass, float *tables)
     free(tables);
     free(pass->sums);
     free(pass->totals);
-    free(pass->order);
-    free(pass->near);
 }
 
 static VectorPass begin(int64_t parts, int64_t chunks, int64_t dimensions, int64_t row, int64_t clusters,
@@ -85,6 +74,14 @@ static VectorPass begin(int64_t parts, int64_t chunks, int64_t dimensions, int64
     pass.factor = (float)(2 / temperature);
     pass.skip_zeros = skip_zeros;
     return pass;
+}
+
+/* Lets a pass have the part of a group in what is kept of all, if anything is. */
+static void find_group(VectorPass *pass, int64_t group, int32_t *order, uint64_t *near)
+{
+    const int64_t count = pass->chunks * pass->row, words = (pass->palette.clusters + 63) / 64;
+    pass->order = order ? order + group * count : NULL;
+    pass->near = order ? near + group * ((count + VECTORS - 1) / VECTORS) * words : NULL;
 }
 
 /* Centroids after an update from sums that a pass left, and how much is attended to each. */
@@ -108,23 +105,27 @@ static void update(const VectorPass *pass, int64_t clusters, double floor, int64
 
 trace: (iterations + 1, groups, clusters, dimensions), the first palettes before, then those after each update; updates
 that an early stop left out repeat the last. attended: (iterations, groups, clusters). done: updates made, (groups).
-epsilon: below 0 for no early stop. */
+epsilon: below 0 for no early stop. order: (groups, vectors), and near: (groups, blocks of vectors, words of 64 bits),
+are for palettes of many, or NULL; they are filled for `differentiate_vectors`. */
 EXPORT int cluster_vectors(Fork fork, int64_t parts, const float *weight, int64_t groups, int64_t chunks,
                            int64_t dimensions, int64_t row, int64_t clusters, int64_t iterations, double epsilon,
                            double temperature, double floor, double zero_preference, int64_t fix_zero,
-                           int64_t skip_zeros, double *trace, double *attended, int64_t *done, float *output)
+                           int64_t skip_zeros, double *trace, double *attended, int64_t *done, int32_t *order,
+                           uint64_t *near, float *output)
 {
     const int64_t palette = clusters * dimensions, size = chunks * dimensions * row;
     VectorPass pass = begin(parts, chunks, dimensions, row, clusters, temperature, floor, zero_preference, skip_zeros);
     float *tables;
-    int failed = make_room(&pass, 1, &tables);
+    int failed = make_room(&pass, &tables);
     for (int64_t group = 0; group < groups && !failed; group++) {
         double previous = 0;
         int64_t step = 0;
         pass.weight = pass.carried = weight + group * size;
         pass.results = NULL;
-        if (pass.order)
+        find_group(&pass, group, order, near);
+        if (order)
             order_vectors(fork, &pass);
+        pass.narrows = 1;
         for (int going_on = 1; going_on && !failed; step++) {
             double *before = trace + (step * groups + group) * palette, *after = before + groups * palette;
             pay_to(&pass, before, temperature, tables);
@@ -140,6 +141,7 @@ EXPORT int cluster_vectors(Fork fork, int64_t parts, const float *weight, int64_
             memcpy(trace + (left * groups + group) * palette, last, (size_t)palette * sizeof(double));
         to_single(last, palette, tables + palette);
         pass.results = output + group * size;
+        pass.narrows = 0;
         failed = failed || run_vector_pass(fork, &pass, EVALUATE);
     }
     leave(&pass, tables);
@@ -151,26 +153,27 @@ EXPORT int differentiate_vectors(Fork fork, int64_t parts, const float *weight, 
                                  int64_t chunks, int64_t dimensions, int64_t row, int64_t clusters,
                                  double temperature, double floor, double zero_preference, int64_t fix_zero,
                                  int64_t skip_zeros, const double *trace, const double *attended,
-                                 const int64_t *done, const double *by_last, float *by_weight, double *by_first)
+                                 const int64_t *done, int32_t *order, uint64_t *near, const double *by_last,
+                                 float *by_weight, double *by_first)
 {
     const int64_t palette = clusters * dimensions, size = chunks * dimensions * row, columns = 1 + dimensions;
     VectorPass pass = begin(parts, chunks, dimensions, row, clusters, temperature, floor, zero_preference, skip_zeros);
     float *tables;
     double *share = malloc((size_t)palette * sizeof(double)), *by_before = malloc((size_t)palette * sizeof(double));
-    int failed = make_room(&pass, 1, &tables) || !share || !by_before;
+    int failed = make_room(&pass, &tables) || !share || !by_before;
     for (int64_t group = 0; group < groups && !failed; group++) {
         const int64_t last = done[group] - 1;
         double *gradient = by_first + group * palette;
         pass.weight = weight + group * size;
         pass.carried = upstream + group * size;
         pass.results = by_weight + group * size;
-        if (pass.order)
-            order_vectors(fork, &pass);
+        find_group(&pass, group, order, near);
         for (int64_t step = last; step >= 0 && !failed; step--) {
             const double *before = trace + (step * groups + group) * palette, *after = before + groups * palette;
             const double *paid = attended + (step * groups + group) * clusters;
             pay_to(&pass, before, temperature, tables);
             to_single(after, palette, tables + palette);
+            pass.narrows = step < last;
             if (step == last) {
                 failed = run_vector_pass(fork, &pass, SUM_UP);
                 for (int64_t k = 0; k < clusters; k++)
@@ -212,7 +215,7 @@ EXPORT int assign_vectors(Fork fork, int64_t parts, const float *weight, int64_t
     float *tables;
     double *counts = malloc((size_t)clusters * sizeof(double));
     pass.indices = malloc((size_t)(chunks * row));
-    int failed = make_room(&pass, 0, &tables) || !pass.indices || !counts;
+    int failed = make_room(&pass, &tables) || !pass.indices || !counts;
     for (int64_t group = 0; group < groups && !failed; group++) {
         double *own = palettes + group * palette;
         pass.weight = weight + group * size;

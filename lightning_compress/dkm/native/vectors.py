@@ -14,6 +14,12 @@ _LEAST_PART = 1 << 14
 
 _MOST_CLUSTERS, _MOST_DIMENSIONS = 256, 64
 
+_MANY = 64
+"""Centroids of which few matter to vectors that are near each other, so that sorting those pays."""
+
+_BLOCK, _WORD = 32, 64
+"""Vectors of a block, and centroids of a word, as in vectors.h."""
+
 
 def serves_vectors(weight: Tensor, palettes: Tensor) -> bool:
     """Whether vectors can be clustered in C: single precision on a processor, and palettes of what Core ML holds."""
@@ -36,6 +42,7 @@ def cluster(
     trace[0] = palettes
     attended = torch.empty((clustering.iterations, groups, clusters), dtype=torch.float64)
     done = torch.empty(groups, dtype=torch.int64)
+    order, near = _neighbours(layout, clusters)
     output = torch.empty_like(weight)
     call(
         "cluster_vectors",
@@ -50,9 +57,11 @@ def cluster(
         trace,
         attended,
         done,
+        order,
+        near,
         output,
     )
-    return output, VectorIterations(trace, attended, done)
+    return output, VectorIterations(trace, attended, done, order, near)
 
 
 def differentiate(
@@ -68,6 +77,9 @@ def differentiate(
     """As `vector_clustering.differentiate`."""
     by_weight, by_first = torch.empty_like(weight), torch.empty_like(iterations.trace[0])
     clusters = by_first.shape[1]
+    if iterations.near is not None and len(iterations.attended) > 1:
+        # Earlier updates find what was near then; a second backward pass needs what is there.
+        iterations = iterations._replace(near=iterations.near.clone())
     call(
         "differentiate_vectors",
         threads(),
@@ -136,6 +148,16 @@ def _assign(
         output,
     )
     return moved, inertia
+
+
+def _neighbours(layout: VectorLayout, clusters: int) -> tuple[Tensor | None, Tensor | None]:
+    """Room for the order of vectors and for the centroids near each block of them, where a palette has many."""
+    vectors = layout.chunks * layout.row
+    if clusters < _MANY or vectors * layout.dimensions >= 1 << 31:
+        return None, None
+    blocks, words = -(-vectors // _BLOCK), -(-clusters // _WORD)
+    order = torch.empty(layout.groups, vectors, dtype=torch.int32)
+    return order, torch.empty(layout.groups, blocks, words, dtype=torch.int64)
 
 
 def _parts(layout: VectorLayout, clusters: int) -> int:
