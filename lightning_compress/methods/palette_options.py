@@ -27,6 +27,9 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "dtype": ("qint8", "quint8", "float32"),
 }
 _COUNTS = ("group_size", "cluster_dim", "kmeans_max_iter")
+VECTOR_TAU = 0.03
+"""The temperature of vectors by default, as a share of a weight's variance."""
+
 _RENAMED = {"partition_size": "group_size", "cluster_dtype": "lut_dtype"}
 
 
@@ -46,8 +49,11 @@ class PaletteOptions:
             for which more cost as much again and gain nothing: palettes go on from where the step before left them.
         indivisible: What becomes of a weight that vectors of `cluster_dim` channels do not divide, or that has fewer
             of them than the palette has entries: "refuse", or "scalars", a palette of as many bits a weight.
+        palett_tau: The temperature in squared units of weights: softer for small weights than for large ones. None for
+            1e-4 of scalars, as in coremltools, and of vectors for the share `VECTOR_TAU` of each weight's variance, at
+            which few of many entries matter to a vector, so that steps cost less and fits end as well.
         relative_tau: The temperature as a share of a weight's variance, when its first palette is made. It takes the
-            place of `palett_tau`, which is in squared units of weights: softer for small weights than for large ones.
+            place of `palett_tau`.
         annealing: Lets the temperature fall, None for not: a mapping of `factor`, the share of the first temperature
             that is left, and of the points between which it falls, `begin_step` and `end_step`, by default the fit's.
         exact: Attend from every weight to every centroid instead of evaluating both on a grid of the weights' range.
@@ -75,7 +81,7 @@ class PaletteOptions:
     kmeans_opt1d_threshold: int = 1024
     enforce_zero: bool = False
     palett_mode: str = "dkm"
-    palett_tau: float = 1e-4
+    palett_tau: float | None = None
     palett_epsilon: float = 1e-4
     palett_lambda: float = 0.0
     add_extra_centroid: bool = False
@@ -107,6 +113,17 @@ class PaletteOptions:
         if values.get("annealing") is not None:
             values["annealing"] = Annealing(**values["annealing"])
         return cls(**values)
+
+    @property
+    def temperature(self) -> float:
+        """Of scalars, where no share of a variance is asked for."""
+        return 1e-4 if self.palett_tau is None else self.palett_tau
+
+    def share_of_variance(self, cluster_dim: int) -> float | None:
+        """The temperature of vectors of so many channels as a share of a weight's variance, None for one as it is."""
+        if self.relative_tau is None and self.palett_tau is None and cluster_dim > 1:
+            return VECTOR_TAU
+        return self.relative_tau
 
     @property
     def is_grouped(self) -> bool:
@@ -206,6 +223,8 @@ def _check_groups(keys: Keys, source: str) -> None:
 
 def _check_type(key: str, value: Any, source: str) -> None:
     kind = _TYPES[key]
+    if value is None and "None" in kind:
+        return
     valid = {
         "bool": isinstance(value, bool),
         "int": type(value) is int,
@@ -220,13 +239,15 @@ _ARTICLES = {"bool": "true or false", "int": "an int", "float": "a finite float"
 
 
 def _check_ranges(keys: Keys, source: str) -> None:
-    if not keys.get("palett_tau", 1.0) > 0:
-        raise ConfigurationError(f"palett_tau of {source} is {keys['palett_tau']}; valid is a float above 0")
-    relative = keys.get("relative_tau")
+    temperature, relative = keys.get("palett_tau"), keys.get("relative_tau")
+    if temperature is not None and not temperature > 0:
+        raise ConfigurationError(
+            f"palett_tau of {source} is {temperature}; valid is null, or a float above 0"
+        )
     if relative is not None:
-        if "palett_tau" in keys:
+        if temperature is not None:
             raise ConfigurationError(
-                f"{source} has palett_tau {keys['palett_tau']} and relative_tau {relative}, which both set the "
+                f"{source} has palett_tau {temperature} and relative_tau {relative}, which both set the "
                 "temperature; give one of them"
             )
         if isinstance(relative, bool) or not isinstance(relative, int | float) or not 0 < relative < math.inf:

@@ -123,7 +123,7 @@ def weight_palette(reference: TensorReference, options: PaletteOptions) -> Weigh
         name=reference.name,
         n_clusters=2 ** palette_bits(reference, options),
         clustering=Clustering(
-            temperature=options.palett_tau,
+            temperature=options.temperature,
             iterations=options.kmeans_max_iter or (1 if (options.cluster_dim or 1) > 1 else 3),
             epsilon=options.palett_epsilon,
             attention_floor=options.zero_threshold,

@@ -48,6 +48,7 @@ class Step:
                 n_bits=bits,
                 cluster_dim=arguments.vectors,
                 estimator=arguments.estimator,
+                relative_tau=arguments.relative_tau,
                 indivisible="scalars" if arguments.vectors > 1 else "refuse",
             )
             self.preparation = PreparedModule(self.model, [method])
@@ -88,6 +89,8 @@ def peak_memory(bits: int | None, arguments: argparse.Namespace) -> float:
     command += ["--batch", str(arguments.batch), "--size", str(arguments.size), "--kernel", arguments.kernel]
     command += ["--threads", str(arguments.threads), "--network", arguments.network]
     command += ["--vectors", str(arguments.vectors), "--estimator", arguments.estimator]
+    if arguments.relative_tau is not None:
+        command += ["--relative-tau", str(arguments.relative_tau)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return float(output.split()[-1])
 
@@ -126,6 +129,7 @@ def main() -> None:
     parser.add_argument("--network", default="resnet18")
     parser.add_argument("--vectors", type=int, default=1, help="channels of a vector")
     parser.add_argument("--estimator", choices=ESTIMATORS, default="dkm")
+    parser.add_argument("--relative-tau", type=float, help="temperature as a share of each weight's variance")
     parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -16,6 +16,7 @@ from lightning_compress.methods.mechanism.configuration import Schema
 from lightning_compress.methods.mechanism.method import Method
 from lightning_compress.methods.mechanism.schedule import FitLength
 from lightning_compress.methods.mechanism.technique import Stage, Technique
+from lightning_compress.methods.palette_options import VECTOR_TAU
 from tests.methods.palettes import LAYERS, VARIANTS, batch, network, palette_of, prepared, stored_value, train
 
 
@@ -339,12 +340,26 @@ def test_a_relative_temperature_is_a_share_of_what_is_palettized(keys):
         assert technique._form.clustering.temperature == pytest.approx(0.2 * variance)
 
 
-def test_with_a_relative_temperature_the_size_of_weights_does_not_matter():
+def test_vectors_have_a_relative_temperature_unless_one_is_given_and_scalars_that_of_coremltools():
+    def temperatures(**keys):
+        preparation = prepared(cluster_dim=2, **keys)
+        preparation.start_training()
+        return [technique._form.clustering.temperature for technique in preparation.techniques()]
+
+    assert temperatures() == temperatures(relative_tau=VECTOR_TAU) == temperatures(palett_tau=None)
+    assert set(temperatures(palett_tau=1e-3)) == {1e-3}
+    preparation = prepared()
+    preparation.start_training()
+    assert {technique._form.clustering.temperature for technique in preparation.techniques()} == {1e-4}
+
+
+@pytest.mark.parametrize("keys", [{"relative_tau": 0.2}, {"cluster_dim": 2}], ids=str)
+def test_with_a_relative_temperature_the_size_of_weights_does_not_matter(keys):
     def clustered(factor):
         module = network()
         with torch.no_grad():
             module[2].weight.mul_(factor)
-        preparation = prepared(module, relative_tau=0.2)
+        preparation = prepared(module, **keys)
         preparation.start_training()
         module.train()
         return module[2].weight.detach()
