@@ -27,8 +27,8 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "dtype": ("qint8", "quint8", "float32"),
 }
 _COUNTS = ("group_size", "cluster_dim", "kmeans_max_iter")
-VECTOR_TAU = 0.03
-"""The temperature of vectors by default, as a share of a weight's variance."""
+VECTOR_TAU = 0.12
+"""The temperature of vectors by default, as a share of the squared error that is left of one."""
 
 _RENAMED = {"partition_size": "group_size", "cluster_dtype": "lut_dtype"}
 
@@ -50,8 +50,8 @@ class PaletteOptions:
         indivisible: What becomes of a weight that vectors of `cluster_dim` channels do not divide, or that has fewer
             of them than the palette has entries: "refuse", or "scalars", a palette of as many bits a weight.
         palett_tau: The temperature in squared units of weights: softer for small weights than for large ones. None for
-            1e-4 of scalars, as in coremltools, and of vectors for the share `VECTOR_TAU` of each weight's variance, at
-            which few of many entries matter to a vector, so that steps cost less and fits end as well.
+            1e-4 of scalars, as in coremltools, and of vectors for the share `VECTOR_TAU` of the squared error that
+            their bits leave, at which few of many entries matter to a vector: steps cost less, and fits end as well.
         relative_tau: The temperature as a share of a weight's variance, when its first palette is made. It takes the
             place of `palett_tau`.
         annealing: Lets the temperature fall, None for not: a mapping of `factor`, the share of the first temperature
@@ -119,10 +119,17 @@ class PaletteOptions:
         """Of scalars, where no share of a variance is asked for."""
         return 1e-4 if self.palett_tau is None else self.palett_tau
 
-    def share_of_variance(self, cluster_dim: int) -> float | None:
-        """The temperature of vectors of so many channels as a share of a weight's variance, None for one as it is."""
+    def share_of_variance(self, entries: int, cluster_dim: int) -> float | None:
+        """The temperature as a share of a weight's variance, for a palette of so many vectors of so many channels.
+
+        R bits an element leave a squared error of at least the variance times 4**-R of elements that are normal
+        (Cover and Thomas, Elements of Information Theory, 10.3).
+
+        Returns:
+            The share, or None for the temperature as it is.
+        """
         if self.relative_tau is None and self.palett_tau is None and cluster_dim > 1:
-            return VECTOR_TAU
+            return VECTOR_TAU * cluster_dim * entries ** (-2 / cluster_dim)
         return self.relative_tau
 
     @property

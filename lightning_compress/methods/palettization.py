@@ -135,7 +135,7 @@ class Palette(Technique):
         self._bits_by_default = options.n_bits is None
         self._milestone = options.milestone
         self._annealing = options.annealing
-        self._relative = options.share_of_variance(self._form.cluster_dim)
+        self._relative = options.share_of_variance(self._form.n_clusters, self._form.cluster_dim)
         self._temperature, self._cooled = options.temperature, 1.0
         self._cooling: Cooling | None = None
         self._begins_after: int | None = None

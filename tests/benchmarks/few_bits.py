@@ -70,6 +70,7 @@ def options() -> dict[str, dict[str, Option]]:
     for name, keys in PALETTES.items():
         if keys.get("cluster_dim", 1) > 1:
             found[name]["straight through"] = Option(keys | {"estimator": "straight_through"})
+            found[name]["temperature 0.0001"] = Option(keys | {"palett_tau": 1e-4})
     for name, keys in (("1 bit", ONE), ("1 bit, 16 vectors of 4", VECTORS)):
         found[name] |= {
             "half the learning rate": Option(keys, {"learning_rate": 1.5e-3}),

@@ -346,7 +346,10 @@ def test_vectors_have_a_relative_temperature_unless_one_is_given_and_scalars_tha
         preparation.start_training()
         return [technique._form.clustering.temperature for technique in preparation.techniques()]
 
-    assert temperatures() == temperatures(relative_tau=VECTOR_TAU) == temperatures(palett_tau=None)
+    # A bit an element leaves a quarter of its variance.
+    assert temperatures(n_bits=2) == temperatures(n_bits=2, relative_tau=VECTOR_TAU * 2 / 4)
+    assert temperatures(n_bits=4) == temperatures(n_bits=4, palett_tau=None)
+    assert temperatures(n_bits=4) == pytest.approx([each / 4 for each in temperatures(n_bits=2)])
     assert set(temperatures(palett_tau=1e-3)) == {1e-3}
     preparation = prepared()
     preparation.start_training()
