@@ -129,7 +129,7 @@ class PaletteOptions:
             The share, or None for the temperature as it is.
         """
         if self.relative_tau is None and self.palett_tau is None and cluster_dim > 1:
-            return VECTOR_TAU * cluster_dim * entries ** (-2 / cluster_dim)
+            return VECTOR_TAU * cluster_dim * math.pow(entries, -2 / cluster_dim)
         return self.relative_tau
 
     @property
