@@ -9,7 +9,7 @@ by tile, so that what a tile takes stays in a cache. */
 #include <math.h>
 #include <string.h>
 
-#define TILE 8192    /* Vectors that are sorted together. A multiple of VECTORS. */
+#define TILE 8192    /* Vectors that are sorted together. */
 #define MOST_BITS 12 /* Of a key. */
 #define SPAN 1.5f    /* Elements up to so many standard deviations from the mean are told apart. */
 

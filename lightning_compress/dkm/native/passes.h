@@ -19,6 +19,7 @@ without one they are done in turn. Functions return 1 where there was no memory.
 
 /* One build runs on every x86 processor and uses what it has. */
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#define FOR_EACH_PROCESSOR
 #define FAST __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define FAST

@@ -5,6 +5,7 @@ formulas. A register holds one element of LANES vectors, a block two registers f
 #define LIGHTNING_COMPRESS_VECTOR_LANES_H
 
 #include "vector_passes.h"
+#include "vectors.h"
 
 #define FAR 100.0f /* Logarithms of what is paid to the nearest centroid that single precision rounds too much. */
 #define ROUNDED 1.000004f /* Squared distances that may be as large, for how they are rounded. */

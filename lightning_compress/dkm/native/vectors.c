@@ -7,7 +7,9 @@ A weight is (groups, chunks, dimensions, row): channels that follow each other a
 
 #include "vector_passes.h"
 
+#include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define WIDE 100 /* Temperatures in the variance of a palette that is wide. */
 #define FELT 40  /* Logarithms to base 2 below the largest of what counts. */
@@ -81,7 +83,7 @@ static void find_group(VectorPass *pass, int64_t group, int32_t *order, uint64_t
 {
     const int64_t count = pass->chunks * pass->row, words = (pass->palette.clusters + 63) / 64;
     pass->order = order ? order + group * count : NULL;
-    pass->near = order ? near + group * ((count + VECTORS - 1) / VECTORS) * words : NULL;
+    pass->near = order ? near + group * ((count + LEAST_BLOCK - 1) / LEAST_BLOCK) * words : NULL;
 }
 
 /* Centroids after an update from sums that a pass left, and how much is attended to each. */

@@ -1,5 +1,5 @@
-/* Arithmetic on LANES numbers at once, and palettes of vectors. Inlined into the passes of vector_passes.c, which are
-built once for each kind of processor and for each usual number of dimensions. */
+/* Arithmetic on LANES numbers at once. Inlined into the passes of vector_tasks.h, which are built once for each kind of
+processor and for each usual number of dimensions. */
 
 #ifndef LIGHTNING_COMPRESS_VECTORS_H
 #define LIGHTNING_COMPRESS_VECTORS_H
@@ -9,10 +9,7 @@ built once for each kind of processor and for each usual number of dimensions. *
 #include <math.h>
 #include <string.h>
 
-#define LANES 16
 #define VECTORS (2 * LANES) /* Vectors of a block. */
-#define MOST_DIMENSIONS 64
-#define MOST_CLUSTERS 256
 #define FAINTEST (-100.0f) /* Logarithms to base 2 below this count as nothing. */
 #define UNIT 134217728.0f  /* 2^27, by which numbers of the exponent -100 + 127 are too small. */
 
@@ -39,27 +36,24 @@ INLINE Pair every(float value)
     return (Pair){{both, both}};
 }
 
-/* Halves, quarters and eighths of a register, to fold it. */
-typedef float Half __attribute__((vector_size(2 * LANES), aligned(4), may_alias));
-typedef float Quarter __attribute__((vector_size(LANES), aligned(4), may_alias));
-typedef int64_t QuarterOfBits __attribute__((vector_size(LANES), aligned(4), may_alias));
-
 INLINE float add_lanes(Floats values)
 {
-    Half halves[2];
-    memcpy(halves, &values, sizeof halves);
-    const Half half = halves[0] + halves[1];
-    Quarter quarters[2];
-    memcpy(quarters, &half, sizeof quarters);
-    const Quarter quarter = quarters[0] + quarters[1];
-    return (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
+    float sum = 0;
+    for (int lane = 0; lane < LANES; lane++)
+        sum += values[lane];
+    return sum;
 }
+
+/* What every processor has, to fold a register. */
+typedef int64_t Bits __attribute__((vector_size(16), aligned(4), may_alias));
 
 INLINE int any_is_negative(Floats values)
 {
-    QuarterOfBits quarters[4];
-    memcpy(quarters, &values, sizeof quarters);
-    const QuarterOfBits bits = (quarters[0] | quarters[1]) | (quarters[2] | quarters[3]);
+    Bits parts[LANES / 4], bits;
+    memcpy(parts, &values, sizeof parts);
+    bits = parts[0];
+    for (int part = 1; part < LANES / 4; part++)
+        bits |= parts[part];
     return ((bits[0] | bits[1]) & (int64_t)0x8000000080000000) != 0;
 }
 
@@ -80,14 +74,5 @@ INLINE Floats power_of_two(Floats z)
 /* What attention has over its floor, and where the floor does not bind. */
 INLINE Floats over_floor(Floats soft, float floor) { return larger(soft - floor, (Floats){0}); }
 INLINE Floats unbound_by(Floats soft, float floor) { return (Floats)((soft > floor) & (Integers)soft); }
-
-/* What is paid to a palette, and how: centroids are (clusters, dimensions). precise: the same in double precision where
-they are so far apart that single precision tells too little, otherwise NULL. */
-typedef struct {
-    const float *centroids;
-    const double *precise;
-    int64_t clusters;
-    float scale, zero_preference, felt; /* scale: log2(e) / temperature; felt: squared distances beyond the least */
-} VectorPalette;
 
 #endif

@@ -17,8 +17,8 @@ _MOST_CLUSTERS, _MOST_DIMENSIONS = 256, 64
 _MANY = 64
 """Centroids of which few matter to vectors that are near each other, so that sorting those pays."""
 
-_BLOCK, _WORD = 32, 64
-"""Vectors of a block, and centroids of a word, as in vectors.h."""
+_BLOCK, _WORD = 8, 64
+"""Vectors of the smallest block, and centroids of a word."""
 
 
 def serves_vectors(weight: Tensor, palettes: Tensor) -> bool:
