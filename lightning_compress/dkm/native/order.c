@@ -7,6 +7,7 @@ by tile, so that what a tile takes stays in a cache. */
 #include "vector_passes.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define TILE 8192    /* Vectors that are sorted together. */
@@ -17,6 +18,12 @@ by tile, so that what a tile takes stays in a cache. */
 typedef struct {
     int64_t first, offset, length;
 } Run;
+
+/* Room of one thread. */
+typedef struct {
+    Run runs[TILE];
+    int32_t keys[TILE], counts[(1 << MOST_BITS) + 1];
+} Room;
 
 static int64_t runs_of(const VectorPass *pass, int64_t first, int64_t count, Run *runs)
 {
@@ -30,10 +37,10 @@ static int64_t runs_of(const VectorPass *pass, int64_t first, int64_t count, Run
     return found;
 }
 
-INLINE void sort_tile(const VectorPass *pass, int64_t first, int64_t count)
+INLINE void sort_tile(const VectorPass *pass, int64_t first, int64_t count, Room *room)
 {
-    Run runs[TILE];
-    int32_t keys[TILE], counts[(1 << MOST_BITS) + 1];
+    Run *runs = room->runs;
+    int32_t *keys = room->keys, *counts = room->counts;
     const int64_t found = runs_of(pass, first, count, runs), dimensions = pass->dimensions;
     const int64_t used = dimensions < MOST_BITS ? dimensions : MOST_BITS;
     const int bits = (int)(MOST_BITS / used), levels = 1 << bits;
@@ -49,8 +56,8 @@ INLINE void sort_tile(const VectorPass *pass, int64_t first, int64_t count)
     const float elements = (float)(count * dimensions), mean = sum / elements;
     const float variance = squares / elements - mean * mean;
     const float factor = variance > 0 ? levels / (2 * SPAN * sqrtf(variance)) : 0, most = levels - 0.5f;
-    memset(keys, 0, sizeof keys);
-    memset(counts, 0, sizeof counts);
+    memset(keys, 0, sizeof room->keys);
+    memset(counts, 0, sizeof room->counts);
     for (int64_t r = 0; r < found; r++)
         for (int64_t d = 0; d < used; d++) {
             const float *own = pass->weight + runs[r].offset + d * pass->row;
@@ -76,16 +83,21 @@ FAST static void sort_tiles(void *data)
 {
     VectorPass *pass = data;
     const int64_t count = pass->chunks * pass->row, tiles = (count + TILE - 1) / TILE;
-    for (int64_t tile = TAKE(&pass->next); tile < tiles; tile = TAKE(&pass->next)) {
+    Room *room = malloc(sizeof *room);
+    if (!room)
+        pass->failed = 1;
+    for (int64_t tile = TAKE(&pass->next); tile < tiles && room; tile = TAKE(&pass->next)) {
         const int64_t first = tile * TILE, left = count - first;
-        sort_tile(pass, first, left < TILE ? left : TILE);
+        sort_tile(pass, first, left < TILE ? left : TILE, room);
     }
+    free(room);
 }
 
-void order_vectors(Fork fork, VectorPass *pass)
+int order_vectors(Fork fork, VectorPass *pass)
 {
     pass->next = 0;
     run(fork, pass->parts, sort_tiles, pass);
+    return (int)pass->failed;
 }
 
 #endif

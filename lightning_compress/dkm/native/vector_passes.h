@@ -53,7 +53,7 @@ extern const VectorTasks vector_tasks_of_16, vector_tasks_of_8, vector_tasks_of_
 memory. */
 int run_vector_pass(Fork fork, VectorPass *pass, PassKind kind);
 
-/* Fills `order`, for palettes of many. */
-void order_vectors(Fork fork, VectorPass *pass);
+/* Fills `order`, for palettes of many. Returns 1 where there was no memory. */
+int order_vectors(Fork fork, VectorPass *pass);
 
 #endif

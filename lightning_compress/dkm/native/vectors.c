@@ -125,8 +125,7 @@ EXPORT int cluster_vectors(Fork fork, int64_t parts, const float *weight, int64_
         pass.weight = pass.carried = weight + group * size;
         pass.results = NULL;
         find_group(&pass, group, order, near);
-        if (order)
-            order_vectors(fork, &pass);
+        failed = order && order_vectors(fork, &pass);
         pass.narrows = 1;
         for (int going_on = 1; going_on && !failed; step++) {
             double *before = trace + (step * groups + group) * palette, *after = before + groups * palette;
