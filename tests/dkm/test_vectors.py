@@ -130,6 +130,21 @@ def test_the_few_centroids_that_matter_of_many_are_all_that_matter(
     assert all(error <= limit for error, limit in zip(found, LIMITS, strict=True)), found
 
 
+@pytest.mark.parametrize("keep_zeros", [True, False])
+@pytest.mark.parametrize("spread", [0.01, 4.0])
+def test_palettes_of_many_that_are_far_off_have_finite_derivatives(spread, keep_zeros):
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(136, 32, generator=generator) * spread
+    weight[:, ::2] = 0
+    centroids = torch.randn(256, 8, generator=generator) * spread
+    centroids[0] = 0
+    leaf = weight.requires_grad_()
+    output, _ = palettize(leaf, centroids, temperature=2e-7, iterations=2, keep_zeros=keep_zeros)
+    output.square().sum().backward()
+    assert torch.isfinite(output).all()
+    assert torch.isfinite(leaf.grad).all()
+
+
 @KERNELS
 @pytest.mark.parametrize("estimator", ["dkm", "straight_through"])
 def test_groups_are_weights_of_their_own(native, estimator):
