@@ -35,7 +35,7 @@ _RENAMED = {"partition_size": "group_size", "cluster_dtype": "lut_dtype"}
 
 @dataclass(frozen=True)
 class PaletteOptions:
-    """The keys of coremltools' `ModuleDKMPalettizerConfig`, with their defaults, and six more.
+    """The keys of coremltools' `ModuleDKMPalettizerConfig`, with their defaults unless told, and six more.
 
     Keys that say only how coremltools computes are accepted and do nothing: `palett_max_mem`, `palett_shard`,
     `palett_dist`, `palett_unique`, `palett_min_tsize`, `palett_batch_mode`, `kmeans_batch_threshold`, `kmeans_n_init`,

@@ -13,7 +13,7 @@ processor and for each usual number of dimensions. */
 #define FAINTEST (-100.0f) /* Logarithms to base 2 below this count as nothing. */
 #define UNIT 134217728.0f  /* 2^27, by which numbers of the exponent -100 + 127 are too small. */
 
-/* Vectors of the compiler: it cuts them into what a processor has. */
+/* Vectors of the compiler, of no more lanes than the processor has that they are built for. */
 typedef float Floats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t Integers __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
