@@ -57,38 +57,63 @@ class Choice(abc.ABC):
         """
 
 
-def factorize(second: Tensor, dampening: float) -> Tensor:
+def factorize(second: Tensor, dampening: float, order: Tensor | None = None) -> Tensor:
     """The upper triangular R of R R' = H, in single precision.
 
     Args:
         second: H, symmetric and positive semidefinite, (G, d, d).
         dampening: Added to the diagonal, as a share of its mean: directions that no data went along count a little too.
+        order: The order in which columns are decided, (d,), and in which those of R stand; as they stand by default.
 
     Raises:
         WeightError: H is not finite, or far from positive semidefinite.
     """
-    if not bool(torch.isfinite(second).all()):
+    if not bool(torch.isfinite(torch.stack(torch.aminmax(second))).all()):
         raise WeightError(
             "what comes into the layer is NaN or infinite; check the weights of those before it, and the data"
         )
-    flipped = second.flip(-1, -2)
-    # Of wide layers each of these is as large as the weight itself.
-    del second
-    diagonal = flipped.diagonal(dim1=-2, dim2=-1)
-    mean = diagonal.mean(dim=-1, keepdim=True)
+    mean = second.diagonal(dim1=-2, dim2=-1).mean(dim=-1, keepdim=True)
     # Nothing ever came in: all columns count the same.
     mean = torch.where(mean > 0, mean, torch.ones_like(mean))
-    diagonal += max(dampening, _LEAST_DAMPENING) * mean
+    added = max(dampening, _LEAST_DAMPENING) * mean
     # Double precision takes twice the time and memory, and dampening leaves it little to tell.
     for precision in (torch.float32, torch.float64):
-        lower, failed = torch.linalg.cholesky_ex(flipped.to(precision))
-        if not bool(failed.any()):
-            del flipped, diagonal
-            upper: Tensor = lower.flip(-1, -2).to(torch.float32)
-            return upper
+        factor = (second.clone() if order is None else _in_order(second, order)).to(precision)
+        factor.diagonal(dim1=-2, dim2=-1).add_(added)
+        if _factorize_in_place(factor):
+            return factor.to(torch.float32)
     raise WeightError(
         "the second moments of what comes into the layer are not positive; raise hessian_dampening"
     )
+
+
+def _in_order(second: Tensor, order: Tensor) -> Tensor:
+    return second[:, order[:, None], order]
+
+
+def _factorize_in_place(matrix: Tensor) -> bool:
+    """Put R where its upper triangle is, and zeros below; whether it was positive.
+
+    Of wide layers this matrix is larger than the weight. `torch.linalg.cholesky` makes two more of it, and a third to
+    turn, since R R' is the product of the other triangle.
+    """
+    columns = matrix.shape[-1]
+    for start in reversed(range(0, columns, _BLOCK)):
+        stop = min(start + _BLOCK, columns)
+        panel = matrix[:, :stop, start:stop]
+        if stop < columns:
+            panel.baddbmm_(matrix[:, :stop, stop:], matrix[:, start:stop, stop:].mT, alpha=-1)
+        turned, failed = torch.linalg.cholesky_ex(panel[:, start:].flip(-1, -2))
+        if bool(failed.any()):
+            return False
+        corner = turned.flip(-1, -2)
+        panel[:, start:] = corner
+        if start:
+            panel[:, :start] = torch.linalg.solve_triangular(
+                corner.mT, panel[:, :start], upper=False, left=False
+            )
+    matrix.triu_()
+    return True
 
 
 @torch.no_grad()
@@ -143,11 +168,6 @@ def feed_back(matrix: Tensor, factor: Tensor, choice: Choice, order: Tensor | No
 def by_activity(second: Tensor) -> Tensor:
     """An order of columns, (d,): those first into which most comes, while all others can still make good for them."""
     return second.diagonal(dim1=-2, dim2=-1).mean(dim=0).argsort(descending=True, stable=True)
-
-
-def reordered(second: Tensor, order: Tensor) -> Tensor:
-    """Second moments with their columns in another order."""
-    return second.index_select(1, order).index_select(2, order)
 
 
 def _continued(inner: Tensor, pull: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.methods.data_options import check_data_options, without_inputs
-from lightning_compress.methods.error_feedback import Choice, by_activity, factorize, feed_back, reordered
+from lightning_compress.methods.error_feedback import Choice, by_activity, factorize, feed_back
 from lightning_compress.methods.mechanism.calibrated import CalibratedTechnique, Evidence
 from lightning_compress.methods.mechanism.configuration import Keys, Match, Schema, unwrapped
 from lightning_compress.methods.mechanism.matrix_form import MatrixForm
@@ -198,7 +198,7 @@ class GPTQIntegers(CalibratedTechnique):
             assert form is not None
             order = by_activity(second) if self._options.use_activation_order_heuristic else None
             dampening = self._options.hessian_dampening
-            factor = factorize(second if order is None else reordered(second, order), dampening)
+            factor = factorize(second, dampening, order)
             choice = _Integers(self._type, form, steps, middle, weight if self._keeps_zeros else None, order)
             decided = form.weight(feed_back(form.matrix(weight), factor, choice, order))
         numbers = torch.round(decided / steps) + middle

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_compress.dkm.weight_palette import Palettes, WeightPalette
 from lightning_compress.methods.data_options import without_inputs
-from lightning_compress.methods.error_feedback import Choice, by_activity, factorize, feed_back, reordered
+from lightning_compress.methods.error_feedback import Choice, by_activity, factorize, feed_back
 from lightning_compress.methods.found_palette import FoundPalette, FoundPaletteOptions, FoundPalettization
 from lightning_compress.methods.mechanism.calibrated import Evidence
 from lightning_compress.methods.mechanism.configuration import Keys, Match, Schema
@@ -63,7 +63,7 @@ class GPTQPalette(FoundPalette):
         palettes = self.form.begin(tensor, importance)
         order = by_activity(second) if self._options.use_activation_order_heuristic else None
         dampening = self._options.hessian_dampening
-        factor = factorize(second if order is None else reordered(second, order), dampening)
+        factor = factorize(second, dampening, order)
         matrix = form.matrix(tensor)
         decided = feed_back(matrix, factor, _Entries(self.form, palettes, form, matrix, order), order)
         return palettes, self.form.indices(form.weight(decided), palettes)

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_compress.dkm.weight_palette import precision
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.methods.data_options import check_data_options, without_inputs
-from lightning_compress.methods.error_feedback import Choice, factorize, feed_back, reordered
+from lightning_compress.methods.error_feedback import Choice, factorize, feed_back
 from lightning_compress.methods.magnitude_masks import magnitude_mask, ratio_mask
 from lightning_compress.methods.mechanism.calibrated import CalibratedTechnique, Evidence
 from lightning_compress.methods.mechanism.configuration import Keys, Match, Schema
@@ -177,15 +177,14 @@ class FoundZeros(CalibratedTechnique):
         if form is None or inputs is None:
             self.values.copy_(tensor * self._by_magnitude(tensor))
             return
-        ratio, second = self._options.n_m_ratio, inputs.second
+        ratio = self._options.n_m_ratio
         if ratio is None:
             order = None
             choice = _Zeros(_SPAN, self._options.target)
         else:
             order = form.kernel_first().to(tensor.device)
-            second = reordered(second, order)
             choice = _ZerosOfEach(ratio[1], ratio[0])
-        factor = factorize(second, self._options.hessian_dampening)
+        factor = factorize(inputs.second, self._options.hessian_dampening, order)
         self.values.copy_(form.weight(feed_back(form.matrix(tensor), factor, choice, order)))
 
     def found(self, tensor: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -72,6 +73,7 @@ def run_calls(*calls: Call, folder: Path, timeout: float = 500) -> list[Ended]:
 LAUNCHERS = {
     "joblib": ["hydra.launcher.n_jobs=2"],
     "submitit_local": ["hydra.launcher.timeout_min=5"],
+    "submitit_slurm": ["hydra.launcher.timeout_min=15", "hydra.launcher.mem_gb=4"],
     "ray": ["+hydra.launcher.ray.init.num_cpus=2", "+hydra.launcher.ray.init.include_dashboard=false"],
 }
 """Hydra's launchers, each with words that let it begin two processes on this machine."""
@@ -82,6 +84,8 @@ def require_launcher(name: str) -> None:
     plugin = f"hydra_plugins.hydra_{name.partition('_')[0]}_launcher"
     if importlib.util.find_spec("hydra_plugins") is None or importlib.util.find_spec(plugin) is None:
         pytest.skip(f"hydra/launcher={name} is not installed")
+    if name == "submitit_slurm" and shutil.which("sbatch") is None:
+        pytest.skip("there is no SLURM on this machine")
 
 
 def main() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
@@ -55,6 +57,15 @@ def compose(configure):
         )
 
     return run
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """As processes that launchers start: of more threads the last bits are others."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +209,7 @@ def test_a_search_that_was_tried_dry_goes_on_in_its_folder(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["joblib", "submitit_local"])
+@pytest.mark.parametrize("name", LAUNCHERS)
 def test_a_launcher_makes_the_candidates_and_the_answer_is_the_same(job, tmp_path, name):
     require_launcher(name)
     words = ["explore", *WORDS, "hydra.run.dir=run", f"hydra/launcher={name}", *LAUNCHERS[name]]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_compress.errors import WeightError
 from lightning_compress.methods.error_feedback import (
@@ -16,7 +18,6 @@ from lightning_compress.methods.error_feedback import (
     by_activity,
     factorize,
     feed_back,
-    reordered,
 )
 
 STEP = 0.25
@@ -81,12 +82,10 @@ def test_each_group_of_rows_is_decided_by_its_own_inputs_and_any_order_of_column
     second = moments(20, 3, groups=2)
     matrix = torch.randn(6, 20)
     order = torch.randperm(20)
-    found = feed_back(matrix, factorize(reordered(second, order), 0.01), Steps(), order)
+    found = feed_back(matrix, factorize(second, 0.01, order), Steps(), order)
     for group in range(2):
         rows = slice(3 * group, 3 * group + 3)
-        own = feed_back(
-            matrix[rows][:, order], factorize(reordered(second[group : group + 1], order), 0.01), Steps()
-        )
+        own = feed_back(matrix[rows][:, order], factorize(second[group : group + 1], 0.01, order), Steps())
         assert torch.equal(found[rows][:, order], own)
 
 
@@ -153,6 +152,33 @@ def test_inputs_that_are_always_zero_or_always_the_same_can_be_factorized() -> N
     same = torch.ones(1, 4, 4)
     factor = factorize(same, 0.0)
     torch.testing.assert_close(factor @ factor.transpose(1, 2), same, rtol=1e-3, atol=1e-3)
+
+
+class Large(TorchDispatchMode):
+    """Sees the storages of results that are at least so large."""
+
+    def __init__(self, elements: int) -> None:
+        super().__init__()
+        self.elements = elements
+        self.storages: dict[int, Tensor] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(tensor, Tensor) and tensor.dtype != torch.bool and tensor.numel() >= self.elements:
+                self.storages[tensor.untyped_storage().data_ptr()] = tensor
+        return result
+
+
+@pytest.mark.parametrize("order", [None, torch.arange(400).flip(0)])
+def test_wide_moments_are_factorized_in_one_matrix_of_their_size(order: Tensor | None) -> None:
+    second = moments(400, 5)
+    with Large(second.numel()) as seen:
+        factor = factorize(second, 0.01, order)
+    assert second.untyped_storage().data_ptr() not in seen.storages
+    assert list(seen.storages) == [factor.untyped_storage().data_ptr()]
 
 
 def test_inputs_that_are_no_numbers_are_told() -> None:
