@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import resource
 import subprocess
 import sys
 import tempfile
@@ -41,6 +40,7 @@ from lightning_compress.methods import (
 )
 from lightning_compress.methods.mechanism.tensors import find_tensors
 from recipes.data.digits import read_digits
+from tests.benchmarks.peak_memory import with_peak
 
 BATCH = 32
 VIEWS = 8
@@ -259,11 +259,9 @@ def compress_once(name: str, bits: str, way: str, weights: Path, samples: int) -
     # What is loaded and allocated at the first use is no one's cost.
     with torch.enable_grad():
         loss_of(copy.deepcopy(network), (data[0][:1], data[1][:1])).backward()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()
-    compressed = ways(int(bits))[way](network, data)
+    compressed, peak = with_peak(lambda: ways(int(bits))[way](network, data))
     seconds = time.perf_counter() - started
-    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     accuracy, loss = measure(compressed, size)
     print(f"{seconds:.1f} {peak:.0f} {accuracy:.4f} {loss:.4f}")
 

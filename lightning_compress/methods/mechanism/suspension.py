@@ -14,6 +14,8 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
+from lightning_compress.methods.mechanism.heaps import large_blocks_returned
+
 Place = TypeVar("Place")
 
 _own = threading.local()
@@ -96,8 +98,9 @@ def running_pass() -> SuspendedPass[Any] | None:
 def suspended_passes(functions: Sequence[Callable[[], Any]]) -> Iterator[list[SuspendedPass[Any]]]:
     """Passes of which none is left over in the end, whatever happens."""
     passes: list[SuspendedPass[Any]] = [SuspendedPass(function) for function in functions]
-    try:
-        yield passes
-    finally:
-        for each in passes:
-            each.abandon()
+    with large_blocks_returned():
+        try:
+            yield passes
+        finally:
+            for each in passes:
+                each.abandon()
