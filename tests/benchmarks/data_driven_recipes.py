@@ -121,7 +121,8 @@ def layerwise_of_coremltools(**keys: Any) -> Way:
                 "calibration_nsamples": samples,
             }
         )
-        inputs = [batch[0] for batch in subject.data.train_dataloader()]
+        singles = single_examples(subject.data.train_dataloader(), samples, 0)
+        inputs = [example[0] for example in singles]
         return LayerwiseCompressor(subject.network, config).compress(inputs, device="cpu")
 
     return compress
