@@ -60,6 +60,7 @@ PALETTES: dict[str, dict[str, Any]] = {
     "1.5 bits, 64 vectors of 4": {"n_bits": 6, "cluster_dim": 4},
     "1 bit": ONE,
     "1 bit, 16 vectors of 4": VECTORS,
+    "1 bit, 256 vectors of 8": {"n_bits": 8, "cluster_dim": 8},
     "0.75 bits, 64 vectors of 8": {"n_bits": 6, "cluster_dim": 8},
 }
 
