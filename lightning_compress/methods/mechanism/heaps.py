@@ -8,14 +8,14 @@ import os
 import platform
 from collections.abc import Iterator
 
-_MMAP_THRESHOLD = -3
-"""`M_MMAP_THRESHOLD` of glibc's malloc.h."""
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""`M_TRIM_THRESHOLD` and `M_MMAP_THRESHOLD` of glibc's malloc.h."""
 
 _LARGE = 1 << 20
 """Blocks of so many bytes are worth a system call each."""
 
 _HIGHEST = 32 << 20
-"""To which glibc itself has raised the threshold in any process that has run a network."""
+"""To which glibc itself raises the threshold while networks run, and that of trimming to twice as much."""
 
 _CHOSEN = ("MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 """Environment variables by which a user has decided for the process."""
@@ -38,5 +38,6 @@ def large_blocks_returned() -> Iterator[None]:
     try:
         yield
     finally:
-        # What is given once no longer adapts: it becomes what it would have been.
+        # What is given once no longer adapts: both become what they would have been.
         heap.mallopt(_MMAP_THRESHOLD, _HIGHEST)
+        heap.mallopt(_TRIM_THRESHOLD, 2 * _HIGHEST)
