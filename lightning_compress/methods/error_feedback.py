@@ -78,17 +78,13 @@ def factorize(second: Tensor, dampening: float, order: Tensor | None = None) -> 
     added = max(dampening, _LEAST_DAMPENING) * mean
     # Double precision takes twice the time and memory, and dampening leaves it little to tell.
     for precision in (torch.float32, torch.float64):
-        factor = (second.clone() if order is None else _in_order(second, order)).to(precision)
+        factor = (second.clone() if order is None else second[:, order[:, None], order]).to(precision)
         factor.diagonal(dim1=-2, dim2=-1).add_(added)
         if _factorize_in_place(factor):
             return factor.to(torch.float32)
     raise WeightError(
         "the second moments of what comes into the layer are not positive; raise hessian_dampening"
     )
-
-
-def _in_order(second: Tensor, order: Tensor) -> Tensor:
-    return second[:, order[:, None], order]
 
 
 def _factorize_in_place(matrix: Tensor) -> bool:

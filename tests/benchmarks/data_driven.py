@@ -142,35 +142,45 @@ def ours(*methods: Method, inputs: bool, gradients: bool) -> Callable[[nn.Sequen
     return compress
 
 
+def skm_palettizer(network: nn.Module, bits: int, samples: int) -> Any:
+    """coremltools' sensitive k-means."""
+    from coremltools.optimize.torch.palettization import SKMPalettizer, SKMPalettizerConfig
+
+    config = SKMPalettizerConfig.from_dict(
+        {"global_config": {"n_bits": bits}, "calibration_nsamples": samples}
+    )
+    return SKMPalettizer(network, config)
+
+
+def layerwise_compressor(network: nn.Module, samples: int, **keys: Any) -> Any:
+    """coremltools' GPTQ."""
+    from coremltools.optimize.torch.layerwise_compression import (
+        LayerwiseCompressor,
+        LayerwiseCompressorConfig,
+    )
+
+    config = LayerwiseCompressorConfig.from_dict(
+        {
+            "global_config": {"algorithm": "gptq", **keys},
+            "input_cacher": "default",
+            "calibration_nsamples": samples,
+        }
+    )
+    return LayerwiseCompressor(network, config)
+
+
 def sensitive_of_coremltools(bits: int) -> Callable[[nn.Sequential, Pair], nn.Module]:
     def compress(network: nn.Sequential, data: Pair) -> nn.Module:
-        from coremltools.optimize.torch.palettization import SKMPalettizer, SKMPalettizerConfig
-
-        config = SKMPalettizerConfig.from_dict(
-            {"global_config": {"n_bits": bits}, "calibration_nsamples": len(data[0])}
-        )
         singles = list(zip(data[0].split(1), data[1].split(1), strict=True))
-        return SKMPalettizer(network, config).compress(dataloader=singles, loss_fn=loss_of)
+        return skm_palettizer(network, bits, len(singles)).compress(dataloader=singles, loss_fn=loss_of)
 
     return compress
 
 
 def layerwise_of_coremltools(**keys: Any) -> Callable[[nn.Sequential, Pair], nn.Module]:
     def compress(network: nn.Sequential, data: Pair) -> nn.Module:
-        from coremltools.optimize.torch.layerwise_compression import (
-            LayerwiseCompressor,
-            LayerwiseCompressorConfig,
-        )
-
-        config = LayerwiseCompressorConfig.from_dict(
-            {
-                "global_config": {"algorithm": "gptq", **keys},
-                "input_cacher": "default",
-                "calibration_nsamples": len(data[0]),
-            }
-        )
         batches = list(data[0].split(BATCH))
-        return LayerwiseCompressor(network, config).compress(batches, device="cpu")
+        return layerwise_compressor(network, len(data[0]), **keys).compress(batches, device="cpu")
 
     return compress
 

@@ -42,6 +42,7 @@ from lightning_compress.methods import (
     SensitivePalettization,
 )
 from lightning_compress.tasks.measuring import measure
+from tests.benchmarks.data_driven import layerwise_compressor, skm_palettizer
 from tests.benchmarks.peak_memory import with_peak
 
 
@@ -87,11 +88,6 @@ def ours(method: Method) -> Way:
 
 def sensitive_of_coremltools(bits: int) -> Way:
     def compress(subject: Subject, samples: int) -> nn.Module:
-        from coremltools.optimize.torch.palettization import SKMPalettizer, SKMPalettizerConfig
-
-        config = SKMPalettizerConfig.from_dict(
-            {"global_config": {"n_bits": bits}, "calibration_nsamples": samples}
-        )
         loss = TrainingLoss(on_its_own(copy_whole(subject.module)), subject.data)
 
         def loss_of(network: nn.Module, example: Any) -> Tensor:
@@ -102,28 +98,16 @@ def sensitive_of_coremltools(bits: int) -> Way:
             return loss(example)
 
         singles = list(single_examples(subject.data.train_dataloader(), samples, 0))
-        return SKMPalettizer(subject.network, config).compress(dataloader=singles, loss_fn=loss_of)
+        return skm_palettizer(subject.network, bits, samples).compress(dataloader=singles, loss_fn=loss_of)
 
     return compress
 
 
 def layerwise_of_coremltools(**keys: Any) -> Way:
     def compress(subject: Subject, samples: int) -> nn.Module:
-        from coremltools.optimize.torch.layerwise_compression import (
-            LayerwiseCompressor,
-            LayerwiseCompressorConfig,
-        )
-
-        config = LayerwiseCompressorConfig.from_dict(
-            {
-                "global_config": {"algorithm": "gptq", **keys},
-                "input_cacher": "default",
-                "calibration_nsamples": samples,
-            }
-        )
         singles = single_examples(subject.data.train_dataloader(), samples, 0)
         inputs = [example[0] for example in singles]
-        return LayerwiseCompressor(subject.network, config).compress(inputs, device="cpu")
+        return layerwise_compressor(subject.network, samples, **keys).compress(inputs, device="cpu")
 
     return compress
 

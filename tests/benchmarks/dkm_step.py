@@ -9,12 +9,10 @@ own); then the floor: the bytes that the kernel's passes must move over the memo
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import torch
 import torchvision
@@ -23,6 +21,7 @@ from torch import nn
 from lightning_compress.dkm.clustering import ESTIMATORS
 from lightning_compress.methods.mechanism.preparation import PreparedModule
 from lightning_compress.methods.palettization import DKMPalettization
+from tests.benchmarks.peak_memory import peak_of_process
 
 _BYTES_PER_WEIGHT = 4 * 9
 """Bytes of the passes: forward reads the weight for its range, its bin and its place, and writes the result; backward
@@ -95,16 +94,6 @@ def peak_memory(bits: int | None, arguments: argparse.Namespace) -> float:
     return float(output.split()[-1])
 
 
-def own_peak_memory() -> float:
-    """Peak resident memory of this process in MB."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        # Linux hands getrusage's figure on to a new program: it would be that of the process that started this one.
-        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return float(peak.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
 def bandwidth() -> float:
     """Bytes a second that a copy of 256 MB moves."""
     source = torch.randn(1 << 26)
@@ -137,7 +126,7 @@ def main() -> None:
         step = Step(arguments.peak or None, arguments)
         for _ in range(3):
             step()
-        print(own_peak_memory())
+        print(peak_of_process())
         return
     plain = Step(None, arguments)
     for _ in range(2):

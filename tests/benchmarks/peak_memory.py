@@ -22,10 +22,18 @@ def with_peak(function: Callable[[], Result]) -> tuple[Result, float]:
         _CLEAR.write_text("5")
         before = _held("VmRSS")
         result = function()
-        return result, _held("VmHWM") - before
-    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return result, peak_of_process() - before
+    highest = peak_of_process()
     result = function()
-    return result, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - highest) / 2**20
+    return result, peak_of_process() - highest
+
+
+def peak_of_process() -> float:
+    """What this process has held at most since it began, or since Linux was asked to forget it, in MiB."""
+    if _STATUS.exists():
+        # Linux hands getrusage's figure on to a new program: it would be that of the process that started this one.
+        return _held("VmHWM")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def _held(what: str) -> float:
