@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.spatial import KDTree
 
 from lightning_compress.coreml.compressed import CompressedTensor, repeated
 from lightning_compress.coreml.metadata_buffers import Metadata
@@ -24,9 +25,6 @@ _WIDTHS = (4, 8)
 _ROUNDING = 2.0**-7
 """How far a value may be from what is stored, relative to the largest: bfloat16 rounds by half of that."""
 
-_CHUNK = 2**22
-"""Elements of a table of distances that is made at once."""
-
 
 def compressed_tensor(values: Array, metadata: Metadata, name: str) -> CompressedTensor:
     """What is stored for a tensor.
@@ -37,11 +35,14 @@ def compressed_tensor(values: Array, metadata: Metadata, name: str) -> Compresse
         name: What errors call it.
 
     Raises:
-        CompressionError: If the values are not of the form that the metadata say.
+        CompressionError: If the values are not of the form that the metadata say, or are not finite.
     """
     values = np.asarray(values, dtype=np.float32)
     if values.ndim == 0:
         raise _refusal(name, "a number by itself cannot be compressed")
+    for what, numbers in (("its values", values), ("its palettes", metadata.lut)):
+        if numbers is not None and not np.isfinite(numbers).all():
+            raise _refusal(name, f"{what} hold NaN or infinity. Did training diverge?")
     if PALETTIZED in metadata.compression_type:
         tensor = _palettized(values, metadata, name)
     elif QUANTIZED in metadata.compression_type:
@@ -69,20 +70,25 @@ def scalar_palette_indices(data: Array, lut: Array) -> npt.NDArray[np.uint8]:
     return indices
 
 
-def _vector_palette_indices(data: Array, lut: Array, axis: int) -> npt.NDArray[np.uint8]:
+def vector_palette_indices(data: Array, lut: Array, axis: int) -> npt.NDArray[np.uint8]:
+    """Index of the nearest entry of each vector's palette, the lowest index among equal entries.
+
+    Args:
+        data: Weights, shape (s_0, ..., s_n); d elements that follow each other along `axis` are a vector.
+        lut: Palettes, shape (g_0, ..., g_n, K, d): along axis i one palette for each run of vectors.
+        axis: The axis that vectors lie along.
+
+    Returns:
+        Indices of the shape of `data`, with 1 / d of its extent along `axis`.
+    """
     size = lut.shape[-1]
     shape = [*data.shape[:axis], data.shape[axis] // size, size, *data.shape[axis + 1 :]]
     vectors = np.moveaxis(data.reshape(shape), axis + 1, -1)
     indices = np.empty(vectors.shape[:-1], dtype=np.uint8)
     for group, block in palette_blocks(lut.shape[:-2], indices.shape):
-        palette = lut[group].astype(np.float64)
-        flat = vectors[block].reshape(-1, size).astype(np.float64)
-        found = np.empty(len(flat), dtype=np.uint8)
-        step = max(1, _CHUNK // (len(palette) * size))
-        for start in range(0, len(flat), step):
-            distances = flat[start : start + step, None] - palette
-            found[start : start + step] = np.square(distances).sum(-1).argmin(1)
-        indices[block] = found.reshape(indices[block].shape)
+        entries, first = np.unique(lut[group], axis=0, return_index=True)
+        # Vectors are mostly copies of entries, which a tree finds without a look at the others.
+        indices[block] = first[KDTree(entries).query(vectors[block])[1]]
     return indices
 
 
@@ -106,7 +112,7 @@ def _palettized(values: Array, metadata: Metadata, name: str) -> CompressedTenso
         each = repeated(scale, values.shape)
         unscaled = np.divide(values, each, out=np.zeros_like(values), where=each != 0)
     if lut.shape[-1] > 1:
-        indices = _vector_palette_indices(unscaled, lut, axis)
+        indices = vector_palette_indices(unscaled, lut, axis)
     else:
         indices = scalar_palette_indices(unscaled, lut)
     mask = None
