@@ -26,6 +26,7 @@ from lightning_compress.coreml.structure import (
     first_of_batch,
     input_names,
 )
+from lightning_compress.coreml.temporary_packages import removed_with
 from lightning_compress.coreml.trace import Traced, convertible_copy, trace, without_autocast
 from lightning_compress.coreml.workarounds import patched_converter
 from lightning_compress.counted import counted
@@ -115,17 +116,21 @@ def convert(
             _require_classes(traced, labels)
         output_types = None if interface.is_classifier else _output_types(traced, interface)
         try:
-            model = ct.convert(
-                traced.module,
-                convert_to="mlprogram",
-                inputs=input_types,
-                outputs=output_types,
-                classifier_config=ct.ClassifierConfig(list(labels)) if interface.is_classifier else None,
-                minimum_deployment_target=target,
-                compute_precision=precision_of(compute_precision, exact_decoding=interface.nms is not None),
-                pass_pipeline=conversion_passes(selected.values()),
-                # Compiling the model, which macOS would do here, is for whoever runs it.
-                skip_model_load=True,
+            model = removed_with(
+                ct.convert(
+                    traced.module,
+                    convert_to="mlprogram",
+                    inputs=input_types,
+                    outputs=output_types,
+                    classifier_config=ct.ClassifierConfig(list(labels)) if interface.is_classifier else None,
+                    minimum_deployment_target=target,
+                    compute_precision=precision_of(
+                        compute_precision, exact_decoding=interface.nms is not None
+                    ),
+                    pass_pipeline=conversion_passes(selected.values()),
+                    # Compiling the model, which macOS would do here, is for whoever runs it.
+                    skip_model_load=True,
+                )
             )
         except CompressionError:
             raise

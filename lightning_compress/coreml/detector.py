@@ -9,6 +9,7 @@ from typing import Any
 import coremltools as ct
 
 from lightning_compress.arguments import require_flag, require_number
+from lightning_compress.coreml.temporary_packages import removed_with
 from lightning_compress.counted import counted
 from lightning_compress.errors import ConfigurationError
 
@@ -85,7 +86,7 @@ def with_suppression(
     pipeline.description.input.extend(stage.description.input[2:])
     pipeline.description.output.extend(stage.description.output)
     pipeline.description.metadata.CopyFrom(program.description.metadata)
-    return ct.models.MLModel(pipeline, weights_dir=model.weights_dir, skip_model_load=True)
+    return removed_with(ct.models.MLModel(pipeline, weights_dir=model.weights_dir, skip_model_load=True))
 
 
 def _require_boxes(program: Any, labels: Sequence[str]) -> int:

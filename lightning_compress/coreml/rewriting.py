@@ -11,6 +11,7 @@ from coremltools.converters.mil.backend.mil import load as backend
 from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
 
 from lightning_compress.coreml.programs import opset_of
+from lightning_compress.coreml.temporary_packages import removed_with
 from lightning_compress.errors import TargetError
 from lightning_compress.package.opening import Package
 from lightning_compress.package.targets import Capability, lowest_target, resolve_target, target_name
@@ -43,7 +44,7 @@ def model_of_program(package: Package, program: Any) -> ct.models.MLModel:
         )
         if package.pipeline is not None:
             specification = _in_pipeline(package, specification)
-        return ct.models.MLModel(specification, weights_dir=folder, skip_model_load=True)
+        return removed_with(ct.models.MLModel(specification, weights_dir=folder, skip_model_load=True))
 
 
 def _in_pipeline(package: Package, specification: Any) -> Any:

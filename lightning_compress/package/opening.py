@@ -5,7 +5,7 @@ Only coremltools' readers touch the contents; nothing in a package is run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,14 @@ class Package:
         specification: The `Model` message of Core ML's specification that holds the program.
         weights_folder: The folder of the weight files, or None if the program has no large constants.
         pipeline: The `Model` message of the pipeline that the program stands in, or None.
+        model: The model in memory whose folder this is, which may be gone with it; None for a package on the disk.
     """
 
     path: Path
     specification: Any
     weights_folder: Path | None
     pipeline: Any | None = None
+    model: ct.models.MLModel | None = field(default=None, repr=False)
 
     @property
     def description(self) -> Any:
@@ -69,20 +71,22 @@ def open_package(package: str | Path | ct.models.MLModel) -> Package:
         PackageError: If there is nothing at the path, it is no package, it holds an older kind of model or
             one that is encrypted or compiled, or its weight file is missing or too short.
     """
+    model = None
     if isinstance(package, ct.models.MLModel):
+        model = package
         path, specification = Path(package.package_path), package.get_spec()
         weights = Path(package.weights_dir or package.package_path)
     else:
         contents = read_package(package)
         path, specification, weights = contents.path, contents.specification, contents.weights
     if models_of(specification):
-        return Package(path, _only_program(specification, path), weights, specification)
+        return Package(path, _only_program(specification, path), weights, specification, model)
     if specification.WhichOneof("Type") != "mlProgram":
         raise PackageError(
             f"{shown(path)} holds a model of type {specification.WhichOneof('Type')!r}. "
             "Valid types: 'mlProgram', and pipelines with one of them."
         )
-    return Package(path, specification, weights)
+    return Package(path, specification, weights, model=model)
 
 
 def _only_program(pipeline: Any, path: Path) -> Any:

@@ -16,6 +16,7 @@ from lightning_compress.copying import copy_whole
 from lightning_compress.coreml.detector import CONFIDENCE, COORDINATES, RAW_OUTPUTS
 from lightning_compress.coreml.quiet import quiet_quantization
 from lightning_compress.coreml.structure import take_apart
+from lightning_compress.coreml.temporary_packages import removed_with
 from lightning_compress.coreml.tolerance import Tolerance
 from lightning_compress.coreml.verification.comparison import Rounding, may_hold_labels
 from lightning_compress.coreml.verification.samples import off_by_rounding
@@ -151,7 +152,7 @@ def run_in_coreml(package: str | Path, samples: Sequence[tuple[Tensor, ...]]) ->
     if not coreml_is_available():
         raise PackageError(f"Core ML runs on macOS alone, and this is {sys.platform}")
     opened = open_package(package)
-    model = ct.models.MLModel(opened.specification, weights_dir=str(opened.weights_folder))
+    model = removed_with(ct.models.MLModel(opened.specification, weights_dir=str(opened.weights_folder)))
     inputs = opened.specification.description.input
     labels = load(package).class_labels
     results = []
