@@ -5,15 +5,17 @@ A multiple-choice knapsack, solved as an integer program by HiGHS through SciPy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from lightning_compress.errors import ConfigurationError
-from lightning_compress.explore.forms import DENSE
-from lightning_compress.explore.record import Option, TensorRecord
+from lightning_compress.explore.forms import DENSE, Form
+from lightning_compress.explore.record import Candidate, Option, TensorRecord
+from lightning_compress.explore.sizes import palette_bytes
 
 _GAP = 1e-4
 """Relative distance from the optimum at which the solver may stop; scores are known far less exactly."""
@@ -91,6 +93,53 @@ def allocate(records: Sequence[TensorRecord], most: int) -> Allocation:
 def uniform(records: Sequence[TensorRecord], form: str) -> Allocation:
     """One form for all tensors that can have it and that it makes smaller; the others stay dense."""
     return _allocation(records, [_in_form(record, form) for record in records])
+
+
+BESIDE_VECTORS = "palettize_4bit"
+"""The form of tensors that vectors do not fit, and of those so small that a palette of vectors would outweigh it."""
+
+
+def in_vectors(records: Sequence[TensorRecord], form: str, able: Collection[str]) -> Allocation:
+    """Palettes of vectors for tensors that can have them, plain ones of 4 bits for others and where these are smaller.
+
+    Args:
+        records: The tensors with their options.
+        form: Of the vectors.
+        able: Names of the tensors that can have it.
+    """
+    taken = [_in_form(record, BESIDE_VECTORS) for record in records]
+    return _allocation(
+        records,
+        [
+            min(option, option_in(record, form), key=lambda found: found.bytes)
+            if record.name in able
+            else option
+            for record, option in zip(records, taken, strict=True)
+        ],
+    )
+
+
+def option_in(record: TensorRecord, form: str) -> Option:
+    """A tensor in a form, its bytes counted where the search has not scored it in that."""
+    found = next((option for option in record.options if option.form == form), None)
+    if found is not None:
+        return found
+    parsed = Form.parse(form)
+    assert parsed == Form(bits=parsed.bits, vector=parsed.vector)
+    assert parsed.bits is not None
+    return Option(form, palette_bytes(math.prod(record.shape), parsed.bits, parsed.vector))
+
+
+def counted(records: Sequence[TensorRecord], candidates: Sequence[Candidate]) -> list[TensorRecord]:
+    """The tensors with the forms of candidates among their options, those that the search has not scored too."""
+    result = []
+    for record in records:
+        known = {option.form for option in record.options}
+        forms = dict.fromkeys(candidate.forms.get(record.name, DENSE) for candidate in candidates)
+        more = [option_in(record, form) for form in forms if form not in known]
+        others = sorted([*record.options[1:], *more], key=lambda option: (-option.bytes, option.form))
+        result.append(replace(record, options=(record.options[0], *others)) if more else record)
+    return result
 
 
 def smallest_bytes(records: Sequence[TensorRecord]) -> int:

@@ -135,7 +135,7 @@ def default_forms() -> list[Form]:
     """What is tried where nothing else is asked for.
 
     Groups of channels, vectors and pruned forms take longer to find than they win without training; they are tried
-    where they are named.
+    where they are named, and vectors for a whole network in training (`default_vectors`).
     """
     return [
         Form(),
@@ -143,6 +143,14 @@ def default_forms() -> list[Form]:
         Form(integers=4, block=32),
         *(Form(bits=bits) for bits in sorted(PALETTE_BITS, reverse=True)),
     ]
+
+
+def default_vectors() -> list[Form]:
+    """The palettes of vectors that a whole network is trained in where nothing else is asked for.
+
+    Without training they are worth less than widths of their own, so no tensor is scored in them.
+    """
+    return [Form(bits=bits, vector=vector) for bits, vector in ((8, 4), (6, 4), (8, 8), (6, 8))]
 
 
 _CLASSES: Mapping[str, type[Method]] = {

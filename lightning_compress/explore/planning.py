@@ -20,6 +20,9 @@ _JACKKNIFE = 3.0
 _FEEDBACK = 2.0
 """What error feedback adds to a package, as was measured on networks of a few million weights."""
 
+_VECTORS = 2.0
+"""A training step with palettes of 256 vectors over a plain one, likewise."""
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -102,14 +105,15 @@ def plan_of(asked: Asked, subject: Subject, reference: Candidate, searched: int,
         elif rung == "feedback":
             costs.append(Cost(rung, RUNGS[rung], halvings, 0, halvings * _FEEDBACK * package))
         else:
-            is_short = rung == "short_fit"
-            length = subject.fit_length(asked.short if is_short else 1.0)
-            count = fits if is_short else 1
-            costs.append(
-                Cost(rung, RUNGS[rung], count, 0, None)
-                if length is None
-                else Cost(rung, RUNGS[rung], count, count * length.steps, count * (length.seconds + package))
-            )
+            count, share, slower = {
+                "short_fit": (fits, asked.short, 1.0),
+                "full_fit": (1, 1.0, 1.0),
+                "vector_fit": (min(fits, len(asked.vector_forms()).bit_length()), 1.0, _VECTORS),
+            }[rung]
+            length = subject.fit_length(share)
+            seconds = None if length is None else count * (slower * length.seconds + package)
+            steps = 0 if length is None else count * length.steps
+            costs.append(Cost(rung, RUNGS[rung], count, steps, seconds))
     costs.append(
         Cost(
             "verdict",

@@ -10,7 +10,7 @@ from torch import nn
 
 from lightning_compress.counted import counted
 from lightning_compress.errors import ConfigurationError, did_you_mean
-from lightning_compress.explore.forms import Form, default_forms, needed_by
+from lightning_compress.explore.forms import Form, default_forms, default_vectors, needed_by
 from lightning_compress.explore.limits import Limits
 from lightning_compress.explore.quantities import check_limits, parse_drop, parse_duration, parse_size
 from lightning_compress.explore.record import Question
@@ -111,6 +111,16 @@ class Asked:
     def all_forms(self) -> list[Form]:
         """The forms, the dense one among them, each once."""
         return list(dict.fromkeys([Form(), *self.forms]))
+
+    def vector_forms(self) -> list[Form]:
+        """The palettes of vectors that a whole network may be trained in, those of fewest bits a weight first."""
+        given = default_vectors() if list(self.forms) == default_forms() else self.forms
+        plain = [
+            (form.bits / form.vector, form)
+            for form in given
+            if form.bits is not None and form.vector > 1 and form == Form(bits=form.bits, vector=form.vector)
+        ]
+        return [form for _, form in sorted(plain, key=lambda entry: entry[0])]
 
     def ordered_rungs(self) -> list[str]:
         """The rungs in the order in which they are tried."""

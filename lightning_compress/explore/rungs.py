@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from lightning_compress.explore.allocation import Allocation, allocate, smallest_bytes, uniform
+from lightning_compress.explore.allocation import (
+    Allocation,
+    allocate,
+    in_vectors,
+    option_in,
+    smallest_bytes,
+    uniform,
+)
 from lightning_compress.explore.forms import DENSE, Form
 from lightning_compress.explore.limits import Limits
 from lightning_compress.explore.making import Candidates, Request
@@ -42,6 +49,10 @@ class Standing:
         limits: What is asked for.
         overhead: Bytes of a package beside those of its tensors.
         steps: How often a size is bisected at most.
+        fits: How many fits a rung makes at most.
+        short: Share of the full length of a fit that a short one has.
+        vectors: Names of the tensors that can have each palette of vectors, by its name, that of fewest bits a weight
+            first.
         ahead: How many steps of a bisection are made at once, where other processes make candidates.
         proceed: Asked before each candidate; raises where time is up.
     """
@@ -51,6 +62,9 @@ class Standing:
     limits: Limits
     overhead: int
     steps: int
+    fits: int
+    short: float
+    vectors: Mapping[str, Collection[str]]
     ahead: int
     proceed: Callable[[], None]
 
@@ -70,11 +84,27 @@ class Standing:
 
     def _taken(self, candidate: Candidate) -> int:
         """The bytes of the tensors in a candidate's forms."""
-        return sum(record.option(candidate.forms.get(record.name, DENSE)).bytes for record in self.records)
+        return sum(
+            option_in(record, candidate.forms.get(record.name, DENSE)).bytes for record in self.records
+        )
 
     def lower(self) -> int:
         """The bytes of the tensors in their smallest forms."""
         return smallest_bytes(self.records)
+
+
+def climb(standing: Standing, rung: str) -> None:
+    """Try a rung, one of `RUNGS`."""
+    if rung in ("kmeans", "data"):
+        uniform_rung(standing, rung)
+    elif rung in ("mixed", "feedback"):
+        mixed_rung(standing, rung)
+    elif rung == "short_fit":
+        trained_rung(standing, rung, standing.short, standing.fits)
+    elif rung == "full_fit":
+        trained_rung(standing, rung, 1.0, 1)
+    else:
+        vector_rung(standing, rung)
 
 
 def uniform_rung(standing: Standing, rung: str) -> None:
@@ -89,18 +119,9 @@ def uniform_rung(standing: Standing, rung: str) -> None:
     most = standing.limits.max_bytes
     if most is not None:
         widths = [form for form in widths if allocations[form].bytes + standing.overhead <= most]
-    if standing.limits.max_drop is None:
-        # More bits are better: the most that the size allows.
-        widths = widths[-1:]
-
-    def attempt(low: int, high: int) -> Attempt | None:
-        if low >= high:
-            return None
-        middle = (low + high) // 2
-        request = _request(f"{rung}_{widths[middle]}", rung, allocations[widths[middle]])
-        return Attempt(request, if_good=(low, middle), if_bad=(middle + 1, high))
-
-    _halve(standing, attempt, (0, len(widths)), len(widths))
+    _fewest_bits(
+        standing, [_request(f"{rung}_{form}", rung, allocations[form]) for form in widths], len(widths)
+    )
 
 
 def mixed_rung(standing: Standing, rung: str) -> None:
@@ -111,6 +132,32 @@ def mixed_rung(standing: Standing, rung: str) -> None:
 def trained_rung(standing: Standing, rung: str, share: float, fits: int) -> None:
     """The forms of the integer program, trained from the float weights."""
     _bisect(standing, rung, fits, share)
+
+
+def vector_rung(standing: Standing, rung: str) -> None:
+    """Palettes of vectors for all tensors that can have them, trained from the float weights."""
+    most = standing.upper()
+    requests = []
+    for form, able in standing.vectors.items():
+        allocation = in_vectors(standing.records, form, able)
+        if form in allocation.forms.values() and allocation.bytes < most:
+            requests.append(Request(f"{rung}_{form}", rung, allocation.compressed, None, share=1.0))
+    _fewest_bits(standing, requests, standing.fits)
+
+
+def _fewest_bits(standing: Standing, requests: Sequence[Request], steps: int) -> None:
+    """Of candidates, those of fewest bits first, find the first that is good enough; the last, if any is."""
+    if standing.limits.max_drop is None:
+        # More bits are better: the most that the size allows.
+        requests = requests[-1:]
+
+    def attempt(low: int, high: int) -> Attempt | None:
+        if low >= high:
+            return None
+        middle = (low + high) // 2
+        return Attempt(requests[middle], if_good=(low, middle), if_bad=(middle + 1, high))
+
+    _halve(standing, attempt, (0, len(requests)), steps)
 
 
 def _bisect(standing: Standing, rung: str, steps: int, share: float | None) -> None:
@@ -196,6 +243,9 @@ def _bits(form: str) -> int:
     return Form.parse(form).bits or 0
 
 
+VECTOR_RUNG = "vector_fit"
+"""The rung whose forms no other has."""
+
 RUNGS: Mapping[str, str] = {
     "kmeans": "palettes of one width by k-means",
     "data": "palettes of one width by data",
@@ -203,8 +253,9 @@ RUNGS: Mapping[str, str] = {
     "feedback": "the same, each column's error made good for in those after it",
     "short_fit": "these forms, trained for a part of the full length",
     "full_fit": "these forms, trained for the full length",
+    VECTOR_RUNG: "vectors for all tensors, of 2 bits a weight and fewer, trained for the full length",
 }
 """What each rung tries, in words, in their order."""
 
-TRAINED = frozenset({"short_fit", "full_fit"})
+TRAINED = frozenset({"short_fit", "full_fit", VECTOR_RUNG})
 """Those that train."""

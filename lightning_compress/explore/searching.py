@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from lightning_compress.errors import ConfigurationError
-from lightning_compress.explore.allocation import smallest_bytes
+from lightning_compress.explore.allocation import counted, in_vectors, smallest_bytes
 from lightning_compress.explore.compressing import (
     Compressed,
     Compressing,
@@ -37,7 +37,7 @@ from lightning_compress.explore.record import (
     read_record,
     write_record,
 )
-from lightning_compress.explore.rungs import RUNGS, TRAINED, Standing, mixed_rung, trained_rung, uniform_rung
+from lightning_compress.explore.rungs import RUNGS, TRAINED, VECTOR_RUNG, Standing, climb
 from lightning_compress.explore.sensitivity import Searched, SensitivityTable, searched_tensors
 from lightning_compress.explore.sensitivity_file import FILE, SensitivityFile
 from lightning_compress.explore.subject import Subject
@@ -205,6 +205,12 @@ class Search:
             compress=self.compressed_by_data,
         )
 
+    @functools.cached_property
+    def _vectors(self) -> Mapping[str, Sequence[str]]:
+        """Names of the tensors that can have each palette of vectors, that of fewest bits a weight first."""
+        forms = self._asked.vector_forms() if VECTOR_RUNG in self._asked.rungs else []
+        return {form.name: self.table.able(form) for form in forms}
+
     def compressed_by_data(self, network: nn.Module, forms: Mapping[str, Form]) -> Compressed:
         """A network with tensors in forms, by what the validation data of the search tell."""
         return compressed_by_data(network, forms, self._importance)
@@ -256,7 +262,8 @@ class Search:
 
     def _require_size(self) -> None:
         most = self.limits.max_bytes
-        smallest = smallest_bytes(self._records) + self._overhead
+        sizes = [in_vectors(self._records, form, able).bytes for form, able in self._vectors.items()]
+        smallest = min([smallest_bytes(self._records), *sizes]) + self._overhead
         if most is not None and most < smallest:
             raise ConfigurationError(
                 f"explore.max_size={self._asked.max_size!r} is less than the smallest package that is tried: "
@@ -289,8 +296,11 @@ class Search:
             self._try(rung, least)
         except OutOfTimeError:
             reason = "ended early: the budget is spent"
-        spent = sum(found.seconds for found in self.candidates.found if found.rung == rung)
-        is_satisfied = any(found.satisfies for found in self.candidates.found if found.rung == rung)
+        made = [found for found in self.candidates.found if found.rung == rung]
+        spent = sum(found.seconds for found in made)
+        is_satisfied = any(found.satisfies for found in made)
+        if not made and not reason:
+            reason = "nothing smaller is left to try"
         return RungRecord(rung, "satisfied" if is_satisfied else "not satisfied", round(spent, 2), reason)
 
     def _try(self, rung: str, least: float) -> None:
@@ -305,17 +315,13 @@ class Search:
             limits=self.limits,
             overhead=self._overhead,
             steps=self._asked.steps,
+            fits=self._asked.fits,
+            short=self._asked.short,
+            vectors=self._vectors,
             ahead=self._asked.ahead(),
             proceed=proceed,
         )
-        if rung in ("kmeans", "data"):
-            uniform_rung(standing, rung)
-        elif rung in ("mixed", "feedback"):
-            mixed_rung(standing, rung)
-        elif rung == "short_fit":
-            trained_rung(standing, rung, self._asked.short, self._asked.fits)
-        else:
-            trained_rung(standing, rung, 1.0, 1)
+        climb(standing, rung)
 
     def _is_answered(self) -> bool:
         """Whether nothing better is asked for: with one limit alone, a smaller or a better package always is."""
@@ -361,7 +367,7 @@ class Search:
         exploration = Exploration(
             question=self._asked.question(self._subject.metric, reference.value),
             digest=self._digest(),
-            tensors=self._records,
+            tensors=counted(self._records, self.candidates.found),
             candidates=list(self.candidates.found),
             rungs=list(self._rungs.values()),
             chosen=None if best is None else best.name,

@@ -144,6 +144,11 @@ class SensitivityTable:
             errors[reference.name] = value.float() - reference.value().detach()
         return (self._measured(options, able, compressed) if measures else options), errors
 
+    def able(self, form: Form) -> list[str]:
+        """Names of the tensors that can have a form, and need not stay dense."""
+        open_to = [searched.reference for searched in self._tensors if searched.reason is None]
+        return [reference.name for reference in open_to if self._can_have(reference, form)]
+
     def inputs(self) -> dict[str, float]:
         """What rounding the inputs of each layer to int8 costs, by name of its tensor."""
         references = [searched.reference for searched in self._tensors]

@@ -60,6 +60,17 @@ def dense_bytes(elements: int) -> int:
     return _record(elements, _FLOAT16)
 
 
+def palette_bytes(elements: int, n_bits: int, vector: int = 1) -> int:
+    """Bytes of a tensor with one palette in a package at float16.
+
+    Args:
+        elements: Of the tensor.
+        n_bits: Of an index.
+        vector: Elements that share one.
+    """
+    return _record(elements // vector, n_bits) + _record(2**n_bits * vector, _FLOAT16)
+
+
 def _kept(value: Tensor, palette: StoredPalette | None) -> int:
     """How many elements, or vectors of them, are not zero."""
     if palette is None or palette.vector_axis is None:

@@ -9,8 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_compress.errors import ConfigurationError
-from lightning_compress.explore.allocation import allocate, cost_of, smallest_bytes, uniform
-from lightning_compress.explore.record import Option, TensorRecord
+from lightning_compress.explore.allocation import (
+    allocate,
+    cost_of,
+    counted,
+    in_vectors,
+    smallest_bytes,
+    uniform,
+)
+from lightning_compress.explore.record import Candidate, Option, TensorRecord
+from lightning_compress.explore.sizes import dense_bytes, palette_bytes
 
 
 @st.composite
@@ -73,3 +81,39 @@ def test_what_was_measured_counts_and_corrects_the_scores_beside_it() -> None:
     record = TensorRecord("w", (9,), (Option("dense", 300, 0.0), measured, other))
     assert cost_of(record, measured) == 0.4
     assert cost_of(record, other) == pytest.approx(1.2)
+
+
+def _palettized(name: str, *shape: int) -> TensorRecord:
+    count = shape[0] * shape[1]
+    options = (
+        Option("dense", dense_bytes(count), 0.0),
+        Option("palettize_4bit", palette_bytes(count, 4), 0.1),
+    )
+    return TensorRecord(name, shape, options)
+
+
+def test_vectors_are_for_tensors_that_can_have_them_and_outweigh_their_palette() -> None:
+    records = [_palettized("large", 512, 512), _palettized("small", 64, 147), _palettized("head", 10, 512)]
+    found = in_vectors(records, "palettize_8bit_vectors8", able=["large", "small"])
+    assert found.forms == {
+        "large": "palettize_8bit_vectors8",
+        # 256 vectors of eight take 4 kB, and four bits of all its weights less than that and the indices.
+        "small": "palettize_4bit",
+        "head": "palettize_4bit",
+    }
+    assert found.bytes == (64 + 512 * 64 + 64 + 4096) + sum(record.options[1].bytes for record in records[1:])
+
+
+def test_forms_that_were_made_and_not_scored_are_told_with_their_bytes_and_weighed_by_none() -> None:
+    records = [_palettized("large", 512, 512), _palettized("head", 10, 512)]
+    made = Candidate(
+        "vectors", "vector_fit", {"large": "palettize_8bit_vectors8"}, None, 1, 1, 0.9, 0.0, True
+    )
+    after = counted(records, [made])
+    assert after[1] == records[1]
+    assert [(option.form, option.score) for option in after[0].options] == [
+        ("dense", 0.0),
+        ("palettize_4bit", 0.1),
+        ("palettize_8bit_vectors8", None),
+    ]
+    assert counted(after, [made]) == after

@@ -260,6 +260,58 @@ def test_training_goes_below_what_is_possible_without(explore: Callable[..., Exp
 
 
 @pytest.mark.slow
+def test_vectors_are_trained_for_all_weights_that_can_have_them(explore: Callable[..., Exploration]) -> None:
+    forms = ["palettize_8bit", "palettize_4bit", "palettize_4bit_vectors2", "palettize_4bit_vectors4"]
+    asked = {"max_drop": 0.1, "margin": 0, "forms": forms, "rungs": ["kmeans", "vector_fit"]}
+    found = explore(**asked, subject={"steps": 64}, data=DigitData(1024))
+    trained = [candidate for candidate in found.candidates if candidate.rung == "vector_fit"]
+    smallest_before = min(found.candidate(name).package_bytes for name in _satisfying(found, "kmeans"))
+    assert trained
+    for candidate in trained:
+        assert candidate.expected is None
+        assert candidate.package_bytes < smallest_before
+        assert any("vectors" in form for form in candidate.forms.values())
+        # Ten classes are divided by two channels, and not by four.
+        head = candidate.forms["head.weight"]
+        assert head == ("palettize_4bit" if "vectors4" in candidate.name else "palettize_4bit_vectors2")
+        for record in found.tensors:
+            assert record.option(candidate.forms.get(record.name, "dense")).bytes > 0
+    assert found.rungs[-1].name == "vector_fit"
+    # The same folder: what was made is not made again.
+    again = explore(**asked, subject={"steps": 64}, data=DigitData(1024))
+    assert again.candidates == found.candidates
+
+
+def _satisfying(found: Exploration, rung: str) -> list[str]:
+    return [
+        candidate.name for candidate in found.candidates if candidate.rung == rung and candidate.satisfies
+    ]
+
+
+@pytest.mark.slow
+def test_of_a_size_alone_the_most_bits_in_vectors_that_it_holds_are_trained(
+    explore: Callable[..., Exploration],
+) -> None:
+    forms = [
+        "palettize_8bit",
+        "palettize_4bit_vectors4",
+        "palettize_4bit_vectors2",
+        "palettize_6bit_vectors2",
+    ]
+    found = explore(max_size="30kB", forms=forms, rungs=["vector_fit"], subject={"steps": 8})
+    (trained,) = found.candidates[1:]
+    assert trained.package_bytes <= 30_000
+    assert found.chosen == trained.name
+
+
+@pytest.mark.slow
+def test_where_the_target_carries_no_vectors_none_are_trained(explore: Callable[..., Exploration]) -> None:
+    found = explore(max_drop=0.5, target="iOS17", forms=None, rungs=["vector_fit"], subject={"steps": 8})
+    assert [candidate.name for candidate in found.candidates] == ["float16"]
+    assert found.rungs[0].reason == "nothing smaller is left to try"
+
+
+@pytest.mark.slow
 def test_what_was_trained_is_judged_on_data_never_searched_with_all_that_was_trained_around_it(
     tmp_path: Path,
 ) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from lightning_compress.coreml.export import CoreMLExport
 from lightning_compress.explore.forms import Form, default_forms, methods_of, needed_by
-from lightning_compress.explore.sizes import dense_bytes, stored_bytes
+from lightning_compress.explore.sizes import dense_bytes, palette_bytes, stored_bytes
 from lightning_compress.methods.mechanism.preparation import PreparedModule
 from lightning_compress.methods.mechanism.stored import read_stored
 from lightning_compress.methods.mechanism.tensors import find_tensors
@@ -85,3 +85,14 @@ def test_the_bytes_of_a_form_are_those_of_the_package(form: Form, tmp_path: Path
 
 def test_a_dense_tensor_takes_two_bytes_an_element_and_a_header() -> None:
     assert dense_bytes(1000) == 64 + 2048
+
+
+@pytest.mark.parametrize("name", ["palettize_8bit_vectors8", "palettize_6bit_vectors4", "palettize_3bit"])
+def test_a_palette_is_counted_without_being_made(name: str) -> None:
+    form = Form.parse(name)
+    (reference,) = find_tensors(nn.Sequential(nn.Linear(96, 64)))
+    finalized = PreparedModule(nn.Sequential(nn.Linear(96, 64)), methods_of({reference.name: form})).finalize(
+        rehearses=True
+    )
+    told = palette_bytes(reference.numel, form.bits or 0, form.vector)
+    assert told == stored_bytes(finalized[0].weight, read_stored(finalized[0], "weight"))
