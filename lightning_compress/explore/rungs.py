@@ -250,9 +250,9 @@ RUNGS: Mapping[str, str] = {
     "kmeans": "palettes of one width by k-means",
     "data": "palettes of one width by data",
     "mixed": "a form of its own for each tensor",
-    "feedback": "the same, each column's error made good for in those after it",
-    "short_fit": "these forms, trained for a part of the full length",
-    "full_fit": "these forms, trained for the full length",
+    "feedback": "a form of its own for each tensor, each column's error made good for in those after it",
+    "short_fit": "a form of its own for each tensor, trained for a part of the full length",
+    "full_fit": "a form of its own for each tensor, trained for the full length",
     VECTOR_RUNG: "vectors for all tensors, of 2 bits a weight and fewer, trained for the full length",
 }
 """What each rung tries, in words, in their order."""
