@@ -150,7 +150,7 @@ def default_vectors() -> list[Form]:
 
     Without training they are worth less than widths of their own, so no tensor is scored in them.
     """
-    return [Form(bits=bits, vector=vector) for bits, vector in ((8, 4), (6, 4), (8, 8), (6, 8))]
+    return [Form(bits=bits, vector=vector) for bits, vector in ((8, 4), (6, 4), (8, 8), (6, 8), (4, 8))]
 
 
 _CLASSES: Mapping[str, type[Method]] = {
