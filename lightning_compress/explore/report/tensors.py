@@ -26,7 +26,8 @@ EXPLANATION = (
     "How far the outputs move is the mean square of their change over their variance, summed over the outputs: as it "
     "is expected, and as it was measured where a tensor was tried alone. What is won is against float16. The next "
     "smaller form is the largest of the smaller ones that no smaller still one beats; what it wins and costs comes on "
-    "top."
+    "top. A dash stands for what has no score: palettes of vectors for a whole network are trained, and known by their "
+    "packages alone."
 )
 """What the columns of that table mean."""
 
