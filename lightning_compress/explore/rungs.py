@@ -70,17 +70,27 @@ class Standing:
 
     def upper(self) -> int:
         """The bytes of the tensors in the smallest package that is good enough, or of the largest that is allowed."""
-        good = [
-            found.package_bytes - self.overhead
-            for found in self.candidates.found
-            if self.limits.allows_value(found.value, found.drop_error)
-        ]
-        bounds = [min(good)] if self.limits.max_drop is not None and good else []
+        good = [found.package_bytes - self.overhead for found in self._good()]
+        bounds = [min(good)] if good else []
         if self.limits.max_bytes is not None:
             # What a program takes beside its tensors grows with the forms in it: packages that were made tell.
             beside = [found.package_bytes - self._taken(found) for found in self.candidates.found]
             bounds.append(self.limits.max_bytes - max(self.overhead, *beside, 0))
         return min(bounds) if bounds else sum(record.options[0].bytes for record in self.records)
+
+    def least_good(self) -> int:
+        """What the tensors alone take in the smallest package that is good enough; without one, `upper`."""
+        return min([self.upper(), *(self._taken(found) for found in self._good())])
+
+    def _good(self) -> list[Candidate]:
+        """The packages whose drop is within its limit; none where there is no such limit."""
+        if self.limits.max_drop is None:
+            return []
+        return [
+            found
+            for found in self.candidates.found
+            if self.limits.allows_value(found.value, found.drop_error)
+        ]
 
     def _taken(self, candidate: Candidate) -> int:
         """The bytes of the tensors in a candidate's forms."""
@@ -136,7 +146,8 @@ def trained_rung(standing: Standing, rung: str, share: float, fits: int) -> None
 
 def vector_rung(standing: Standing, rung: str) -> None:
     """Palettes of vectors for all tensors that can have them, trained from the float weights."""
-    most = standing.upper()
+    # A fit is too dear for a package that turns out a little larger than the smallest good one.
+    most = standing.least_good()
     requests = []
     for form, able in standing.vectors.items():
         allocation = in_vectors(standing.records, form, able)
