@@ -12,8 +12,7 @@ import torch
 from lightning_compress.errors import ConfigurationError
 from lightning_compress.explore import search
 from tests.conftest import DigitData, DigitModule
-
-_FEW = {"forms": ["palettize_4bit", "palettize_1bit"], "rungs": ["kmeans"], "metric": "accuracy"}
+from tests.explore.conftest import FEW
 
 
 class _NotANumber(DigitModule):
@@ -40,11 +39,11 @@ class _OfMany(DigitModule):
 
 def test_a_metric_that_few_samples_have_not_is_told_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"too few. Set explore\.margin=0 to take") as caught:
-        search(_OfMany(), DigitData(), folder=tmp_path, max_drop=1.0, **_FEW)
+        search(_OfMany(), DigitData(), folder=tmp_path, max_drop=1.0, **FEW)
     assert "ValueError: 10 samples are too few" in str(caught.value)
-    assert search(_OfMany(), DigitData(), folder=tmp_path, max_drop=1.0, margin=0, **_FEW).chosen is not None
+    assert search(_OfMany(), DigitData(), folder=tmp_path, max_drop=1.0, margin=0, **FEW).chosen is not None
 
 
 def test_a_metric_that_is_no_number_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="accuracy of the float16 package is NaN"):
-        search(_NotANumber(), DigitData(), folder=tmp_path, max_drop=0.1, **_FEW)
+        search(_NotANumber(), DigitData(), folder=tmp_path, max_drop=0.1, **FEW)

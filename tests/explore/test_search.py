@@ -5,12 +5,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pytest
 import torch
 from torch.utils.data import Subset
@@ -20,52 +18,18 @@ from lightning_compress.explore import search
 from lightning_compress.explore.forms import Form, parse_forms
 from lightning_compress.explore.making import Candidates
 from lightning_compress.explore.module_subject import ModuleSubject
-from lightning_compress.explore.parts import divided
 from lightning_compress.explore.question import Asked
 from lightning_compress.explore.record import Exploration, read_record
 from lightning_compress.explore.searching import RECORD, Search
-from lightning_compress.tasks.measuring import measure
 from tests.conftest import DigitData, DigitModule
-
-_FEW = {"forms": ["palettize_4bit", "palettize_1bit"], "rungs": ["kmeans"], "metric": "accuracy"}
-
-
-@pytest.fixture(scope="module")
-def fitted() -> DigitModule:
-    """A classifier that has learned the digits."""
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    module = DigitModule()
-    trainer = L.Trainer(
-        accelerator="cpu",
-        max_epochs=8,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-    )
-    trainer.fit(module, datamodule=DigitData(train=768))
-    module.trainer = None  # type: ignore[assignment]
-    return module.eval()
-
-
-@pytest.fixture
-def explore(fitted: DigitModule, tmp_path: Path) -> Callable[..., Exploration]:
-    """Searches that classifier in the test's folder."""
-
-    def run(**asked: Any) -> Exploration:
-        given = {"folder": tmp_path / "found", "data": DigitData(), **_FEW, **asked}
-        return search(fitted, given.pop("data"), **given)
-
-    return run
+from tests.explore.conftest import FEW
 
 
 @pytest.fixture(scope="module")
 def searched(fitted: DigitModule, tmp_path_factory: pytest.TempPathFactory) -> tuple[Exploration, Path]:
     """What a search for a drop of two points has found, and its folder."""
     folder = tmp_path_factory.mktemp("searched")
-    return search(fitted, DigitData(), folder=folder, max_drop=0.02, **_FEW), folder
+    return search(fitted, DigitData(), folder=folder, max_drop=0.02, **FEW), folder
 
 
 def test_the_smallest_width_within_the_drop_is_chosen_and_judged_on_data_never_searched(
@@ -126,7 +90,7 @@ def test_what_was_measured_once_is_not_measured_again(
 
     found, folder = searched
     monkeypatch.setattr(Candidates, "_made", refuse)
-    again = search(fitted, DigitData(), folder=folder, max_drop=0.02, **_FEW)
+    again = search(fitted, DigitData(), folder=folder, max_drop=0.02, **FEW)
     assert dataclasses.replace(again, seconds={}) == dataclasses.replace(found, seconds={})
 
 
@@ -159,7 +123,7 @@ class _Beside:
 
 def _search(fitted: DigitModule, folder: Path, beside: _Beside | None = None, **asked: Any) -> Search:
     folder.mkdir(exist_ok=True)
-    given = {"max_drop": 0.02, "rungs": ["kmeans"], "forms": parse_forms(_FEW["forms"], "forms"), **asked}
+    given = {"max_drop": 0.02, "rungs": ["kmeans"], "forms": parse_forms(FEW["forms"], "forms"), **asked}
     subject = ModuleSubject(fitted, DigitData(), "accuracy")
     return Search(subject, Asked(**given), folder, lambda _: None, elsewhere=beside)
 
@@ -203,7 +167,7 @@ def test_other_weights_in_the_same_folder_are_measured_anew(
     first = explore(max_drop=0.05)
     other = copy.deepcopy(fitted)
     torch.nn.init.normal_(other.model.head.weight)
-    second = search(other, DigitData(), folder=tmp_path / "found", max_drop=0.05, **_FEW)
+    second = search(other, DigitData(), folder=tmp_path / "found", max_drop=0.05, **FEW)
     assert second.digest != first.digest
     assert second.reference.value < first.reference.value
 
@@ -239,100 +203,6 @@ def test_forms_that_are_measured_count_as_they_were_measured(explore: Callable[.
     for record in searched:
         assert (record.option("palettize_1bit").measured or 0) > 0
         assert record.option("palettize_4bit").measured is None
-
-
-@pytest.mark.slow
-def test_training_goes_below_what_is_possible_without(explore: Callable[..., Exploration]) -> None:
-    forms = ["palettize_4bit", "palettize_2bit", "palettize_1bit"]
-    # Of a hundred digits one makes a hundredth: nothing but the float weights would be sure.
-    found = explore(
-        max_drop=0.02,
-        margin=0,
-        forms=forms,
-        rungs=["kmeans", "full_fit"],
-        subject={"steps": 64},
-        data=DigitData(1024),
-    )
-    trained = [candidate for candidate in found.candidates if candidate.rung == "full_fit"]
-    assert trained
-    assert found.chosen == trained[-1].name
-    assert found.rungs[-1].state == "satisfied"
-
-
-@pytest.mark.slow
-def test_vectors_are_trained_for_all_weights_that_can_have_them(explore: Callable[..., Exploration]) -> None:
-    forms = ["palettize_8bit", "palettize_4bit", "palettize_4bit_vectors2", "palettize_4bit_vectors4"]
-    asked = {"max_drop": 0.1, "margin": 0, "forms": forms, "rungs": ["kmeans", "vector_fit"]}
-    found = explore(**asked, subject={"steps": 64}, data=DigitData(1024))
-    trained = [candidate for candidate in found.candidates if candidate.rung == "vector_fit"]
-    smallest_before = min(found.candidate(name).package_bytes for name in _satisfying(found, "kmeans"))
-    assert trained
-    for candidate in trained:
-        assert candidate.expected is None
-        assert candidate.package_bytes < smallest_before
-        assert any("vectors" in form for form in candidate.forms.values())
-        # Ten classes are divided by two channels, and not by four.
-        head = candidate.forms["head.weight"]
-        assert head == ("palettize_4bit" if "vectors4" in candidate.name else "palettize_4bit_vectors2")
-        for record in found.tensors:
-            assert record.option(candidate.forms.get(record.name, "dense")).bytes > 0
-    assert found.rungs[-1].name == "vector_fit"
-    # The same folder: what was made is not made again.
-    again = explore(**asked, subject={"steps": 64}, data=DigitData(1024))
-    assert again.candidates == found.candidates
-
-
-def _satisfying(found: Exploration, rung: str) -> list[str]:
-    return [
-        candidate.name for candidate in found.candidates if candidate.rung == rung and candidate.satisfies
-    ]
-
-
-@pytest.mark.slow
-def test_of_a_size_alone_the_most_bits_in_vectors_that_it_holds_are_trained(
-    explore: Callable[..., Exploration],
-) -> None:
-    forms = [
-        "palettize_8bit",
-        "palettize_4bit_vectors4",
-        "palettize_4bit_vectors2",
-        "palettize_6bit_vectors2",
-    ]
-    found = explore(max_size="30kB", forms=forms, rungs=["vector_fit"], subject={"steps": 8})
-    (trained,) = found.candidates[1:]
-    assert trained.package_bytes <= 30_000
-    assert found.chosen == trained.name
-
-
-@pytest.mark.slow
-def test_where_the_target_carries_no_vectors_none_are_trained(explore: Callable[..., Exploration]) -> None:
-    found = explore(max_drop=0.5, target="iOS17", forms=None, rungs=["vector_fit"], subject={"steps": 8})
-    assert [candidate.name for candidate in found.candidates] == ["float16"]
-    assert found.rungs[0].reason == "nothing smaller is left to try"
-
-
-@pytest.mark.slow
-def test_what_was_trained_is_judged_on_data_never_searched_with_all_that_was_trained_around_it(
-    tmp_path: Path,
-) -> None:
-    torch.manual_seed(0)
-    asked = {"max_drop": 2.0, "forms": ["palettize_2bit"], "rungs": ["full_fit"], "metric": "accuracy"}
-    module = _Shifted()
-    found = search(module, DigitData(), folder=tmp_path, **asked, subject={"network": "model", "steps": 40})
-    assert found.chosen is not None
-    assert found.candidate(found.chosen).rung == "full_fit"
-    _, judged = divided(DigitData(), 0.5)
-    subject = ModuleSubject(module, DigitData(), "accuracy", network="model")
-    placed, _ = subject.placed(tmp_path / (found.candidate(found.chosen).package or ""))
-    assert isinstance(placed, _Shifted)
-    assert placed.shift[3] < -50, "the shift was trained with the network"
-    assert module.shift[3] == 0
-    assert found.verdict is not None
-    assert found.verdict.samples == judged.samples == 100
-    alone = measure(placed, judged.as_data(), "accuracy", tmp_path, shows_progress=False)
-    assert found.verdict.value == pytest.approx(alone)
-    assert found.verdict.drop == pytest.approx(found.verdict.float_value - alone)
-    assert math.isfinite(found.verdict.drop_error)
 
 
 @pytest.mark.slow
@@ -376,25 +246,6 @@ def test_a_sensitivity_file_serves_the_next_search_and_none_of_other_weights(
         Search(
             ModuleSubject(other, DigitData(), "accuracy"), asked, tmp_path / "third", print, sensitivity=given
         )
-
-
-class _Shifted(DigitModule):
-    """What stands around the network is trained in great steps, so that nobody can take it for what it was."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.shift = torch.nn.Parameter(torch.zeros(10))
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.model(images) + self.shift
-
-    def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
-        # Nobody draws a three.
-        return super().training_step(batch, batch_idx) + self.shift[3]
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        groups = [{"params": self.model.parameters()}, {"params": [self.shift], "lr": 2.0}]
-        return torch.optim.Adam(groups, lr=self.learning_rate)
 
 
 class _FewDigits(DigitData):
