@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lightning_compress.methods.mechanism.calibrated import InputMoments
@@ -17,6 +17,7 @@ from lightning_compress.methods.mechanism.calibrated import InputMoments
     looks=st.booleans(),
     seed=st.integers(0, 1000),
 )
+@example(groups=1, columns=513, counts=[1], looks=False, seed=0)
 def test_moments_are_those_of_all_rows_together_whether_or_not_they_are_looked_at_before_all_have_come(
     groups: int, columns: int, counts: list[int], looks: bool, seed: int
 ) -> None:

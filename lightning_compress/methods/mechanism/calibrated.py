@@ -30,8 +30,8 @@ class InputMoments:
 
     def __init__(self, *, with_second: bool) -> None:
         self.count = 0
-        # By how much the second moments are divided.
-        self._divided = 1
+        # Rows that had come in when the second moments were whole; by as many they are divided, or by one before.
+        self._whole_at = 0
         self._with_second = with_second
         self._first: Tensor | None = None
         self._second: Tensor | None = None
@@ -47,7 +47,7 @@ class InputMoments:
             # The half above the diagonal alone, in blocks: of wide layers this is most of what calibration takes.
             for start, stop in self._blocks():
                 above = self._second[:, :stop, start:stop]
-                above.baddbmm_(rows[:, :, :stop].mT, rows[:, :, start:stop], alpha=1 / self._divided)
+                above.baddbmm_(rows[:, :, :stop].mT, rows[:, :, start:stop], alpha=1 / max(self._whole_at, 1))
         self.count += rows.shape[1]
 
     @property
@@ -60,10 +60,10 @@ class InputMoments:
     def second(self) -> Tensor:
         """The mean of their products, (G, d, d)."""
         assert self._second is not None
-        if self._divided != self.count:
+        if self._whole_at != self.count:
             # In place: of wide layers it is larger than their weights.
-            self._second *= self._divided / self.count
-            self._divided = self.count
+            self._second *= max(self._whole_at, 1) / self.count
+            self._whole_at = self.count
             for start, stop in self._blocks():
                 self._second[:, stop:, start:stop] = self._second[:, start:stop, stop:].mT
         return self._second
