@@ -116,21 +116,17 @@ def convert(
             _require_classes(traced, labels)
         output_types = None if interface.is_classifier else _output_types(traced, interface)
         try:
-            model = removed_with(
-                ct.convert(
-                    traced.module,
-                    convert_to="mlprogram",
-                    inputs=input_types,
-                    outputs=output_types,
-                    classifier_config=ct.ClassifierConfig(list(labels)) if interface.is_classifier else None,
-                    minimum_deployment_target=target,
-                    compute_precision=precision_of(
-                        compute_precision, exact_decoding=interface.nms is not None
-                    ),
-                    pass_pipeline=conversion_passes(selected.values()),
-                    # Compiling the model, which macOS would do here, is for whoever runs it.
-                    skip_model_load=True,
-                )
+            model = ct.convert(
+                traced.module,
+                convert_to="mlprogram",
+                inputs=input_types,
+                outputs=output_types,
+                classifier_config=ct.ClassifierConfig(list(labels)) if interface.is_classifier else None,
+                minimum_deployment_target=target,
+                compute_precision=precision_of(compute_precision, exact_decoding=interface.nms is not None),
+                pass_pipeline=conversion_passes(selected.values()),
+                # Compiling the model, which macOS would do here, is for whoever runs it.
+                skip_model_load=True,
             )
         except CompressionError:
             raise
@@ -138,6 +134,7 @@ def convert(
             raise CompressionError(
                 f"coremltools cannot convert {type(module).__name__} for {target_name(target.value)}: {error}"
             ) from error
+    removed_with(model)
     return model if interface.nms is None else with_suppression(model, labels, interface.nms)
 
 

@@ -121,7 +121,7 @@ def in_vectors(records: Sequence[TensorRecord], form: str, able: Collection[str]
 
 def option_in(record: TensorRecord, form: str) -> Option:
     """A tensor in a form, its bytes counted where the search has not scored it in that."""
-    found = next((option for option in record.options if option.form == form), None)
+    found = record.known(form)
     if found is not None:
         return found
     parsed = Form.parse(form)
@@ -130,13 +130,12 @@ def option_in(record: TensorRecord, form: str) -> Option:
     return Option(form, palette_bytes(math.prod(record.shape), parsed.bits, parsed.vector))
 
 
-def counted(records: Sequence[TensorRecord], candidates: Sequence[Candidate]) -> list[TensorRecord]:
+def with_forms_of(records: Sequence[TensorRecord], candidates: Sequence[Candidate]) -> list[TensorRecord]:
     """The tensors with the forms of candidates among their options, those that the search has not scored too."""
     result = []
     for record in records:
-        known = {option.form for option in record.options}
         forms = dict.fromkeys(candidate.forms.get(record.name, DENSE) for candidate in candidates)
-        more = [option_in(record, form) for form in forms if form not in known]
+        more = [option_in(record, form) for form in forms if record.known(form) is None]
         others = sorted([*record.options[1:], *more], key=lambda option: (-option.bytes, option.form))
         result.append(replace(record, options=(record.options[0], *others)) if more else record)
     return result
@@ -184,5 +183,5 @@ def _worthwhile(record: TensorRecord) -> list[tuple[Option, float]]:
 
 def _in_form(record: TensorRecord, form: str) -> Option:
     dense = record.options[0]
-    found = next((option for option in record.options if option.form == form), dense)
+    found = record.known(form) or dense
     return found if found.bytes < dense.bytes else dense

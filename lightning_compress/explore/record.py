@@ -82,8 +82,14 @@ class TensorRecord:
     reason: str | None = None
 
     def option(self, form: str) -> Option:
-        """The tensor in a form."""
-        return next(option for option in self.options if option.form == form)
+        """The tensor in a form that the search has counted."""
+        found = self.known(form)
+        assert found is not None, form
+        return found
+
+    def known(self, form: str) -> Option | None:
+        """The tensor in a form; None where the search has not counted that."""
+        return next((option for option in self.options if option.form == form), None)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from lightning_compress.errors import ConfigurationError
-from lightning_compress.explore.allocation import counted, in_vectors, smallest_bytes
+from lightning_compress.explore.allocation import in_vectors, smallest_bytes, with_forms_of
 from lightning_compress.explore.compressing import (
     Compressed,
     Compressing,
@@ -262,9 +262,11 @@ class Search:
 
     def _require_size(self) -> None:
         most = self.limits.max_bytes
+        if most is None:
+            return
         sizes = [in_vectors(self._records, form, able).bytes for form, able in self._vectors.items()]
         smallest = min([smallest_bytes(self._records), *sizes]) + self._overhead
-        if most is not None and most < smallest:
+        if most < smallest:
             raise ConfigurationError(
                 f"explore.max_size={self._asked.max_size!r} is less than the smallest package that is tried: "
                 f"{smallest:,} bytes, every tensor in its smallest form. Ask for more, or let explore.forms hold "
@@ -367,7 +369,7 @@ class Search:
         exploration = Exploration(
             question=self._asked.question(self._subject.metric, reference.value),
             digest=self._digest(),
-            tensors=counted(self._records, self.candidates.found),
+            tensors=with_forms_of(self._records, self.candidates.found),
             candidates=list(self.candidates.found),
             rungs=list(self._rungs.values()),
             chosen=None if best is None else best.name,

@@ -128,11 +128,10 @@ class SensitivityTable:
 
     def _unscored(self, form: Form, *, measures: bool) -> tuple[dict[str, Option], dict[str, Tensor]]:
         """What a form takes in each tensor that can have it, and the errors that it makes."""
-        open_to = [searched.reference for searched in self._tensors if searched.reason is None]
-        able = [reference for reference in open_to if self._can_have(reference, form)]
         if form == Form():
             references = [searched.reference for searched in self._tensors]
             return {ref.name: Option(form.name, dense_bytes(ref.numel), 0.0) for ref in references}, {}
+        able = self._able(form)
         if not able:
             return {}, {}
         compressed = self._compress(self._network, {reference.name: form for reference in able}).network
@@ -146,8 +145,7 @@ class SensitivityTable:
 
     def able(self, form: Form) -> list[str]:
         """Names of the tensors that can have a form, and need not stay dense."""
-        open_to = [searched.reference for searched in self._tensors if searched.reason is None]
-        return [reference.name for reference in open_to if self._can_have(reference, form)]
+        return [reference.name for reference in self._able(form)]
 
     def inputs(self) -> dict[str, float]:
         """What rounding the inputs of each layer to int8 costs, by name of its tensor."""
@@ -193,6 +191,10 @@ class SensitivityTable:
                 value.copy_(kept)
             found[reference.name] = dataclasses.replace(options[reference.name], measured=distance)
         return found
+
+    def _able(self, form: Form) -> list[TensorReference]:
+        open_to = [searched.reference for searched in self._tensors if searched.reason is None]
+        return [reference for reference in open_to if self._can_have(reference, form)]
 
     def _can_have(self, reference: TensorReference, form: Form) -> bool:
         needed = needed_by(reference, form)

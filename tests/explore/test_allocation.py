@@ -12,10 +12,10 @@ from lightning_compress.errors import ConfigurationError
 from lightning_compress.explore.allocation import (
     allocate,
     cost_of,
-    counted,
     in_vectors,
     smallest_bytes,
     uniform,
+    with_forms_of,
 )
 from lightning_compress.explore.record import Candidate, Option, TensorRecord
 from lightning_compress.explore.sizes import dense_bytes, palette_bytes
@@ -109,11 +109,11 @@ def test_forms_that_were_made_and_not_scored_are_told_with_their_bytes_and_weigh
     made = Candidate(
         "vectors", "vector_fit", {"large": "palettize_8bit_vectors8"}, None, 1, 1, 0.9, 0.0, True
     )
-    after = counted(records, [made])
+    after = with_forms_of(records, [made])
     assert after[1] == records[1]
     assert [(option.form, option.score) for option in after[0].options] == [
         ("dense", 0.0),
         ("palettize_4bit", 0.1),
         ("palettize_8bit_vectors8", None),
     ]
-    assert counted(after, [made]) == after
+    assert with_forms_of(after, [made]) == after

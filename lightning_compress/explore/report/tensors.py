@@ -189,7 +189,7 @@ def with_measured(score: float | None, measured: float | None) -> str:
 
 
 def _row(record: TensorRecord, form: str) -> TensorRow:
-    option = next((option for option in record.options if option.form == form), None)
+    option = record.known(form)
     return TensorRow(record, form, option, None if option is None else _next_smaller(record, option))
 
 
