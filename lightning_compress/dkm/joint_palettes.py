@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -91,19 +90,14 @@ class _Kind(NamedTuple):
     @classmethod
     def of(cls, each: PalettizedWeight) -> _Kind:
         form = each.form
-        clustering = replace(
-            form.clustering,
-            fix_zero=form.enforce_zero and not form.keep_zeros,
-            zero_preference=form.zero_preference,
-        )
         return cls(
             each.weight.device,
             form.n_clusters,
             form.first_free,
             form.repetition_tolerance,
             form.keep_zeros,
-            clustering,
-            scalars_at_once.serves(each.weight, clustering),
+            form.clustering_with_zeros,
+            scalars_at_once.serves(each.weight, form.clustering),
         )
 
 

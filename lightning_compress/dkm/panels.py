@@ -36,8 +36,9 @@ _MOST_PANELS = 1 << 14
 _STEEP_BINS = 64
 """Bins on each panel that was laid out around a switch."""
 
+_LEAST_PLACES = 64
 _MOST_PLACES = 1 << 13
-"""Most equally spaced places at which the width that panels may have is computed."""
+"""Equally spaced places at which the width that panels may have is computed, beside those around steep switches."""
 
 _STEPS = 48
 """Places on either side of a steep switch at which it is computed."""
@@ -146,8 +147,9 @@ def _edges(low: float, high: float, palettes: list[Tensor], temperature: float) 
     middle, gap = np.concatenate(middles), np.concatenate(gaps)
     # Places everywhere that tell soft switches, and ever less densely around each steep one.
     soft = math.sqrt(temperature / 2)
-    everywhere = np.linspace(low, high, int(min(max(4 * (high - low) / soft, 512), _MOST_PLACES)))
     steep = gap > 2 * soft
+    most = 0 if steep.all() else min(4 * (high - low) / soft, _MOST_PLACES)
+    everywhere = np.linspace(low, high, int(max(most, _LEAST_PLACES)))
     scale = temperature / gap[steep]
     reach = np.arcsinh((high - low) / scale)
     steps = np.sinh(reach[:, None] * np.linspace(0, 1, _STEPS)) * scale[:, None]

@@ -6,7 +6,8 @@ Nothing here holds state: palettes and scales come in and go out, whoever keeps 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -290,6 +291,16 @@ class WeightPalette:
     def first_free(self) -> int:
         """The number of centroids in front that are held where they are."""
         return int(self.keep_zeros or self.enforce_zero)
+
+    @cached_property
+    def clustering_with_zeros(self) -> Clustering:
+        """The differentiable k-means, with what it does with zeros."""
+        # Asked for by each weight in each step.
+        return replace(
+            self.clustering,
+            fix_zero=self.enforce_zero and not self.keep_zeros,
+            zero_preference=self.zero_preference,
+        )
 
     @property
     def zero_preference(self) -> float:

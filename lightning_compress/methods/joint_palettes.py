@@ -128,11 +128,11 @@ class _Clustered(NamedTuple):
 
     def is_of(self, member: Member, weight: Tensor) -> bool:
         """Whether it is what a member's weight would now be clustered to."""
-        now = _request(member, weight)
+        now = member.to_cluster(weight)
         then = self.request
         return (
             now is not None
-            and now.form == then.form
+            and (now.form is then.form or now.form == then.form)
             and now.weight is then.weight
             and now.entries is then.entries
             and self.version == _version(now)

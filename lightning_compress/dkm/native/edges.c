@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LEAST_PLACES 512
+#define LEAST_PLACES 64
 #define MOST_PLACES (1 << 13)
 #define STEPS 48
 
@@ -81,8 +81,11 @@ static int64_t find_places(double low, double high, const double *middles, const
                            double temperature, double *places, double *spare, int64_t *ends)
 {
     const double soft = sqrt(temperature / 2);
-    const int64_t everywhere = (int64_t)fmin(fmax(4 * (high - low) / soft, LEAST_PLACES), MOST_PLACES);
-    int64_t count = 0, runs = 0;
+    int64_t count = 0, runs = 0, soft_ones = 0;
+    for (int64_t i = 0; i < switches; i++)
+        soft_ones += gaps[i] <= 2 * soft;
+    const double most = soft_ones ? fmin(4 * (high - low) / soft, MOST_PLACES) : 0;
+    const int64_t everywhere = (int64_t)fmax(most, LEAST_PLACES);
     for (int64_t i = 0; i < everywhere; i++)
         places[count++] = low + (high - low) * (double)i / (double)(everywhere - 1);
     ends[runs++] = count;

@@ -1,6 +1,7 @@
 /* As panels.py, which explains it. */
 
 #include "edges.h"
+#include "quads.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -162,7 +163,17 @@ FAST static void search_parts(void *data)
             for (int32_t half = (int32_t)search->half; half > 0; half /= 2)
                 for (int64_t i = 0; i < length; i++)
                     panels[i] += weight[i] >= edges[panels[i] + half] ? half : 0;
-            for (int64_t i = 0; i < length; i++) {
+            int64_t i = 0;
+#ifdef HAS_QUADS
+            for (; i + 4 <= length; i += 4) {
+                Quad start_of, bins_of;
+                take_pairs(search->lines, panels + i, &start_of, &bins_of);
+                const Quad inside = within((quad_at(weight + i) - start_of) * bins_of, 0, STEEP_BINS);
+                const Quad place = inside + floats_of(panels + i) * STEEP_BINS;
+                *(Quad *)(search->places + begin + i) = within(place, 0, most);
+            }
+#endif
+            for (; i < length; i++) {
                 const float *line = search->lines + 2 * (int64_t)panels[i];
                 float inside = (weight[i] - line[0]) * line[1];
                 inside = inside < 0 ? 0 : inside > STEEP_BINS ? STEEP_BINS : inside;

@@ -42,6 +42,15 @@ typedef void (*Fork)(void (*task)(void *), void *data, unsigned threads, unsigne
 #define TAKE(next) (__atomic_fetch_add((next), 1, __ATOMIC_RELAXED))
 #endif
 
+/* Asks for memory that is soon read, or written. */
+#if defined(__GNUC__)
+#define SOON_READ(address) __builtin_prefetch((address), 0)
+#define SOON_WRITTEN(address) __builtin_prefetch((address), 1)
+#else
+#define SOON_READ(address) ((void)(address))
+#define SOON_WRITTEN(address) ((void)(address))
+#endif
+
 #define POINTS 8 /* On a panel, as in grid.py. */
 
 /* What a pass over points or vectors does; the last two are of vectors alone. Of vectors, OUTPUT_GRADIENTS are through

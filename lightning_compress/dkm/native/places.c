@@ -1,10 +1,11 @@
 /* Passes over the places of weights: into the bins of a grid, and from functions known by their chords. As passes.py. */
 
-#include "passes.h"
+#include "quads.h"
 
 #include <string.h>
 
 #define CHUNK 512 /* Weights whose bins are computed at once. */
+#define LINE 16   /* Weights of a line of a cache. */
 
 /* A pass over the places of G groups, (G, count), with a table for the bins of each: what is not used is NULL. */
 typedef struct {
@@ -28,23 +29,27 @@ INLINE void find_bins(const float *places, int64_t count, float start, float sca
     }
 }
 
-/* One chunk of each kind of pass, its bins known. */
+/* One chunk of each kind of pass, its bins known; by four where the compiler has vectors, what is left one by one. */
 
 INLINE void count_chunk(int64_t length, const float *own, const float *values, const int32_t *bins,
                         double *table)
 {
-    if (values) {
-        for (int64_t i = 0; i < length; i++) {
-            double *entry = table + 2 * (int64_t)bins[i];
-            entry[0] += values[i];
-            entry[1] += (double)values[i] * own[i];
-        }
-    } else {
-        for (int64_t i = 0; i < length; i++) {
-            double *entry = table + 2 * (int64_t)bins[i];
-            entry[0] += 1;
-            entry[1] += own[i];
-        }
+    int64_t i = 0;
+#ifdef HAS_QUADS
+    /* Both sums of a bin at once. */
+    Twin *entries = (Twin *)table;
+    for (; i + 2 <= length; i += 2) {
+        const Twin places = twin_of(own + i), weighed = values ? twin_of(values + i) : (Twin){1, 1};
+        const Twin moments = weighed * places;
+        entries[bins[i]] += CHOOSE_TWIN(weighed, moments, 0, 2);
+        entries[bins[i + 1]] += CHOOSE_TWIN(weighed, moments, 1, 3);
+    }
+#endif
+    for (; i < length; i++) {
+        const double value = values ? values[i] : 1;
+        double *entry = table + 2 * (int64_t)bins[i];
+        entry[0] += value;
+        entry[1] += value * own[i];
     }
 }
 
@@ -52,7 +57,15 @@ INLINE void count_chunk(int64_t length, const float *own, const float *values, c
 INLINE void interpolate_chunk(int64_t length, const float *restrict own, const int32_t *restrict bins,
                               const float *restrict chords, float *restrict result)
 {
-    for (int64_t i = 0; i < length; i++) {
+    int64_t i = 0;
+#ifdef HAS_QUADS
+    for (; i + 4 <= length; i += 4) {
+        Quad intercept, slope;
+        take_pairs(chords, bins + i, &intercept, &slope);
+        *(Quad *)(result + i) = intercept + slope * quad_at(own + i);
+    }
+#endif
+    for (; i < length; i++) {
         const float *chord = chords + 2 * (int64_t)bins[i];
         result[i] = chord[0] + chord[1] * own[i];
     }
@@ -62,7 +75,16 @@ INLINE void interpolate_chunk(int64_t length, const float *restrict own, const i
 INLINE void chain_chunk(int64_t length, const float *restrict own, const float *restrict given,
                         const int32_t *restrict bins, const float *restrict chords, float *restrict result)
 {
-    for (int64_t i = 0; i < length; i++) {
+    int64_t i = 0;
+#ifdef HAS_QUADS
+    for (; i + 4 <= length; i += 4) {
+        const Quad place = quad_at(own + i);
+        Quad chord[4];
+        take_fours(chords, bins + i, chord);
+        *(Quad *)(result + i) = (chord[0] + chord[1] * place) * quad_at(given + i) + (chord[2] + chord[3] * place);
+    }
+#endif
+    for (; i < length; i++) {
         const float *chord = chords + 4 * (int64_t)bins[i];
         result[i] = (chord[0] + chord[1] * own[i]) * given[i] + (chord[2] + chord[3] * own[i]);
     }
@@ -80,6 +102,14 @@ FAST static void pass_parts(void *data)
             for (int64_t begin = first; begin < end; begin += CHUNK) {
                 const int64_t length = end - begin < CHUNK ? end - begin : CHUNK, at = group * pass->count + begin;
                 const float *own = pass->places + at, *values = pass->values ? pass->values + at : NULL;
+                /* Processors guess what is read next, but too late for chunks as short as these. */
+                for (int64_t i = 0; i < CHUNK; i += LINE) {
+                    SOON_READ(own + CHUNK + i);
+                    if (values)
+                        SOON_READ(values + CHUNK + i);
+                    if (pass->results)
+                        SOON_WRITTEN(pass->results + at + CHUNK + i);
+                }
                 find_bins(own, length, start, scale, (int32_t)pass->size, bins);
                 if (pass->tables)
                     count_chunk(length, own, values, bins,
