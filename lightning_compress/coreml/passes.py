@@ -14,11 +14,18 @@ from lightning_compress.coreml.batch_norm_folding import FoldBatchNorm
 from lightning_compress.coreml.fused_names import FUSION, FuseBatchNorm
 from lightning_compress.coreml.metadata_buffers import Selected
 from lightning_compress.coreml.rearranged_constants import FoldTranspose, RecognizeConstants
+from lightning_compress.coreml.shared_constants import ShareConstants
 
 _NAMESPACE = "lightning_compress"
-_RECOGNIZE, _TRANSPOSE, _BATCH_NORM, _FUSE = (
+_RECOGNIZE, _TRANSPOSE, _BATCH_NORM, _FUSE, _SHARE = (
     f"{_NAMESPACE}::{name}"
-    for name in ("recognize_constants", "fold_transpose", "fold_batch_norm", "fuse_batch_norm")
+    for name in (
+        "recognize_constants",
+        "fold_transpose",
+        "fold_batch_norm",
+        "fuse_batch_norm",
+        "share_constants",
+    )
 )
 
 for _name, _pass in (
@@ -26,6 +33,7 @@ for _name, _pass in (
     (_TRANSPOSE, FoldTranspose),
     (_BATCH_NORM, FoldBatchNorm),
     (_FUSE, FuseBatchNorm),
+    (_SHARE, ShareConstants),
 ):
     if _name not in PASS_REGISTRY:
         PASS_REGISTRY.add(_NAMESPACE, _pass, False, _name.partition("::")[2])
@@ -34,8 +42,8 @@ for _name, _pass in (
 def conversion_passes(selected: Collection[Selected]) -> Any:
     """What `coremltools.convert` takes as its `pass_pipeline`.
 
-    Everything of ours comes before constants are cast to float16: values are recognised exactly, and factors are
-    rounded once.
+    What is of ours and changes values comes before constants are cast to float16: values are recognised exactly, and
+    factors are rounded once.
 
     Args:
         selected: The tensors that are to be stored compressed.
@@ -48,6 +56,8 @@ def conversion_passes(selected: Collection[Selected]) -> Any:
     _insert_before(pipeline, "common::const_deduplication", _TRANSPOSE)
     _insert_before(pipeline, FUSION, _BATCH_NORM)
     _insert_before(pipeline, FUSION, _FUSE)
+    # Passes may change a constant in the one place that takes it; none comes after this.
+    pipeline.append_pass(_SHARE)
     pipeline.set_options(_RECOGNIZE, {"selected": tuple(selected)})
     return pipeline
 

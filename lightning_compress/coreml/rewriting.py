@@ -11,6 +11,7 @@ from coremltools.converters.mil.backend.mil import load as backend
 from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
 
 from lightning_compress.coreml.programs import opset_of
+from lightning_compress.coreml.shared_constants import ShareConstants
 from lightning_compress.coreml.temporary_packages import removed_with
 from lightning_compress.errors import TargetError
 from lightning_compress.package.opening import Package
@@ -26,10 +27,11 @@ WEIGHT_THRESHOLD = 2048
 def model_of_program(package: Package, program: Any) -> ct.models.MLModel:
     """A changed program as a model, with the description that its package had.
 
-    Written by coremltools' backend alone. Its optimization passes have run at conversion; run again, as
-    coremltools' own compression of packages does, they cost seconds, may change operations that were
+    Written by coremltools' backend, once small constants are shared. coremltools' passes have run at conversion;
+    run again, as coremltools' own compression of packages does, they cost seconds, may change operations that were
     verified, and have failed for classifiers (coremltools #1906).
     """
+    ShareConstants().apply(program)
     if len(program.functions) > 1:
         # Weights that functions share are stored once; coremltools 9 knows them by a mark that reading loses.
         PASS_REGISTRY["common::const_deduplication"]._deduplicate_const_across_functions(program)

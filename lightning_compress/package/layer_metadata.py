@@ -14,7 +14,11 @@ from dataclasses import dataclass, field
 from lightning_compress.untrusted_text import plain_text
 
 LAYERS = "lightning_compress.layers"
-"""Key in a package's user-defined metadata, a JSON object of two objects: "names" and "dense"."""
+"""Key in a package's user-defined metadata, a JSON object.
+
+"names" is a list of those names in torch that the program's can be derived from, "renamed" an object of those that
+cannot, by the program's names, and "dense" one of reasons, by the names in torch. In a small package each name counts.
+"""
 
 _WRAPPED = "module_"
 """What the converter's own wrappers, such as that of image scales, put before a name."""
@@ -34,15 +38,18 @@ class LayerMetadata:
 
     def name(self, converted: str) -> str:
         """The name in torch of a weight of the program; its name there where none is written down."""
-        found = self.names.get(converted)
-        while found is None and converted.startswith(_WRAPPED):
-            converted = converted.removeprefix(_WRAPPED)
-            found = self.names.get(converted)
-        return found or converted
+        return _known(self.names, converted) or converted
 
     def as_text(self) -> str:
         """What stands in the metadata."""
-        return json.dumps({"names": dict(self.names), "dense": dict(self.dense)}, separators=(",", ":"))
+        derived = {converted_name(name): name for name in self.names.values()}
+        renamed: dict[str, str] = {}
+        # What is written down may itself hide what follows from another name.
+        while others := {k: name for k, name in self.names.items() if _known(derived | renamed, k) != name}:
+            renamed |= others
+        listed = sorted({name for key, name in self.names.items() if key not in renamed})
+        content = {"names": listed, "renamed": renamed, "dense": dict(self.dense)}
+        return json.dumps(content, separators=(",", ":"))
 
 
 def read_layer_metadata(user_metadata: Mapping[str, str]) -> LayerMetadata:
@@ -53,12 +60,22 @@ def read_layer_metadata(user_metadata: Mapping[str, str]) -> LayerMetadata:
         return LayerMetadata()
     if not isinstance(content, dict):
         return LayerMetadata()
-    return LayerMetadata(_texts(content.get("names")), _texts(content.get("dense")))
+    listed = content.get("names")
+    texts = [plain_text(name) for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
+    names = {converted_name(name): name for name in texts} | _texts(content.get("renamed"))
+    return LayerMetadata(names, _texts(content.get("dense")))
 
 
 def converted_name(name: str) -> str:
     """The name that coremltools derives from a dotted one."""
     return re.sub(r"\W", "_", name)
+
+
+def _known(names: Mapping[str, str], converted: str) -> str | None:
+    """What a name of the program stands for, or what is left of it without the names of wrappers."""
+    while converted not in names and converted.startswith(_WRAPPED):
+        converted = converted.removeprefix(_WRAPPED)
+    return names.get(converted)
 
 
 def _texts(value: object) -> dict[str, str]:

@@ -7,6 +7,8 @@ import io
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 from torch import nn
 
@@ -88,13 +90,15 @@ def test_palettizing_after_training_says_what_is_too_small(tmp_path):
     assert layers["2.weight"].dense_reason == "no more than 2,048 weights"
 
 
-@pytest.mark.parametrize("text", ["", "[", "[1]", "7", '{"names": 3}', '{"names": {"a": 1}}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "text", ["", "[", "[1]", "7", '{"names": 3}', '{"names": [1], "renamed": {"a": 1}}', "[" * 100_000]
+)
 def test_metadata_of_others_are_no_error(text):
     assert read_layer_metadata({LAYERS: text}) == LayerMetadata()
 
 
 def test_what_a_terminal_would_obey_is_taken_out():
-    metadata = read_layer_metadata({LAYERS: '{"names": {}, "dense": {"a.b": "\\u001b[31m[red]\\n<b>"}}'})
+    metadata = read_layer_metadata({LAYERS: '{"names": [], "dense": {"a.b": "\\u001b[31m[red]\\n<b>"}}'})
     assert metadata == LayerMetadata({}, {"a.b": "[red] <b>"})
 
 
@@ -102,3 +106,20 @@ def test_what_is_written_is_read():
     metadata = LayerMetadata({"a_b": "a.b"}, {"a.b": "too small"})
     assert read_layer_metadata({LAYERS: metadata.as_text()}) == metadata
     assert (metadata.name("a_b"), metadata.name("module_a_b"), metadata.name("c")) == ("a.b", "a.b", "c")
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["a_b", "module_a_b", "module_module_a_b", "c", "x_c", "module_d"]),
+        st.sampled_from(["a.b", "c", "d.e", "module.a.b"]),
+    )
+)
+def test_every_name_is_read_as_it_was_written(names):
+    written = LayerMetadata(names)
+    read = read_layer_metadata({LAYERS: written.as_text()})
+    assert {key: read.name(key) for key in names} == names
+
+
+def test_names_that_follow_from_one_another_are_written_once():
+    text = LayerMetadata({"module_network_0_weight": "network.0.weight"}).as_text()
+    assert text == '{"names":["network.0.weight"],"renamed":{},"dense":{}}'
