@@ -41,6 +41,7 @@ FORMS = {
         )
     ],
     "palettes of vectors": lambda: [DKMPalettization(n_bits=4, cluster_dim=2)],
+    "palettes of vectors of int8": lambda: [DKMPalettization(n_bits=4, cluster_dim=2, lut_dtype="int8")],
     "zeros": lambda: [MagnitudePruning(target_sparsity=0.75)],
     "int8 weights": lambda: [LinearQuantization(activation_dtype="float32", milestones=_MILESTONES)],
     "int4 weights in blocks": lambda: [
