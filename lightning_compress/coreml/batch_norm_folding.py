@@ -56,6 +56,33 @@ class FoldBatchNorm(AbstractGraphPass):  # type: ignore[misc]
                     _fold(match, block, opset_of(prog))
 
 
+@dataclass(frozen=True)
+class Affine:
+    """What a batch norm computes of each channel.
+
+    Attributes:
+        factors: What channels are multiplied by, (C,), float64.
+        shifts: What is added to them then.
+        epsilon: What is added to variances in it.
+    """
+
+    factors: Array
+    shifts: Array
+    epsilon: float
+
+
+def affine_of(norm: Any) -> Affine | None:
+    """What an operation `batch_norm` computes; None where it is not constant."""
+    if norm.mean.val is None or norm.variance.val is None:
+        return None
+    mean, variance = (np.asarray(part.val, np.float64) for part in (norm.mean, norm.variance))
+    gamma = np.ones_like(mean) if norm.gamma is None else np.asarray(norm.gamma.val, np.float64)
+    beta = np.zeros_like(mean) if norm.beta is None else np.asarray(norm.beta.val, np.float64)
+    epsilon = 1e-5 if norm.epsilon is None else float(norm.epsilon.val)
+    factors = gamma / np.sqrt(variance + epsilon)
+    return Affine(factors, beta - factors * mean, epsilon)
+
+
 def _matches(block: Any) -> Iterator[_Match]:
     for operation in list(block.operations):
         if operation.op_type not in _LAYERS or operation.weight.op is None:
@@ -88,20 +115,16 @@ def _only_consumer(operation: Any, block: Any) -> Any:
 def _fold(match: _Match, block: Any, opset: Any) -> None:
     layer, norm = match.layer, match.norm
     weight = read_constant(layer.weight)
-    if weight is None or norm.mean.val is None or norm.variance.val is None:
+    affine = affine_of(norm)
+    if weight is None or affine is None:
         return
-    mean, variance = (np.asarray(part.val, np.float64) for part in (norm.mean, norm.variance))
-    gamma = np.ones_like(mean) if norm.gamma is None else np.asarray(norm.gamma.val, np.float64)
-    beta = np.zeros_like(mean) if norm.beta is None else np.asarray(norm.beta.val, np.float64)
-    epsilon = 1e-5 if norm.epsilon is None else float(norm.epsilon.val)
-    factors = gamma / np.sqrt(variance + epsilon)
-    blocks = _by_output_channel(layer, factors, weight.shape)
+    blocks = _by_output_channel(layer, affine.factors, weight.shape)
     if blocks is None:
         return
     folded = weight.multiplied(blocks.astype(np.float32))
     if folded is None:
         return
-    bias = np.zeros_like(mean) if layer.bias is None else np.asarray(layer.bias.val, np.float64)
+    bias = 0.0 if layer.bias is None else np.asarray(layer.bias.val, np.float64)
     inputs = {
         name: value
         for name, value in layer.inputs.items()
@@ -117,7 +140,7 @@ def _fold(match: _Match, block: Any, opset: Any) -> None:
     output = getattr(Builder, layer.op_type)(
         **inputs,
         weight=constant,
-        bias=(factors * (bias - mean) + beta).astype(numpy_type(layer.weight)),
+        bias=(affine.factors * bias + affine.shifts).astype(numpy_type(layer.weight)),
         name=match.last.outputs[0].name,
         before_op=layer,
     )

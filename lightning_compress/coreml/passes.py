@@ -11,19 +11,21 @@ from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
 # Registers the converters of torch operations that coremltools lacks.
 import lightning_compress.coreml.torch_ops  # noqa: F401
 from lightning_compress.coreml.batch_norm_folding import FoldBatchNorm
+from lightning_compress.coreml.batch_norm_vectors import ShareBatchNormVectors
 from lightning_compress.coreml.fused_names import FUSION, FuseBatchNorm
 from lightning_compress.coreml.metadata_buffers import Selected
 from lightning_compress.coreml.rearranged_constants import FoldTranspose, RecognizeConstants
 from lightning_compress.coreml.shared_constants import ShareConstants
 
 _NAMESPACE = "lightning_compress"
-_RECOGNIZE, _TRANSPOSE, _BATCH_NORM, _FUSE, _SHARE = (
+_RECOGNIZE, _TRANSPOSE, _BATCH_NORM, _FUSE, _VECTORS, _SHARE = (
     f"{_NAMESPACE}::{name}"
     for name in (
         "recognize_constants",
         "fold_transpose",
         "fold_batch_norm",
         "fuse_batch_norm",
+        "share_batch_norm_vectors",
         "share_constants",
     )
 )
@@ -33,6 +35,7 @@ for _name, _pass in (
     (_TRANSPOSE, FoldTranspose),
     (_BATCH_NORM, FoldBatchNorm),
     (_FUSE, FuseBatchNorm),
+    (_VECTORS, ShareBatchNormVectors),
     (_SHARE, ShareConstants),
 ):
     if _name not in PASS_REGISTRY:
@@ -56,6 +59,8 @@ def conversion_passes(selected: Collection[Selected]) -> Any:
     _insert_before(pipeline, "common::const_deduplication", _TRANSPOSE)
     _insert_before(pipeline, FUSION, _BATCH_NORM)
     _insert_before(pipeline, FUSION, _FUSE)
+    # coremltools fuses those behind dense layers.
+    pipeline.insert_pass(pipeline.passes.index(FUSION) + 1, _VECTORS)
     # Passes may change a constant in the one place that takes it; none comes after this.
     pipeline.append_pass(_SHARE)
     pipeline.set_options(_RECOGNIZE, {"selected": tuple(selected)})
