@@ -42,6 +42,8 @@ typedef void (*Fork)(void (*task)(void *), void *data, unsigned threads, unsigne
 #define TAKE(next) (__atomic_fetch_add((next), 1, __ATOMIC_RELAXED))
 #endif
 
+#define LINE 16 /* Floats of a line of a cache. */
+
 /* Asks for memory that is soon read, or written. */
 #if defined(__GNUC__)
 #define SOON_READ(address) __builtin_prefetch((address), 0)

@@ -4,8 +4,8 @@
 
 #include <string.h>
 
-#define CHUNK 512 /* Weights whose bins are computed at once. */
-#define LINE 16   /* Weights of a line of a cache. */
+#define CHUNK 256         /* Weights whose bins are computed at once. */
+#define AHEAD (2 * CHUNK) /* How far ahead memory is asked for. */
 
 /* A pass over the places of G groups, (G, count), with a table for the bins of each: what is not used is NULL. */
 typedef struct {
@@ -104,11 +104,11 @@ FAST static void pass_parts(void *data)
                 const float *own = pass->places + at, *values = pass->values ? pass->values + at : NULL;
                 /* Processors guess what is read next, but too late for chunks as short as these. */
                 for (int64_t i = 0; i < CHUNK; i += LINE) {
-                    SOON_READ(own + CHUNK + i);
+                    SOON_READ(own + AHEAD + i);
                     if (values)
-                        SOON_READ(values + CHUNK + i);
+                        SOON_READ(values + AHEAD + i);
                     if (pass->results)
-                        SOON_WRITTEN(pass->results + at + CHUNK + i);
+                        SOON_WRITTEN(pass->results + at + AHEAD + i);
                 }
                 find_bins(own, length, start, scale, (int32_t)pass->size, bins);
                 if (pass->tables)
