@@ -2,8 +2,9 @@
 
 coremltools gives each convolution constants of its own for its strides, padding and groups, each with a name and a
 type: two thirds of the operations of a small network's program, which is a quarter of its package once its weights take
-one bit each. Here all that have one type, shape and value are one. coremltools 9's `common::const_deduplication` does
-the same for arrays of a hundred elements and more, and never for words and truth values.
+one bit each. Here all numbers that have one type, shape and value are one. coremltools 9's
+`common::const_deduplication` does the same for arrays of a hundred elements and more by default. It is made for smaller
+ones too (`const_threshold`), and never shares words and truth values, which its tests insist on: nor are they here.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ _MOST_ELEMENTS = 100
 class ShareConstants(AbstractGraphPass):  # type: ignore[misc]
     """Make one constant of all that are alike in a block.
 
-    Shared are words, truth values, whole numbers, and single fractions. Arrays of fractions may be weights, each of
-    which has a name; what compressed constants are made of is written into them; and an output keeps its own.
+    Shared are whole numbers and single fractions. Arrays of fractions may be weights, each of which has a name; what
+    compressed constants are made of is written into them; and an output keeps its own.
     """
 
     def apply(self, prog: Any) -> None:
@@ -53,10 +54,8 @@ def _value(constant: Any) -> Hashable | None:
         consumer.op_type.startswith("constexpr_") for consumer in consumers(constant)
     ):
         return None
-    if isinstance(constant.val, str):
-        return str, constant.val
     array = np.asarray(constant.val)
     is_fraction = types.is_float(constant.dtype)
-    if array.size >= (2 if is_fraction else _MOST_ELEMENTS) or array.dtype.hasobject:
+    if array.dtype.kind not in "iuf" or array.size >= (2 if is_fraction else _MOST_ELEMENTS):
         return None
     return types.builtin_to_string(constant.dtype), array.shape, array.tobytes()
