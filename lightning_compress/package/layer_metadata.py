@@ -38,14 +38,20 @@ class LayerMetadata:
 
     def name(self, converted: str) -> str:
         """The name in torch of a weight of the program; its name there where none is written down."""
-        return _known(self.names, converted) or converted
+        while converted not in self.names and converted.startswith(_WRAPPED):
+            converted = converted.removeprefix(_WRAPPED)
+        return self.names.get(converted) or converted
 
     def as_text(self) -> str:
         """What stands in the metadata."""
         derived = {converted_name(name): name for name in self.names.values()}
         renamed: dict[str, str] = {}
         # What is written down may itself hide what follows from another name.
-        while others := {k: name for k, name in self.names.items() if _known(derived | renamed, k) != name}:
+        while others := {
+            key: name
+            for key, name in self.names.items()
+            if LayerMetadata(derived | renamed).name(key) != name
+        }:
             renamed |= others
         listed = sorted({name for key, name in self.names.items() if key not in renamed})
         content = {"names": listed, "renamed": renamed, "dense": dict(self.dense)}
@@ -69,13 +75,6 @@ def read_layer_metadata(user_metadata: Mapping[str, str]) -> LayerMetadata:
 def converted_name(name: str) -> str:
     """The name that coremltools derives from a dotted one."""
     return re.sub(r"\W", "_", name)
-
-
-def _known(names: Mapping[str, str], converted: str) -> str | None:
-    """What a name of the program stands for, or what is left of it without the names of wrappers."""
-    while converted not in names and converted.startswith(_WRAPPED):
-        converted = converted.removeprefix(_WRAPPED)
-    return names.get(converted)
 
 
 def _texts(value: object) -> dict[str, str]:
