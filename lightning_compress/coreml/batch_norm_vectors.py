@@ -15,7 +15,14 @@ from coremltools.converters.mil.mil import Builder
 from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
 
 from lightning_compress.coreml.batch_norm_folding import affine_of
-from lightning_compress.coreml.programs import blocks_of, inside, numpy_type, rename, replace_variable
+from lightning_compress.coreml.programs import (
+    blocks_of,
+    inside,
+    numpy_type,
+    remove_unused,
+    rename,
+    replace_variable,
+)
 
 
 class ShareBatchNormVectors(AbstractGraphPass):  # type: ignore[misc]
@@ -50,7 +57,6 @@ def _rewrite(norm: Any, block: Any, shared: dict[tuple[int, Any], tuple[Any, Any
         Builder.const(val=values.astype(dtype), name=f"{norm.name}_{part}", before_op=norm)
         for values, part in ((factors, "gamma"), (affine.shifts, "beta"))
     )
-    names = [None if part is None else part.name for part in (norm.gamma, norm.beta)]
     output = Builder.batch_norm(
         x=norm.x,
         mean=mean,
@@ -62,11 +68,9 @@ def _rewrite(norm: Any, block: Any, shared: dict[tuple[int, Any], tuple[Any, Any
         before_op=norm,
     )
     replace_variable(block, norm, norm.outputs[0], output)
-    old = [part for part in (norm.gamma, norm.beta, norm.mean, norm.variance) if part is not None]
     block.remove_ops([norm])
-    for part in old:
-        if not part.child_ops and part.op is not None and part.op.enclosing_block is block:
-            block.remove_ops([part.op])
-    for constant, name in zip((gamma, beta), names, strict=True):
-        if name is not None:
-            rename(constant, name)
+    for old, new in ((norm.mean, None), (norm.variance, None), (norm.gamma, gamma), (norm.beta, beta)):
+        if old is not None:
+            remove_unused(old)
+            if new is not None:
+                rename(new, old.name)

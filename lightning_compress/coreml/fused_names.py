@@ -9,7 +9,7 @@ from typing import Any
 from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
 from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
 
-from lightning_compress.coreml.programs import blocks_of, consumers, rename
+from lightning_compress.coreml.programs import blocks_of, consumers, remove_unused, rename
 
 FUSION = "common::fuse_conv_batchnorm"
 """coremltools' pass, which calls a fused weight `const_0`, `const_1` and so on."""
@@ -42,9 +42,8 @@ class FuseBatchNorm(AbstractGraphPass):  # type: ignore[misc]
             # A weight that two batch norms follow has become two; what another layer reads keeps the plain name.
             times = given[weight.name] + bool(weight.child_ops)
             rename(operation.weight, weight.name if times == 1 else f"{weight.name}_{times}")
-            if weight.op.enclosing_block is not None and not weight.child_ops:
-                # Or else coremltools would tell the two apart by a number.
-                weight.op.enclosing_block.remove_ops([weight.op])
+            # Or else coremltools would tell the two apart by a number.
+            remove_unused(weight)
 
 
 def _convolutions(program: Any) -> Iterator[Any]:

@@ -62,6 +62,12 @@ def replace_variable(block: Any, anchor: Any, old: Any, new: Any) -> None:
     block.replace_uses_of_var_after_op(anchor_op=anchor, old_var=old, new_var=new, force_replace=True)
 
 
+def remove_unused(constant: Any) -> None:
+    """Take the operation of a variable that nothing takes any more, or did before, out of its block."""
+    if constant.op.enclosing_block is not None and not constant.child_ops:
+        constant.op.enclosing_block.remove_ops([constant.op])
+
+
 def numpy_type(variable: Any) -> Any:
     """The numpy type of a variable's elements."""
     return types.nptype_from_builtin(variable.dtype)

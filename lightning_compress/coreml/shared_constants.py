@@ -55,7 +55,7 @@ def _value(constant: Any) -> Hashable | None:
     ):
         return None
     array = np.asarray(constant.val)
-    is_fraction = types.is_float(constant.dtype)
-    if array.dtype.kind not in "iuf" or array.size >= (2 if is_fraction else _MOST_ELEMENTS):
+    kind = array.dtype.kind
+    if kind not in "iuf" or array.size >= (2 if kind == "f" else _MOST_ELEMENTS):
         return None
     return types.builtin_to_string(constant.dtype), array.shape, array.tobytes()

@@ -47,11 +47,10 @@ class LayerMetadata:
         derived = {converted_name(name): name for name in self.names.values()}
         renamed: dict[str, str] = {}
         # What is written down may itself hide what follows from another name.
-        while others := {
-            key: name
-            for key, name in self.names.items()
-            if LayerMetadata(derived | renamed).name(key) != name
-        }:
+        others = dict(self.names)
+        while others:
+            read = LayerMetadata(derived | renamed)
+            others = {key: name for key, name in self.names.items() if read.name(key) != name}
             renamed |= others
         listed = sorted({name for key, name in self.names.items() if key not in renamed})
         content = {"names": listed, "renamed": renamed, "dense": dict(self.dense)}

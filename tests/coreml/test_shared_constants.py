@@ -80,7 +80,7 @@ def test_a_package_computes_the_same(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_parameters_that_are_alike_keep_a_name_each(tmp_path):
+def test_parameters_that_are_alike_keep_a_name_each():
     alike = network()
     for layer in alike[:4]:
         nn.init.zeros_(layer[0].bias)
@@ -110,11 +110,8 @@ def test_a_nested_block_keeps_constants_of_its_own():
                 x=Builder.reduce_max(x=x, axes=[1], keep_dims=True), axes=[1], keep_dims=True
             )
 
-        before = Builder.reduce_sum(
-            x=Builder.reduce_max(x=x, axes=[1], keep_dims=True), axes=[1], keep_dims=True
-        )
         return Builder.cond(
-            pred=Builder.greater(x=Builder.squeeze(x=before), y=0.0),
+            pred=Builder.greater(x=Builder.squeeze(x=reduced()), y=0.0),
             _true_fn=reduced,
             _false_fn=lambda: Builder.reduce_min(x=x, axes=[1], keep_dims=True),
         )
